@@ -1,0 +1,97 @@
+"""Tables of the residual networks (spec/classification.md 2.3 and 2.4).
+
+Two firing rows a block: part1 is a convolution, part2 a convolution plus the
+shortcut. The sum is a current, so it is never quantised.
+"""
+
+from fastsnn_jax.network import Layer
+from fastsnn_jax.synapses import (
+  Apot,
+  Chain,
+  Conv,
+  Dense,
+  EightBit,
+  GlobalAveragePool,
+  Residual,
+  torch_uniform,
+)
+
+
+def resnet(
+  classes, *, stem, channels, blocks, ends=None, middle=None, stem_stride=1
+):
+  """Layers of a residual network.
+
+  Args:
+    classes: outputs of the read-out.
+    stem: channels of the first convolution.
+    channels: of each stage.
+    blocks: of each stage.
+    ends: weight quantiser of the first and last layer.
+    middle: weight quantiser of all other convolutions.
+    stem_stride: of the first convolution.
+  """
+  layers = [Layer('layer0', Conv(stem, weights=ends, stride=stem_stride))]
+  last, width = 'layer0', stem
+  for stage, (features, count) in enumerate(zip(channels, blocks, strict=True)):
+    for block in range(count):
+      stride = 2 if stage > 0 and block == 0 else 1
+      shortcut = None
+      if stride != 1 or features != width:
+        shortcut = Conv(
+          features, weights=middle, kernel=1, stride=stride, padding=0
+        )
+      name = f'layer{stage + 1}.{block}'
+      first = Conv(features, weights=middle, stride=stride)
+      second = Residual(Conv(features, weights=middle), shortcut)
+      layers.append(Layer(f'{name}.part1', first, (last,)))
+      layers.append(Layer(f'{name}.part2', second, (f'{name}.part1', last)))
+      last, width = f'{name}.part2', features
+  head = Dense(
+    classes,
+    weights=ends,
+    norm=False,
+    kernel_init=torch_uniform,
+  )
+  name = f'layer{len(channels) + 1}'
+  layers.append(Layer(name, Chain((GlobalAveragePool(), head)), (last,)))
+  return layers
+
+
+def cifar_resnet(depth):
+  """ResNet-20 to -110: 16, 32, 64 channels; the ends have 8 bits at any."""
+
+  def table(bits, classes):
+    return resnet(
+      classes,
+      stem=16,
+      channels=(16, 32, 64),
+      blocks=((depth - 2) // 6,) * 3,
+      ends=EightBit(),
+      middle=None if bits == 32 else Apot(bits, 'full'),
+    )
+
+  return table
+
+
+def cifar_resnet18(bits, classes):
+  """The wide 3-3-2 network: float weights, only activations are quantised."""
+  del bits
+  return resnet(classes, stem=64, channels=(128, 256, 512), blocks=(3, 3, 2))
+
+
+def small_resnet(blocks, stem_stride):
+  """Ours, for small images: as `cifar_resnet`, but shallower."""
+
+  def table(bits, classes):
+    return resnet(
+      classes,
+      stem=16,
+      channels=(16, 32, 64),
+      blocks=(blocks,) * 3,
+      ends=EightBit(),
+      middle=None if bits == 32 else Apot(bits, 'full'),
+      stem_stride=stem_stride,
+    )
+
+  return table
