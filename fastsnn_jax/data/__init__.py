@@ -1,0 +1,75 @@
+"""Data sets by name, small enough to live on the device as uint8.
+
+`load` chooses the reader: the embedded digits, a directory of idx files, or a
+data set prepared by TFDS. `normalize` and `crop_flip` then work on the device.
+"""
+
+import pathlib
+
+from fastsnn_jax.data import digits, idx, tfds_source
+from fastsnn_jax.data.augment import crop_flip, normalize
+from fastsnn_jax.data.dataset import Dataset, split
+from fastsnn_jax.errors import UserError
+
+__all__ = ['Dataset', 'crop_flip', 'load', 'names', 'normalize', 'split']
+
+_TFDS = ('mnist', 'fashion_mnist', 'cifar10', 'cifar100')
+
+
+def names() -> tuple[str, ...]:
+  """The names that `load` knows; `idx` stands for any directory of idx files.
+
+  >>> names()
+  ('digits', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'idx')
+  """
+  return ('digits', *_TFDS, 'idx')
+
+
+def load(name: str, path: str | None = None) -> Dataset:
+  """Reads a data set into memory.
+
+  Args:
+    name: One of `names()`, or a name of your own for the idx files or the
+      prepared TFDS data set in `path`.
+    path: A directory with idx files, or a TFDS data_dir. None for TFDS's
+      default (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`). The embedded
+      digits ignore it.
+
+  Returns:
+    The data set, images uint8 [N, H, W, C].
+
+  Raises:
+    UserError: The name is unknown, the directory or the data are not there, or
+      they are not what they should be.
+
+  >>> load('digits').train['image'].shape
+  (1437, 8, 8, 1)
+  """
+  if name == 'digits':
+    return digits.load()
+  if path is None:
+    if name == 'idx':
+      raise UserError(
+        "data set 'idx' needs the directory of its files; give a path"
+      )
+    if name in _TFDS:
+      return tfds_source.load(name)
+    raise UserError(
+      f'unknown data set {name!r}; choose one of {", ".join(names())}, or give '
+      'the path of your own'
+    )
+  directory = pathlib.Path(path).expanduser()
+  if not directory.is_dir():
+    raise UserError(
+      f'{path} is not a directory; give as path one which holds idx files or '
+      'a prepared TFDS data set'
+    )
+  if idx.found(directory):
+    return idx.load(name, directory)
+  if name in _TFDS or tfds_source.find(name, directory):
+    return tfds_source.load(name, directory)
+  raise UserError(
+    f'{path} holds neither idx files (train-images-idx3-ubyte[.gz] and so on) '
+    f'nor a prepared TFDS data set {name!r}; known names are '
+    f'{", ".join(names())}'
+  )

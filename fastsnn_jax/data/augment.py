@@ -1,0 +1,87 @@
+"""What is done to images on the device: normalisation, random crop and flip."""
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.errors import UserError
+
+
+def normalize(images, mean, std):
+  """Scales images to zero mean and unit deviation, channel by channel.
+
+  `(images / 255 - mean) / std`.
+
+  Args:
+    images: [..., C], uint8 or floats in 0..255.
+    mean: C numbers, of images in 0..1.
+    std: C positive numbers, of images in 0..1.
+
+  Returns:
+    float32 [..., C].
+
+  Raises:
+    UserError: mean or std has not one number for each channel.
+
+  >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), (0.5,), (0.25,)).item()
+  2.0
+  """
+  images = jnp.asarray(images)
+  channels = images.shape[-1:]
+  mean, std = jnp.float32(mean), jnp.float32(std)
+  if not channels == mean.shape == std.shape:
+    raise UserError(
+      f'images have shape {images.shape}, but mean has shape {mean.shape} and '
+      f'std {std.shape}; give one number for each channel, the last dimension'
+    )
+  return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def crop_flip(key, images, *, padding=4, flip=True):
+  """Moves each image by a random offset and mirrors half of them.
+
+  Every image is padded with black on all sides and a window of its own size is
+  cut out at one of (2 padding + 1)² places, each as likely as the other; then
+  it is mirrored left to right with probability 1/2. The images differ in their
+  draws. (Spec §4.1; raw images, before `normalize`.)
+
+  Args:
+    key: A JAX random key.
+    images: [B, H, W, C]; the dtype stays.
+    padding: Pixels on each side; 0 for no crop. Static under `jit`.
+    flip: Whether to mirror. Static under `jit`. With padding=0 and flip=False
+      the images come back as they are.
+
+  Returns:
+    An array of the same shape and dtype.
+
+  Raises:
+    UserError: A negative padding, or images that are not a batch.
+
+  >>> images = jnp.ones((2, 8, 8, 1), jnp.uint8)
+  >>> crop_flip(jax.random.key(0), images).shape
+  (2, 8, 8, 1)
+  """
+  if padding < 0:
+    raise UserError(f'padding is {padding}; it must be 0 (no crop) or more')
+  images = jnp.asarray(images)
+  if images.ndim != 4:
+    raise UserError(
+      f'images have shape {images.shape}; crop_flip takes a batch of shape '
+      '[B, H, W, C]'
+    )
+  crop_key, flip_key = jax.random.split(key)
+  if padding:
+    sides = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)))
+    offsets = jax.random.randint(crop_key, (len(images), 2), 0, 2 * padding + 1)
+    # One gather of whole windows: faster on a CPU than one of single pixels or
+    # a scan over the batch.
+    images = jax.vmap(
+      lambda image, offset: jax.lax.dynamic_slice(
+        image, (*offset, 0), images.shape[1:]
+      )
+    )(padded, offsets)
+  if flip:
+    mirrored = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
+    images = jnp.where(mirrored, images[:, :, ::-1], images)
+  return images

@@ -1,0 +1,36 @@
+"""The embedded set: 1,797 real handwritten digits of 8×8 pixels.
+
+`embedded/digits.md` names their source, their licence (CC BY 4.0) and the lines
+that made the file.
+"""
+
+import importlib.resources
+
+import numpy as np
+
+from fastsnn_jax.data.dataset import Dataset
+
+# Of the training split, in 0..1; a test measures them again.
+MEAN, STD = (0.305802,), (0.376053,)
+
+
+def load() -> Dataset:
+  """The digits: 1,437 images to train on and 360 to test on.
+
+  Returns:
+    A data set of images [N, 8, 8, 1]. The source's values 0 to 16 are stretched
+    to 0..255 and rounded to the nearest integer, which loses nothing.
+  """
+  file = importlib.resources.files('fastsnn_jax') / 'data/embedded/digits.npz'
+  with file.open('rb') as stream, np.load(stream) as arrays:
+    image, label = arrays['image'], arrays['label'].astype(np.int32)
+  image = ((image.astype(np.int32) * 255 + 8) // 16).astype(np.uint8)
+  # Every fifth image in the order of the classes: stratified, and no random
+  # generator can ever change it.
+  test = np.zeros(len(label), bool)
+  test[np.argsort(label, kind='stable')[::5]] = True
+  train, test = (
+    {'image': image[rows, :, :, None], 'label': label[rows]}
+    for rows in (~test, test)
+  )
+  return Dataset('digits', train, test, tuple('0123456789'), MEAN, STD)
