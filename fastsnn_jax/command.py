@@ -1,0 +1,130 @@
+"""The command lines: what train.py and convert.py share."""
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import sys
+from typing import Annotated
+
+from fastsnn_jax.errors import UserError
+
+
+def train_command(arguments: list[str]) -> None:
+  """python train.py --config configs/digits.py --workdir runs/digits"""
+  import tyro
+
+  import fastsnn_jax as fs
+  from fastsnn_jax import config as schema
+
+  path = _early(arguments, '--config')
+  flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
+  default = schema.load(path) if path else schema.Experiment()
+
+  def main(
+    config: str,
+    workdir: str,
+    experiment: Annotated[schema.Experiment, flat] = default,
+  ):
+    """Trains a network at falling precision.
+
+    Each stage starts from the best of the one before. A run that was cut goes
+    on with the same command.
+
+    Args:
+      config: The experiment, a Python file as in configs/; the options below
+        show its values and override them.
+      workdir: Gets checkpoints and metrics.
+      experiment: What to train.
+    """
+    del config
+    return workdir, experiment
+
+  workdir, experiment = _parse(main, arguments, 'train.py')
+  fs.train(experiment, workdir)
+
+
+def convert_command(arguments: list[str]) -> None:
+  """python convert.py --workdir runs/digits"""
+  import tyro
+
+  import fastsnn_jax as fs
+  from fastsnn_jax import config as schema
+  from fastsnn_jax import experiment
+
+  directory = _early(arguments, '--workdir')
+  flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
+  default = schema.Conversion()
+  if directory:
+    default = experiment.experiment_of(directory).convert
+
+  def main(
+    workdir: str,
+    settings: Annotated[schema.Conversion, flat] = default,
+  ):
+    """Converts quantised networks to spiking ones, and reports.
+
+    Judges every mode at every time step, fine-tunes layer by layer, judges
+    again, and writes WORKDIR/snn4, … and WORKDIR/report.
+
+    Args:
+      workdir: In which train.py ran; its experiment sets the defaults below.
+      settings: What to convert, and how.
+    """
+    return workdir, settings
+
+  workdir, settings = _parse(main, arguments, 'convert.py')
+  fs.convert(workdir, settings)
+  print(pathlib.Path(workdir) / 'report' / 'report.html')
+
+
+def run(command) -> None:
+  """Runs a command; what the user can mend ends as one line and code 2."""
+  _cache_compilations()
+  try:
+    command(sys.argv[1:])
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+def _early(arguments, option):
+  """An option's value before the full parser, whose defaults hang on it."""
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument(option, nargs='?')
+  known, _ = parser.parse_known_args(arguments)
+  return vars(known)[option.lstrip('-')]
+
+
+def _parse(main, arguments, program):
+  """What `main` returns; tyro's framed complaint becomes one line."""
+  import tyro
+
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      return tyro.cli(main, args=arguments, prog=program)
+  except SystemExit as end:
+    if not end.code:  # --help
+      raise
+    title, *lines = (
+      line.strip('╭╮╰╯│─ ') for line in said.getvalue().split('\n')
+    )
+    rule = next((i for i, line in enumerate(lines) if not line), len(lines))
+    complaint = ' '.join(lines[:rule]) or title
+    raise UserError(f'{complaint}; see {program} --help') from end
+
+
+def _cache_compilations() -> None:
+  """Compiled programs are kept between runs, unless the user set otherwise."""
+  import jax
+
+  # Not by the environment: jax, imported with this package, has read it.
+  if jax.config.jax_compilation_cache_dir is None:
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    jax.config.update(
+      'jax_compilation_cache_dir', str(pathlib.Path(home) / 'fastsnn_jax')
+    )

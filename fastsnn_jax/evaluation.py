@@ -1,0 +1,295 @@
+"""How good a network is, and how near a spiking one comes to its ANN.
+
+Batches are cut out of arrays; the last is padded and masked, so that every
+image counts once. Each batch is one call of a jitted function; its sums are
+fetched while the next one runs, and added up on the host in float64.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax import counting, tasks
+from fastsnn_jax.data import normalize
+from fastsnn_jax.network import IMAGE, Network
+from fastsnn_jax.tasks import Task
+
+
+def batches(data, size: int) -> Iterator[dict[str, np.ndarray]]:
+  """Consecutive batches of arrays, the last padded, with a 'mask'."""
+  total = len(data['image'])
+  for start in range(0, total, size):
+    rows = np.arange(start, start + size)
+    batch = {key: value[rows % total] for key, value in data.items()}
+    yield {**batch, 'mask': (rows < total).astype(np.float32)}
+
+
+def evaluate(
+  network: Network,
+  variables,
+  data,
+  *,
+  task: Task | None = None,
+  batch: int = 100,
+) -> dict[str, float]:
+  """The task's metrics of a network on arrays: {'accuracy': …}.
+
+  Args:
+    network, variables: float, quantised or spiking.
+    data: dict of arrays: 'image', uint8 or 0..255, and the task's labels.
+    task: the network's own if not given.
+    batch: images per call.
+  """
+  task = task or tasks.for_network(network)
+  total = _accumulate(
+    functools.partial(_measure, variables, network=network, task=task),
+    data,
+    batch,
+    lambda: None,
+  )
+  return task.summarize(total['sums'])
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _measure(variables, batch, *, network, task):
+  images = normalize(batch['image'], network.mean, network.std)
+  output, _ = network.apply(variables, images)
+  return {'sums': task.measure(task.predict(output), batch)}
+
+
+def compare(
+  ann: Network,
+  ann_variables,
+  spiking: dict[str, tuple[Network, Any]],
+  data,
+  task: Task,
+  *,
+  batch: int = 100,
+  advance: Callable[[], None] = lambda: None,
+) -> dict[str, dict]:
+  """Judges spiking networks beside their quantised ANN, in one pass each.
+
+  Args:
+    ann, ann_variables: the quantised network.
+    spiking: {label: (network, variables)}.
+    data: dict of arrays with uint8 images.
+    task: of all of them.
+    batch: images per call.
+    advance: called after each batch.
+
+  Returns:
+    {label: row}: the metric after the last step and 'over_time', the ANN's,
+    'agreement' of the predictions with the ANN's and 'agreement_over_time',
+    'max_logit_difference', 'spikes_per_image' (non-zero outputs),
+    'mean_firing_rate' (spikes per neuron and step run), 'synops_per_image'
+    (spikes times their connections, plus the first layer's MACs once),
+    'macs_per_image' of the ANN, 'layers' with name, error (mean |rate -
+    activation| / theta), differing (share of counts that differ) and
+    firing_rate, and 'quiet_histogram': images whose last spike came at step t.
+  """
+  shape = data['image'].shape[1:]
+  networks = {label: network for label, (network, _) in spiking.items()}
+  trees = {label: variables for label, (_, variables) in spiking.items()}
+  fans = counting.connections(ann, ann_variables, shape)
+  total = _accumulate(
+    functools.partial(
+      _compare,
+      ann_variables,
+      trees,
+      fans,
+      ann=ann,
+      networks=tuple(networks.items()),
+      task=task,
+    ),
+    data,
+    batch,
+    advance,
+  )
+  macs = counting.macs(ann, ann_variables, shape)
+  neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
+  images = len(data['image'])
+  return {
+    label: _row(
+      network, total['sums'], total['max'], label, task, macs, neurons, images
+    )
+    for label, network in networks.items()
+  }
+
+
+def _neurons(network, fans):
+  """(name, array of the layer's shape) for every firing layer."""
+  for layer in network.layers:
+    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
+      if name != IMAGE:
+        yield name, fan
+
+
+@functools.partial(jax.jit, static_argnames=('ann', 'networks', 'task'))
+def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
+  images = normalize(batch['image'], ann.mean, ann.std)
+  target, ann_activations = ann.apply(ann_variables, images)
+  wanted = task.predict(target)
+  result = {
+    'sums': {'ann': task.measure(wanted, batch)},
+    'max': {},
+  }
+  for label, network in networks:
+    variables = trees[label]
+    _, activations = network.apply(variables, images)
+    outputs = network.output_over_time(variables, activations)
+    outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
+    predicted = jax.vmap(task.predict)(outputs)
+    difference = jnp.abs(outputs[-1] - target)
+    difference = difference.reshape(len(difference), -1).max(1) * batch['mask']
+    spikes = {name: (a != 0) for name, a in activations.items()}
+    result['sums'][label] = {
+      'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
+      'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
+      'layers': _layer_sums(
+        network, variables, activations, ann_activations, batch['mask']
+      ),
+      'synops': _synops(network, spikes, fans, batch['mask']),
+      'quiet': _quiet(spikes, batch['mask']),
+    }
+    result['max'][label] = jnp.max(difference)
+  return result
+
+
+def _layer_sums(network, variables, activations, targets, mask):
+  """Per firing layer, summed over images: spikes, error, differing counts."""
+  sums = {}
+  for layer in network.firing:
+    activity, target = activations[layer.name], targets[layer.name]
+    theta = variables['params'][layer.name]['theta']
+    off = jnp.abs(network.neuron.decode(activity) - target) / theta
+    half_level = 0.5 / network.neuron.steps
+    sums[layer.name] = jnp.stack(
+      [
+        _masked_sum(activity != 0, mask),
+        _masked_sum(off, mask),
+        _masked_sum(off > half_level, mask),
+      ]
+    )
+  return sums
+
+
+def _masked_sum(x, mask):
+  rows = jnp.sum(x.reshape(x.shape[0], -1).astype(jnp.float32), 1)
+  return jnp.sum(rows * mask)
+
+
+def _synops(network, spikes, fans, mask):
+  total = 0.0
+  for layer in network.layers:
+    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
+      if name != IMAGE:
+        count = jnp.sum(spikes[name], 1).astype(jnp.float32)
+        total += _masked_sum(count * fan, mask)
+  return total
+
+
+def _quiet(spikes, mask):
+  """[steps + 1]: how many images had their last spike at step t (0: none)."""
+  active = 0
+  for spike in spikes.values():
+    flat = spike.reshape(*spike.shape[:2], -1)
+    active = active | jnp.any(flat, -1)
+  steps = active.shape[1]
+  last = jnp.max(active * jnp.arange(1, steps + 1), 1)
+  return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
+
+
+def _row(network, sums, maxima, label, task, macs, neurons, images):
+  mine, steps = sums[label], network.neuron.total_steps
+  over_time = [
+    task.summarize(jax.tree.map(lambda x, t=t: x[t], mine['metric']))[
+      task.metric
+    ]
+    for t in range(steps)
+  ]
+  spikes = {name: values[0] / images for name, values in mine['layers'].items()}
+  agree = (np.asarray(mine['agree']) / images).tolist()
+  quiet = np.asarray(mine['quiet'])
+  return {
+    'T': network.neuron.steps,
+    'steps': steps,
+    task.metric: over_time[-1],
+    f'ann_{task.metric}': task.summarize(sums['ann'])[task.metric],
+    'agreement': agree[-1],
+    'max_logit_difference': float(maxima[label]),
+    'mean_firing_rate': sum(spikes.values()) / sum(neurons.values()) / steps,
+    'spikes_per_image': sum(spikes.values()),
+    'synops_per_image': float(mine['synops']) / images
+    + next(iter(macs.values())),
+    'macs_per_image': sum(macs.values()),
+    'quiet_step': int(np.flatnonzero(quiet)[-1]),
+    'quiet_histogram': quiet.tolist(),
+    'over_time': over_time,
+    'agreement_over_time': agree,
+    'layers': [
+      {
+        'name': name,
+        'error': float(values[1] / images / neurons[name]),
+        'differing': float(values[2] / images / neurons[name]),
+        'firing_rate': float(spikes[name] / neurons[name] / steps),
+      }
+      for name, values in mine['layers'].items()
+    ],
+  }
+
+
+def _accumulate(function, data, size, advance):
+  """Sums the 'sums' of every batch, and takes the maximum of the 'max'."""
+  total, waiting = None, None
+
+  def fetch(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+  def add(total, tree):
+    tree = fetch(tree)
+    if total is None:
+      return tree
+    result = {'sums': jax.tree.map(np.add, total['sums'], tree['sums'])}
+    if 'max' in tree:
+      result['max'] = jax.tree.map(np.maximum, total['max'], tree['max'])
+    return result
+
+  for batch in batches(data, size):
+    running = function(batch)  # while it runs, the one before is fetched
+    if waiting is not None:
+      total = add(total, waiting)
+    waiting = running
+    advance()
+  return add(total, waiting)
+
+
+@functools.partial(jax.jit, static_argnames='network')
+def _predict(variables, images, *, network):
+  output, _ = network.apply(
+    variables, normalize(images, network.mean, network.std)
+  )
+  return output
+
+
+def classify(network: Network, variables, images) -> np.ndarray:
+  """Classes of raw images.
+
+  Args:
+    network, variables: a classification network, float, quantised or spiking.
+    images: [B, H, W, C] or one [H, W, C]; uint8 or floats in 0..255, at the
+      size that the network was trained for.
+
+  Returns:
+    [B] (or a scalar) indices into `network.classes`.
+  """
+  images = jnp.asarray(images)
+  single = images.ndim == 3
+  output = _predict(
+    variables, images[None] if single else images, network=network
+  )
+  classes = np.asarray(jnp.argmax(output, -1))
+  return classes[0] if single else classes

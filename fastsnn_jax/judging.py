@@ -1,0 +1,133 @@
+"""One quantised network, turned into spiking ones, repaired and judged."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax import evaluation, tasks
+from fastsnn_jax.conversion import to_spiking
+from fastsnn_jax.data import Dataset, normalize
+from fastsnn_jax.finetuning import Tuning, finetune
+from fastsnn_jax.network import Network
+from fastsnn_jax.progress import Bar, say
+
+
+class Judged(NamedTuple):
+  """What came of one bit width.
+
+  Attributes:
+    rows: one per mode, and one per fine-tuning, as in results.json.
+    tuning: the records of `finetune`.
+    chosen: the spiking network and variables to keep: the last one fine-tuned,
+      or without fine-tuning the last mode; settled needs no other weights than
+      the quantised network's.
+  """
+
+  rows: list[dict]
+  tuning: list[dict]
+  chosen: tuple[Network, dict]
+
+
+def convert_network(
+  ann: Network,
+  variables,
+  dataset: Dataset,
+  *,
+  modes: Sequence[str],
+  settle: int,
+  tunings: Sequence[Tuning],
+  tune_images: int | None,
+  batch: int,
+  seed: int,
+) -> Judged:
+  """Converts in every mode, judges, fine-tunes the signed one, judges again.
+
+  Args:
+    ann, variables: the quantised network.
+    dataset: judged on its test images, tuned on its training images.
+    modes: of `to_spiking`.
+    settle: steps after the T-th, in settled mode.
+    tunings: fine-tunings, each from the quantised network's variables.
+    tune_images: how many training images they see; None for all.
+    batch: images per evaluation call.
+    seed: of the fine-tuning.
+  """
+  spiking = {}
+  for mode in modes:
+    settings = {'settle': settle} if mode == 'settled' else {}
+    spiking[mode] = to_spiking(ann, mode, **settings), variables
+  rows = _judge(ann, variables, spiking, dataset, 'none', batch)
+  chosen, records = list(spiking.values())[-1], []
+  signed = to_spiking(ann, 'signed')
+  images = {name: x[:tune_images] for name, x in dataset.train.items()}
+  for tuning in tunings:
+    units = 1 if tuning.schedule == 'parallel' else len(ann.firing) - 1
+    title = f'{ann.bits} bits: {tuning.schedule} fine-tuning'
+    with Bar(title, units * tuning.epochs) as bar:
+      tuned, done = finetune(
+        ann,
+        signed,
+        variables,
+        images,
+        tuning,
+        seed=seed,
+        batch=batch,
+        on_layer=lambda record, bar=bar: bar.advance(note=record['layer']),
+      )
+    records += [{'bits': ann.bits, **record} for record in done]
+    chosen = signed, tuned
+    rows += _judge(
+      ann, variables, {'signed': chosen}, dataset, tuning.schedule, batch
+    )
+  return Judged(rows, records, chosen)
+
+
+def _judge(ann, variables, spiking, dataset, tuned, batch):
+  """A row per network, and a line on the terminal for each."""
+  task = tasks.for_network(ann)
+  calls = math.ceil(len(dataset.test['image']) / batch)
+  with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
+    judged = evaluation.compare(
+      ann,
+      variables,
+      spiking,
+      dataset.test,
+      task,
+      batch=batch,
+      advance=bar.advance,
+    )
+  rows = []
+  for mode, row in judged.items():
+    say(
+      f'{ann.bits} bits, {mode}, tuning {tuned}: {task.metric} '
+      f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
+      f'agreement {row["agreement"]:.4f}'
+    )
+    rows.append({'bits': ann.bits, 'mode': mode, 'tuned': tuned, **row})
+  return rows
+
+
+def raster(network: Network, variables, image, neurons: int = 48) -> dict:
+  """Spikes of some evenly spaced neurons of each layer, for one raw image.
+
+  Returns:
+    {'layers': names, 'spikes': int8 [steps, neurons] per layer, 'image', 'T'}.
+  """
+  shown = normalize(jnp.asarray(image)[None], network.mean, network.std)
+  _, activations = jax.jit(network.apply)(variables, shown)
+  spikes = []
+  for activity in activations.values():
+    flat = np.sign(np.asarray(activity[0])).astype(np.int8)
+    flat = flat.reshape(len(flat), -1)
+    shown = np.linspace(0, flat.shape[1] - 1, min(neurons, flat.shape[1]))
+    spikes.append(flat[:, shown.astype(int)])
+  return {
+    'layers': list(activations),
+    'spikes': spikes,
+    'image': image,
+    'T': network.neuron.steps,
+  }

@@ -1,0 +1,43 @@
+"""What a problem asks of a network's output.
+
+One trainer, evaluator, converter and fine-tuner serve every task; a task is a
+tuple of pure functions. Batches are dicts: 'image', the task's labels, and
+'mask', 1.0 where a row is real and 0.0 where it is padding.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastsnn_jax.errors import UserError
+
+
+class Task(NamedTuple):
+  """The functions of one task.
+
+  Attributes:
+    outputs: channels of the read-out.
+    loss: (outputs, batch) -> (scalar, tree of sums as `measure` gives).
+    predict: outputs -> predictions, under jit.
+    measure: (predictions, batch) -> tree of sums, padded rows masked out.
+    agree: (predictions, others, batch) -> (rows' sum of agreement in 0..1).
+    summarize: sum of measure's trees -> {name: float}, on the host.
+    metric: the name in `summarize` by which networks are compared.
+  """
+
+  outputs: int
+  loss: Callable
+  predict: Callable
+  measure: Callable
+  agree: Callable
+  summarize: Callable
+  metric: str
+
+
+def for_network(network) -> Task:
+  """The task that a network's `task` and `classes` name."""
+  from fastsnn_jax.tasks.classification import classification
+
+  tasks = {'classification': classification}
+  if network.task not in tasks:
+    raise UserError(f'task={network.task!r}: the tasks are {", ".join(tasks)}')
+  return tasks[network.task](len(network.classes))

@@ -1,0 +1,51 @@
+"""Image classification: labels are integers, the metric is top-1 accuracy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.tasks import Task
+
+
+def loss(outputs, batch):
+  """Softmax cross entropy, mean over the real rows, and the sums to report."""
+  log_p = jax.nn.log_softmax(outputs.astype(_wide(outputs)))
+  picked = jnp.take_along_axis(log_p, batch['label'][:, None], 1)[:, 0]
+  total = -jnp.sum(picked * batch['mask'])
+  sums = measure(predict(outputs), batch)
+  return total / sums['count'], {'loss': total, **sums}
+
+
+def predict(outputs):
+  """The class of the largest output."""
+  return jnp.argmax(outputs, -1)
+
+
+def measure(predictions, batch):
+  """Correct and counted images."""
+  correct = (predictions == batch['label']) * batch['mask']
+  return {'correct': jnp.sum(correct), 'count': jnp.sum(batch['mask'])}
+
+
+def agree(predictions, others, batch):
+  """Images on which two predictions are the same class."""
+  return jnp.sum((predictions == others) * batch['mask'])
+
+
+def summarize(sums):
+  """{'accuracy': share of correct images} and the loss, where it was summed."""
+  result = {'accuracy': float(sums['correct'] / sums['count'])}
+  if 'loss' in sums:
+    result['loss'] = float(sums['loss'] / sums['count'])
+  return result
+
+
+@functools.cache  # one object per problem: jitted functions know it again
+def classification(classes: int) -> Task:
+  """The task for so many classes."""
+  return Task(classes, loss, predict, measure, agree, summarize, 'accuracy')
+
+
+def _wide(x):
+  return jnp.promote_types(x.dtype, jnp.float32)
