@@ -1,0 +1,19 @@
+"""The demo: 8x8 handwritten digits that come with the package.
+
+python train.py --config configs/digits.py --workdir runs/digits
+python convert.py --workdir runs/digits
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='small_resnet8',
+  data=Data('digits', batch=64, eval_batch=120, crop=1, flip=False),
+  stages=(
+    Stage(32, epochs=30, learning_rate=0.1, schedule='cosine'),
+    Stage(4, epochs=20, learning_rate=0.04, schedule='cosine'),
+    Stage(3, epochs=20, learning_rate=0.04, schedule='cosine'),
+    Stage(2, epochs=30, learning_rate=0.04, schedule='cosine'),
+  ),
+  convert=Conversion(tune=('sequential', 'parallel')),
+)

@@ -1,0 +1,20 @@
+"""Fashion-MNIST on a residual network of 14 layers, within an hour on two cores.
+
+  python train.py --config configs/fashion_mnist.py --workdir runs/fashion \\
+    --data.path DIR_OF_IDX_FILES
+  python convert.py --workdir runs/fashion
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='small_resnet14',
+  data=Data('fashion_mnist', batch=128, crop=2, flip=True),
+  stages=(
+    Stage(32, epochs=16, learning_rate=0.1, schedule='cosine'),
+    Stage(4, epochs=8, learning_rate=0.04, schedule='cosine'),
+    Stage(3, epochs=8, learning_rate=0.04, schedule='cosine'),
+    Stage(2, epochs=12, learning_rate=0.04, schedule='cosine'),
+  ),
+  convert=Conversion(tune=('sequential', 'parallel'), tune_images=5120),
+)
