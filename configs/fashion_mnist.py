@@ -1,4 +1,4 @@
-"""Fashion-MNIST on a residual network of 14 layers, within an hour on two cores.
+"""Fashion-MNIST on a residual network of 14 layers.
 
   python train.py --config configs/fashion_mnist.py --workdir runs/fashion \\
     --data.path DIR_OF_IDX_FILES

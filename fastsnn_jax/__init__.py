@@ -1,7 +1,5 @@
 """Fast spiking networks from quantised ones, as pure JAX functions."""
 
-__version__ = '0.1.0'
-
 from fastsnn_jax.conversion import to_spiking
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import classify, compare, evaluate
@@ -23,6 +21,7 @@ from fastsnn_jax.quantize import (
 )
 from fastsnn_jax.storage import load, save
 from fastsnn_jax.torch_import import load_torch, save_torch
+from fastsnn_jax.version import __version__
 
 __all__ = [
   'IntegrateAndFire',
@@ -32,6 +31,7 @@ __all__ = [
   'Relu',
   'Tuning',
   'UserError',
+  '__version__',
   'apot_levels',
   'build',
   'classify',

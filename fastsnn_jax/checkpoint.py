@@ -6,7 +6,9 @@ leaves the last complete one.
 """
 
 import contextlib
+import functools
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -76,7 +78,13 @@ class Store:
         like and jax.tree.map(_as_host_array, like)
       )
       tree = self._manager.restore(step, args=args.Composite(tree=restore))
-    return tree['tree'], meta
+    tree = tree['tree']
+    if like is not None and _shapes(tree) != _shapes(like):
+      raise UserError(
+        f'{self.directory}: step {step} holds arrays of other shapes than this '
+        'network and data have; give the settings and data it was saved with'
+      )
+    return tree, meta
 
   def close(self) -> None:
     with _readable(self.directory, 'cannot be written'):
@@ -117,6 +125,10 @@ def load(directory):
     store.close()
 
 
+def _shapes(tree):
+  return jax.tree.map(np.shape, tree)
+
+
 def _as_host_array(x):
   return np.zeros(x.shape, x.dtype)
 
@@ -129,6 +141,18 @@ def _check_format(directory, meta):
     )
 
 
+@functools.cache  # once a process
+def _hush_late_values():
+  """When one read or write fails, others still come, into a closed loop."""
+  show = sys.unraisablehook
+
+  def hook(late):
+    if str(late.exc_value) != 'Event loop is closed':
+      show(late)
+
+  sys.unraisablehook = hook
+
+
 @contextlib.contextmanager
 def _readable(directory, problem):
   """Turns what Orbax raises into one line."""
@@ -137,8 +161,9 @@ def _readable(directory, problem):
   except UserError:
     raise
   except Exception as error:  # Orbax raises many kinds
+    _hush_late_values()
     line = (str(error) or type(error).__name__).splitlines()[0][:200]
     raise UserError(
       f'{directory}: the checkpoint {problem} ({line}); free the disk, or '
-      'remove the damaged step and start again from the one before'
+      'remove what is damaged and run the same command again'
     ) from error

@@ -82,6 +82,7 @@ def convert_command(arguments: list[str]) -> None:
 def run(command) -> None:
   """Runs a command; what the user can mend ends as one line and code 2."""
   _cache_compilations()
+  _silence_orbax()
   try:
     command(sys.argv[1:])
   except UserError as error:
@@ -116,6 +117,13 @@ def _parse(main, arguments, program):
     rule = next((i for i, line in enumerate(lines) if not line), len(lines))
     complaint = ' '.join(lines[:rule]) or title
     raise UserError(f'{complaint}; see {program} --help') from end
+
+
+def _silence_orbax() -> None:
+  """It logs with tracebacks what it raises as well; we say it in one line."""
+  from absl import logging
+
+  logging.set_verbosity(logging.FATAL)
 
 
 def _cache_compilations() -> None:

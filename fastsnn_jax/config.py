@@ -93,6 +93,10 @@ class Conversion:
   """Keep a layer's update only where it helped, or always."""
 
   def __post_init__(self):
+    for name in ('bits', 'mode', 'tune'):  # one alone needs no tuple
+      value = getattr(self, name)
+      single = isinstance(value, int | str)
+      object.__setattr__(self, name, (value,) if single else tuple(value))
     _check(self, 'bits', lambda v: v, 'one bit width or more')
     for bits in self.bits:
       if bits not in (5, 4, 3, 2):

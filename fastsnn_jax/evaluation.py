@@ -66,7 +66,7 @@ def compare(
   ann_variables,
   spiking: dict[str, tuple[Network, Any]],
   data,
-  task: Task,
+  task: Task | None = None,
   *,
   batch: int = 100,
   advance: Callable[[], None] = lambda: None,
@@ -77,7 +77,7 @@ def compare(
     ann, ann_variables: the quantised network.
     spiking: {label: (network, variables)}.
     data: dict of arrays with uint8 images.
-    task: of all of them.
+    task: the networks' own if not given.
     batch: images per call.
     advance: called after each batch.
 
@@ -91,6 +91,7 @@ def compare(
     activation| / theta), differing (share of counts that differ) and
     firing_rate, and 'quiet_histogram': images whose last spike came at step t.
   """
+  task = task or tasks.for_network(ann)
   shape = data['image'].shape[1:]
   networks = {label: network for label, (network, _) in spiking.items()}
   trees = {label: variables for label, (_, variables) in spiking.items()}
@@ -211,7 +212,9 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
     ]
     for t in range(steps)
   ]
-  spikes = {name: values[0] / images for name, values in mine['layers'].items()}
+  # In the table's order: jit gives dicts back sorted by name.
+  layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
+  spikes = {name: values[0] / images for name, values in layers.items()}
   agree = (np.asarray(mine['agree']) / images).tolist()
   quiet = np.asarray(mine['quiet'])
   return {
@@ -237,7 +240,7 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
         'differing': float(values[2] / images / neurons[name]),
         'firing_rate': float(spikes[name] / neurons[name] / steps),
       }
-      for name, values in mine['layers'].items()
+      for name, values in layers.items()
     ],
   }
 

@@ -1,9 +1,10 @@
 """The main job: train at falling precision, convert, repair, judge, report.
 
 The one library file that reads the configuration. `train` and `convert` are
-what train.py and convert.py call; `save` and `load` keep networks on disk.
+what train.py and convert.py call.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,7 +12,6 @@ import shutil
 
 import jax
 
-import fastsnn_jax
 from fastsnn_jax import (
   checkpoint,
   data,
@@ -28,8 +28,7 @@ from fastsnn_jax.models import build
 from fastsnn_jax.progress import Log, say, signals
 from fastsnn_jax.running import check_identity, run_stage
 from fastsnn_jax.storage import load, load_with_meta, save
-
-# --- training ---------------------------------------------------------------
+from fastsnn_jax.version import __version__
 
 
 def train(config: Experiment, workdir) -> dict[str, float]:
@@ -50,21 +49,20 @@ def train(config: Experiment, workdir) -> dict[str, float]:
   """
   workdir = pathlib.Path(workdir)
   dataset = data.load(config.data.name, config.data.path)
-  log, variables, networks = Log(workdir), None, {}
-  with signals() as asked:
+  variables, networks = None, {}
+  with signals() as asked, contextlib.closing(Log(workdir)) as log:
     for stage in config.stages:
       name = f'ann{stage.bits}'
-      identity = _identity(config, stage)
+      identity = _identity(config, stage, dataset)
       if checkpoint.exists(workdir / name):
         network, variables, meta = load_with_meta(workdir / name)
-        check_identity(workdir / name, identity, meta['identity'])
+        check_identity(workdir / name, identity, meta.get('identity', {}))
       else:
         network = _build(config, stage, dataset)
         variables = _train_stage(
           config, stage, network, variables, dataset, workdir, log, asked
         )
       networks[name] = network, variables
-  log.close()
   results = {}
   for name, (network, variables) in networks.items():
     metric = tasks.for_network(network).metric
@@ -125,7 +123,7 @@ def _train_stage(
     last = config.select == 'last'
     return {**judged, 'score': epoch if last else judged[task.metric]}
 
-  identity = _identity(config, stage)
+  identity = _identity(config, stage, dataset)
   unfinished = workdir / 'unfinished' / name
   best, reached = run_stage(
     name,
@@ -155,18 +153,16 @@ def _train_stage(
   return best
 
 
-def _identity(config, stage):
+def _identity(config, stage, dataset):
   """What makes a stage this one: settings that its result depends on."""
   settings = to_dict(config)
   for name in ('convert', 'save_minutes'):
     del settings[name]
   del settings['data']['path'], settings['data']['eval_batch']
+  settings['images'] = [*dataset.train['image'].shape, len(dataset.classes)]
   upto = config.stages.index(stage) + 1
   settings['stages'] = settings['stages'][:upto]
   return json.loads(json.dumps(settings))  # tuples as JSON gives them back
-
-
-# --- conversion -------------------------------------------------------------
 
 
 def experiment_of(workdir) -> Experiment:
@@ -179,7 +175,8 @@ def experiment_of(workdir) -> Experiment:
     if not checkpoint.exists(directory):
       continue  # cut while it was written
     _, _, meta = load_with_meta(directory)
-    return from_dict(meta['experiment'])
+    if 'experiment' in meta:  # else saved by hand
+      return from_dict(meta['experiment'])
   raise UserError(
     f'--workdir {workdir}: it holds no trained network (ann4, ann3, ann2); run '
     'train.py with the same --workdir first'
@@ -207,10 +204,11 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   rows, tuning, rasters = [], [], {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')
-    if (ann.bits, meta['dataset']) != (bits, dataset.name):
+    if (ann.bits, meta.get('dataset')) != (bits, dataset.name):
       raise UserError(
-        f'{workdir}/ann{bits}: a network of {ann.bits} bits trained on '
-        f'{meta["dataset"]}, but {bits} bits on {dataset.name} were expected'
+        f'{workdir}/ann{bits}: a network of {ann.bits} bits, trained on '
+        f'{meta.get("dataset")}, but {bits} bits on {dataset.name} are asked '
+        'for; give another --workdir'
       )
     judged = judging.convert_network(
       ann,
@@ -247,7 +245,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     'tuning': tuning,
     'training': Log(workdir).curves(),
     'settings': _flat({'model': config.model, **to_dict(config)}, settings),
-    'version': fastsnn_jax.__version__,
+    'version': __version__,
   }
   report.write(workdir / 'report', results, rasters)
   return results

@@ -119,14 +119,15 @@ def raster(network: Network, variables, image, neurons: int = 48) -> dict:
   """
   shown = normalize(jnp.asarray(image)[None], network.mean, network.std)
   _, activations = jax.jit(network.apply)(variables, shown)
-  spikes = []
-  for activity in activations.values():
-    flat = np.sign(np.asarray(activity[0])).astype(np.int8)
+  # In the table's order: jit gives dicts back sorted by name.
+  names, spikes = [layer.name for layer in network.firing], []
+  for name in names:
+    flat = np.sign(np.asarray(activations[name][0])).astype(np.int8)
     flat = flat.reshape(len(flat), -1)
     shown = np.linspace(0, flat.shape[1] - 1, min(neurons, flat.shape[1]))
     spikes.append(flat[:, shown.astype(int)])
   return {
-    'layers': list(activations),
+    'layers': names,
     'spikes': spikes,
     'image': image,
     'T': network.neuron.steps,

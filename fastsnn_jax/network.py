@@ -129,24 +129,35 @@ class Network:
     static = tuple(name == IMAGE for name in layer.inputs)
     return Unit(layer.synapse, self.neuron, static)
 
+  def inputs_of(self, layer: Layer, activations) -> list[Any]:
+    """What feeds a row; the read-out gets means over time."""
+    inputs = [activations[name] for name in layer.inputs]
+    if layer is not self.layers[-1]:
+      return inputs
+    return [
+      x if name == IMAGE else self.neuron.decode(x)
+      for name, x in zip(layer.inputs, inputs, strict=True)
+    ]
+
   def init(self, key, images) -> dict[str, Any]:
     """Fresh variables for images of this shape, [B, H, W, C].
 
     Returns:
       {'params': {layer: …}, 'batch_stats': {layer: …}}
     """
-    shape = (1, *np.shape(images)[1:])
-    activations = {IMAGE: jnp.zeros(shape)}
+    image = jax.ShapeDtypeStruct((1, *np.shape(images)[1:]), jnp.float32)
+    activations = {IMAGE: image}
     variables = {'params': {}, 'batch_stats': {}}
     for i, layer in enumerate(self.layers):
-      inputs = [activations[name] for name in layer.inputs]
-      if layer is self.layers[-1]:
-        inputs = self._decoded(layer, inputs)
-      activations[layer.name], mine = self.unit(layer).init_with_output(
-        jax.random.fold_in(key, i), *inputs
+      unit = self.unit(layer)
+      inputs = jax.eval_shape(
+        functools.partial(self.inputs_of, layer), activations
       )
+      shapes = tuple(x.shape for x in inputs)
+      mine = _init_unit(jax.random.fold_in(key, i), unit=unit, shapes=shapes)
       for collection, tree in mine.items():
         variables[collection][layer.name] = tree
+      activations[layer.name] = jax.eval_shape(unit.apply, mine, *inputs)
     return variables
 
   def apply(self, variables, images, *, train: bool = False):
@@ -181,9 +192,7 @@ class Network:
     activations = {IMAGE: images}
     statistics = {}
     for layer in self.layers:
-      inputs = [activations[name] for name in layer.inputs]
-      if layer is self.layers[-1]:
-        inputs = self._decoded(layer, inputs)
+      inputs = self.inputs_of(layer, activations)
       unit, mine = self.unit(layer), own_variables(variables, layer.name)
       if train:
         activations[layer.name], new = unit.apply(
@@ -214,11 +223,11 @@ class Network:
     output = self.unit(readout).apply(mine, *folded)
     return output.reshape(batch, time, *output.shape[1:])
 
-  def _decoded(self, layer, inputs):
-    return [
-      x if name == IMAGE else self.neuron.decode(x)
-      for name, x in zip(layer.inputs, inputs, strict=True)
-    ]
+
+@functools.partial(jax.jit, static_argnames=('unit', 'shapes'))
+def _init_unit(key, *, unit, shapes):
+  """A row's variables; equal rows share one compiled program."""
+  return unit.init(key, *(jnp.zeros(shape) for shape in shapes))
 
 
 def own_variables(variables, name):

@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 
+from fastsnn_jax.errors import UserError
+
 
 class Bar:
   """Progress of one piece of work: a rich bar on a terminal, else lines.
@@ -89,11 +91,12 @@ class Log:
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
     row = {'stage': stage, 'step': step, **metrics}
-    with self._path.open('a') as file:
-      file.write(json.dumps(row) + '\n')
-    if (writer := self._writer(stage)) is not None:
-      for name, value in metrics.items():
-        writer.add_scalar(name, value, step)
+    with _written(self._path):
+      with self._path.open('a') as file:
+        file.write(json.dumps(row) + '\n')
+      if (writer := self._writer(stage)) is not None:
+        for name, value in metrics.items():
+          writer.add_scalar(name, value, step)
 
   def rows(self) -> list[dict]:
     """All lines; one that a kill cut short is left out."""
@@ -119,8 +122,9 @@ class Log:
     rows = [r for r in self.rows() if r['stage'] != stage or r['step'] <= step]
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(text)
-    temporary.replace(self._path)
+    with _written(self._path):
+      temporary.write_text(text)
+      temporary.replace(self._path)
 
   def close(self) -> None:
     for writer in filter(None, self._writers.values()):
@@ -136,6 +140,18 @@ class Log:
         directory = self._workdir / 'tensorboard' / stage
         self._writers[stage] = SummaryWriter(str(directory))
     return self._writers[stage]
+
+
+@contextlib.contextmanager
+def _written(path):
+  """Turns a full disk into one line."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'{path}: it cannot be written ({error.strerror}); make room, then the '
+      'same command goes on'
+    ) from error
 
 
 @contextlib.contextmanager

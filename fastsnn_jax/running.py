@@ -138,7 +138,7 @@ def run_stage(
 
 
 def _resume(store, state, identity):
-  """The newest state that can be read, or the one given."""
+  """The newest state on disk, or the one given."""
   for step in reversed(store.steps()):
     found = store.meta(step)['identity']
     if found != identity:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax import checkpoint
+from fastsnn_jax import checkpoint, data
 from fastsnn_jax.config import Experiment, to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import build
@@ -25,9 +25,13 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
   """
   if isinstance(network, Experiment):
     meta = {'experiment': to_dict(network), **meta}
-    outputs = jax.tree.leaves(variables['params'][_readout(network)])[0]
+    dataset = data.load(network.data.name, network.data.path)
     network = build(
-      network.model, network.stages[-1].bits, classes=outputs.shape[-1]
+      network.model,
+      network.stages[-1].bits,
+      dataset.classes,
+      mean=dataset.mean,
+      std=dataset.std,
     )
   meta = {
     'model': network.model,
@@ -39,10 +43,6 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
     **meta,
   }
   checkpoint.save(directory, variables, meta)
-
-
-def _readout(config):
-  return build(config.model, config.stages[-1].bits).layers[-1].name
 
 
 def load(directory, network: Network | None = None) -> tuple[Network, dict]:

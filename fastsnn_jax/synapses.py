@@ -41,6 +41,18 @@ def small_normal(key, shape, dtype=jnp.float32):
   return jax.random.normal(key, shape, dtype) * 0.01
 
 
+def zero_bias(key, kernel_shape):
+  """Zeros."""
+  del key
+  return jnp.zeros(kernel_shape[-1:])
+
+
+def torch_bias(key, kernel_shape):
+  """U(-1, 1) / sqrt(fan_in), PyTorch's default for biases."""
+  bound = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
+  return jax.random.uniform(key, kernel_shape[-1:], minval=-bound, maxval=bound)
+
+
 # --- how weights are quantised ----------------------------------------------
 
 
@@ -143,12 +155,12 @@ class _Weighted(Synapse):
   weights: Any = None
   norm: bool = True  # else a bias
   kernel_init: Callable = kaiming
-  bias_init: Callable = nn.initializers.zeros
+  bias_init: Callable = zero_bias
 
-  def _finish(self, y, train):
+  def _finish(self, y, kernel_shape, train):
     if self.norm:
       return BatchNorm(name='norm')(y, train)
-    bias = self.param('bias', self.bias_init, (self.features,))
+    bias = self.param('bias', self.bias_init, kernel_shape)
     return y + bias  # in the wider of the two dtypes
 
 
@@ -168,7 +180,7 @@ class Conv(_Weighted):
     window = (self.kernel, self.kernel)
     kernel = _kernel(self, (*window, x.shape[-1], self.features))
     y = self._convolve(*_same_dtype(x, kernel))
-    return self._finish(y, train)
+    return self._finish(y, kernel.shape, train)
 
   def connect(self, x):
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
@@ -189,7 +201,7 @@ class Dense(_Weighted):
     x = x.reshape(x.shape[0], -1)
     kernel = _kernel(self, (x.shape[-1], self.features))
     x, kernel = _same_dtype(x, kernel)
-    return self._finish(x @ kernel, train)
+    return self._finish(x @ kernel, kernel.shape, train)
 
   def connect(self, x):
     total = jnp.sum(x.reshape(x.shape[0], -1), -1, keepdims=True)

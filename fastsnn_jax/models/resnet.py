@@ -13,6 +13,7 @@ from fastsnn_jax.synapses import (
   EightBit,
   GlobalAveragePool,
   Residual,
+  torch_bias,
   torch_uniform,
 )
 
@@ -52,6 +53,7 @@ def resnet(
     weights=ends,
     norm=False,
     kernel_init=torch_uniform,
+    bias_init=torch_bias,
   )
   name = f'layer{len(channels) + 1}'
   layers.append(Layer(name, Chain((GlobalAveragePool(), head)), (last,)))

@@ -1,0 +1,120 @@
+"""Imports run one way (design: rooms), and a file holds one idea."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import fastsnn_jax
+
+ROOT = pathlib.Path(fastsnn_jax.__file__).parent
+FILES = {
+  '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
+  for path in sorted(ROOT.rglob('*.py'))
+}
+EVERYTHING = '*'
+# What each room may import of the package, besides itself and errors.
+ROOMS = {
+  '__init__': EVERYTHING,
+  'errors': '',
+  'version': '',
+  'quantize': '',
+  'convolve': '',
+  'integrate': 'quantize',
+  'neurons': 'integrate quantize',
+  'synapses': 'quantize convolve',
+  'network': 'neurons synapses',
+  'models': 'network neurons synapses',
+  'conversion': 'network neurons',
+  'tasks': '',
+  'data': '',
+  'config': '',
+  'checkpoint': '',
+  'progress': '',
+  'plots': '',
+  'rasters': 'plots',
+  'report': 'plots rasters',
+  'counting': 'network',
+  'torch_names': 'network synapses',
+  'torch_import': 'models network synapses torch_names',
+  'evaluation': 'network counting data tasks',
+  'training': 'network data tasks evaluation',
+  'finetuning': 'network quantize data tasks evaluation',
+  'running': 'network tasks training checkpoint progress',
+  # What experiment is made of: it alone joins the two halves of the house.
+  'judging': 'network conversion data tasks evaluation finetuning progress',
+  'storage': 'network neurons models config checkpoint data',
+  'experiment': EVERYTHING,
+  'command': 'config experiment',
+}
+
+
+def imports(path):
+  """Full names of all that a file imports, wherever in the file."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      yield node.module
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def rooms(path):
+  parts = [name.split('.') for name in imports(path)]
+  known = {name.split('.')[0] for name in FILES}
+  return {p[1] for p in parts if p[0] == 'fastsnn_jax' and p[1:]} & known
+
+
+def importers(*prefixes):
+  return {
+    name
+    for name, path in FILES.items()
+    if any(f'{i}.'.startswith(f'{p}.') for i in imports(path) for p in prefixes)
+  }
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_imports_follow_the_arrows(name):
+  room = name.split('.')[0]
+  assert room in ROOMS, f'{name}: give it a row in ROOMS'
+  if ROOMS[room] != EVERYTHING:
+    allowed = {room, 'errors', *ROOMS[room].split()}
+    assert rooms(FILES[name]) <= allowed
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_file_has_at_most_300_lines(name):
+  lines = FILES[name].read_text().count('\n')
+  assert lines <= 300
+
+
+def test_few_files_know_the_large_libraries():
+  assert importers('flax.linen') == {'synapses', 'network'}
+  assert importers('orbax') == {'checkpoint'}
+  assert importers('tensorflow_datasets') == {'data.tfds_source'}
+  assert not importers('flax') & {'quantize', 'neurons'}
+  assert importers('torch') <= {'torch_import'}
+  assert not importers('tensorflow', 'flax.nnx')
+
+
+def test_only_the_experiment_s_rooms_read_the_schema():
+  readers = importers('fastsnn_jax.config')
+  assert readers <= {'experiment', 'storage', 'command'}
+
+
+def test_importing_the_package_loads_no_heavy_library():
+  script = (
+    'import sys, fastsnn_jax; print(*{"tensorflow_datasets", "tensorflow", '
+    '"orbax", "matplotlib", "torch"} & {n.split(".")[0] for n in sys.modules})'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', script],
+    check=True,
+    capture_output=True,
+    text=True,
+    cwd=ROOT.parent,
+  )
+  assert done.stdout.split() == []

@@ -1,0 +1,88 @@
+"""A batch sharded over eight devices stays where it is."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import fastsnn_jax as fs
+
+COLLECTIVES = re.compile(
+  r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|'
+  r'collective-broadcast'
+)
+MODES = {
+  'ann': lambda network: network,
+  'signed': fs.to_spiking,
+  'settled': lambda network: fs.to_spiking(network, 'settled', settle=2),
+}
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  assert jax.device_count() == 8
+  return jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+
+
+@pytest.fixture(scope='module')
+def case():
+  """A residual network with strides and pooling, and normalised images."""
+  network = fs.build('small_resnet8', bits=2)
+  images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
+  random = np.random.default_rng(0)
+
+  def leaf(path, like):
+    if path[-1].key == 'kernel':
+      return random.normal(0, 0.2, like.shape).astype(np.float32)
+    return random.uniform(0.8, 1.2, like.shape).astype(np.float32)
+
+  shapes = jax.eval_shape(network.init, jax.random.key(1), images)
+  return network, jax.tree_util.tree_map_with_path(leaf, shapes), images
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_evaluation_needs_no_collective(mesh, case, mode):
+  network, variables, images = case
+  network = MODES[mode](network)
+  expected, expected_activations = jax.jit(network.apply)(variables, images)
+  by_image = NamedSharding(mesh, PartitionSpec('data'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  arguments = (
+    jax.device_put(variables, everywhere),
+    jax.device_put(images, by_image),
+  )
+  compiled = jax.jit(network.apply).lower(*arguments).compile()
+  assert not COLLECTIVES.findall(compiled.as_text())
+  output, activations = compiled(*arguments)
+  for name, leaf in {'output': output, **activations}.items():
+    assert leaf.sharding.is_equivalent_to(by_image, leaf.ndim), name
+  # The same codes, but for ties that another order of summation decides.
+  for name, spikes in activations.items():
+    assert np.mean(np.abs(spikes - expected_activations[name]) > 1e-3) < 1e-3
+  close = np.isclose(output, expected, rtol=1e-4, atol=1e-4).all(1)
+  assert close.sum() >= 15
+  assert np.std(expected) > 0.01
+
+
+def test_training_reduces_only_statistics(mesh, case):
+  # The counterpart: were there no collective here, the test above would not
+  # see any either, and batch norm would not be that of the whole batch.
+  network, variables, images = case
+  by_image = NamedSharding(mesh, PartitionSpec('data'))
+
+  @jax.jit
+  def statistics(variables, images):
+    stem = fs.Network(network.layers[:2], network.neuron)
+    return stem.apply(variables, images, train=True)[2]
+
+  expected = statistics(variables, images)
+  sharded = jax.device_put(images, by_image)
+  compiled = statistics.lower(variables, sharded).compile()
+  assert set(COLLECTIVES.findall(compiled.as_text())) == {'all-reduce'}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    statistics(variables, sharded),
+    expected,
+  )
