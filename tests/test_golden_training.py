@@ -6,7 +6,6 @@ state, and is held to tight bounds where it takes the same levels.
 """
 
 import functools
-import json
 
 import golden
 import jax
