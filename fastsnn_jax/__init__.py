@@ -2,7 +2,7 @@
 
 from fastsnn_jax.conversion import to_spiking
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.evaluation import classify, compare, evaluate
+from fastsnn_jax.evaluation import compare, evaluate
 from fastsnn_jax.experiment import convert, train
 from fastsnn_jax.finetuning import Tuning, finetune
 from fastsnn_jax.models import build, models
@@ -13,6 +13,7 @@ from fastsnn_jax.neurons import (
   Relu,
   integrate_and_fire,
 )
+from fastsnn_jax.predicting import classify
 from fastsnn_jax.quantize import (
   apot_levels,
   quantize_activation,

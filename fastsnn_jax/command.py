@@ -127,11 +127,16 @@ def _silence_orbax() -> None:
 
 
 def _cache_compilations() -> None:
-  """Compiled programs are kept between runs, unless the user set otherwise."""
+  """Compiled programs are kept between runs, unless the user set otherwise.
+
+  Not on a CPU: there, jaxlib 0.10.0 was seen to hang while it read one back.
+  """
   import jax
 
   # Not by the environment: jax, imported with this package, has read it.
-  if jax.config.jax_compilation_cache_dir is None:
+  if (
+    jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir
+  ):
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     jax.config.update(
       'jax_compilation_cache_dir', str(pathlib.Path(home) / 'fastsnn_jax')

@@ -1,8 +1,10 @@
 """The schema of an experiment: frozen, typed, checked when it is made."""
 
 import dataclasses
+import math
 import pathlib
 import runpy
+import typing
 from typing import Any, Literal
 
 from fastsnn_jax.errors import UserError
@@ -13,6 +15,40 @@ def _check(owner, name, good, rule):
   if not good(value):
     kind = type(owner).__name__.lower()
     raise UserError(f'{kind}.{name}={value!r}, but it must be {rule}')
+
+
+def _check_types(owner):
+  """Config files are Python: what they set is checked here, not by tyro."""
+  for name, hint in typing.get_type_hints(type(owner)).items():
+    _check(owner, name, lambda v, hint=hint: _fits(v, hint), _words(hint))
+
+
+def _fits(value, hint):
+  origin, parts = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Literal:
+    return value in parts
+  if origin is tuple:
+    return isinstance(value, tuple) and all(_fits(v, parts[0]) for v in value)
+  if parts:  # X | None
+    return any(_fits(value, part) for part in parts)
+  if hint is float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+  return isinstance(value, hint) and (
+    hint is bool or not isinstance(value, bool)
+  )
+
+
+def _words(hint):
+  origin, parts = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Literal:
+    return 'one of ' + ', '.join(map(str, parts))
+  if origin is tuple:
+    return f'a tuple, each {_words(parts[0])}'
+  if parts:
+    return ' or '.join(map(_words, parts))
+  plain = {int: 'a whole number', float: 'a finite number', str: 'text'}
+  return plain.get(hint, 'none' if hint is type(None) else hint.__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +71,7 @@ class Data:
   """Share of the training images that selects the best epoch."""
 
   def __post_init__(self):
+    _check_types(self)
     for name in ('batch', 'eval_batch'):
       _check(self, name, lambda v: v >= 1, 'at least 1')
     _check(self, 'crop', lambda v: v >= 0, 'at least 0')
@@ -57,6 +94,7 @@ class Stage:
   """step: a tenth after 50 % and 75 % of the epochs."""
 
   def __post_init__(self):
+    _check_types(self)
     _check(self, 'bits', lambda v: v in (32, 5, 4, 3, 2), '32, 5, 4, 3 or 2')
     _check(self, 'epochs', lambda v: v >= 1, 'at least 1')
     _check(self, 'learning_rate', lambda v: v > 0, 'above 0')
@@ -97,6 +135,7 @@ class Conversion:
       value = getattr(self, name)
       single = isinstance(value, int | str)
       object.__setattr__(self, name, (value,) if single else tuple(value))
+    _check_types(self)
     _check(self, 'bits', lambda v: v, 'one bit width or more')
     for bits in self.bits:
       if bits not in (5, 4, 3, 2):
@@ -137,6 +176,8 @@ class Experiment:
   """Time between saves within a stage."""
 
   def __post_init__(self):
+    _check_types(self)
+    _check(self, 'seed', lambda v: v >= 0, 'at least 0')
     _check(self, 'stages', lambda v: v, 'one stage or more')
     _check(
       self,
@@ -172,6 +213,22 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
       f'the experiment in this checkpoint does not fit this version ({error}); '
       'load it with the version that wrote it'
     ) from error
+
+
+def flat(config: Experiment, conversion: Conversion) -> dict[str, Any]:
+  """Settings as one level of names, for the report; paths are left out."""
+  tree = {**to_dict(config), 'convert': dataclasses.asdict(conversion)}
+  result = {}
+  for name, value in tree.items():
+    if name == 'stages':
+      for stage in value:
+        words = [f'{k} {v}' for k, v in stage.items() if k != 'bits']
+        result[f'stage {stage["bits"]} bits'] = ', '.join(words)
+    elif isinstance(value, dict):
+      result |= {f'{name}.{k}': v for k, v in value.items() if k != 'path'}
+    else:
+      result[name] = value
+  return result
 
 
 def load(path) -> Experiment:

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fastsnn_jax.errors import UserError
+
 
 def _conv(x, kernel, pads, **spread):
   return lax.conv_general_dilated(
@@ -42,6 +44,12 @@ def convolve(x, kernel, stride: int, padding: int):
   >>> convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 2, 1).shape
   (1, 2, 2, 1)
   """
+  for size, window in zip(x.shape[1:3], kernel.shape[:2], strict=True):
+    if size + 2 * padding < window:
+      raise UserError(
+        f'a map of {size} pixels with padding {padding} under a window of '
+        f'{window}: nothing is left; the network needs larger images'
+      )
   pads = ((padding, padding),) * 2
   return _conv(x, kernel, pads, window_strides=(stride, stride))
 

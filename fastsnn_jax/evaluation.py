@@ -15,6 +15,7 @@ import numpy as np
 
 from fastsnn_jax import counting, tasks
 from fastsnn_jax.data import normalize
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import IMAGE, Network
 from fastsnn_jax.tasks import Task
 
@@ -22,6 +23,10 @@ from fastsnn_jax.tasks import Task
 def batches(data, size: int) -> Iterator[dict[str, np.ndarray]]:
   """Consecutive batches of arrays, the last padded, with a 'mask'."""
   total = len(data['image'])
+  if total < 1 or size < 1:
+    raise UserError(
+      f'{total} images in batches of {size}: at least one of each is needed'
+    )
   for start in range(0, total, size):
     rows = np.arange(start, start + size)
     batch = {key: value[rows % total] for key, value in data.items()}
@@ -89,7 +94,8 @@ def compare(
     (spikes times their connections, plus the first layer's MACs once),
     'macs_per_image' of the ANN, 'layers' with name, error (mean |rate -
     activation| / theta), differing (share of counts that differ) and
-    firing_rate, and 'quiet_histogram': images whose last spike came at step t.
+    firing_rate; with settling 'quiet_histogram', the images whose last spike
+    came at step t, and 'quiet_step', the last of those steps.
   """
   task = task or tasks.for_network(ann)
   shape = data['image'].shape[1:]
@@ -216,7 +222,11 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
   layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
   spikes = {name: values[0] / images for name, values in layers.items()}
   agree = (np.asarray(mine['agree']) / images).tolist()
-  quiet = np.asarray(mine['quiet'])
+  quiet = {}
+  if network.neuron.settle:  # else the last spike says nothing
+    histogram = np.asarray(mine['quiet'])
+    quiet['quiet_step'] = int(np.flatnonzero(histogram)[-1])
+    quiet['quiet_histogram'] = histogram.tolist()
   return {
     'T': network.neuron.steps,
     'steps': steps,
@@ -229,8 +239,7 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
     'synops_per_image': float(mine['synops']) / images
     + next(iter(macs.values())),
     'macs_per_image': sum(macs.values()),
-    'quiet_step': int(np.flatnonzero(quiet)[-1]),
-    'quiet_histogram': quiet.tolist(),
+    **quiet,
     'over_time': over_time,
     'agreement_over_time': agree,
     'layers': [
@@ -268,31 +277,3 @@ def _accumulate(function, data, size, advance):
     waiting = running
     advance()
   return add(total, waiting)
-
-
-@functools.partial(jax.jit, static_argnames='network')
-def _predict(variables, images, *, network):
-  output, _ = network.apply(
-    variables, normalize(images, network.mean, network.std)
-  )
-  return output
-
-
-def classify(network: Network, variables, images) -> np.ndarray:
-  """Classes of raw images.
-
-  Args:
-    network, variables: a classification network, float, quantised or spiking.
-    images: [B, H, W, C] or one [H, W, C]; uint8 or floats in 0..255, at the
-      size that the network was trained for.
-
-  Returns:
-    [B] (or a scalar) indices into `network.classes`.
-  """
-  images = jnp.asarray(images)
-  single = images.ndim == 3
-  output = _predict(
-    variables, images[None] if single else images, network=network
-  )
-  classes = np.asarray(jnp.argmax(output, -1))
-  return classes[0] if single else classes

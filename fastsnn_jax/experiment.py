@@ -1,7 +1,7 @@
 """The main job: train at falling precision, convert, repair, judge, report.
 
-The one library file that reads the configuration. `train` and `convert` are
-what train.py and convert.py call.
+`train` and `convert` are what train.py and convert.py call. Beside the command
+lines and the storage, this is the library file that reads the configuration.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from fastsnn_jax import (
   tasks,
   training,
 )
-from fastsnn_jax.config import Conversion, Experiment, from_dict, to_dict
+from fastsnn_jax.config import Conversion, Experiment, flat, from_dict, to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import build
 from fastsnn_jax.progress import Log, say, signals
@@ -146,7 +146,10 @@ def _train_stage(
     best,
     dataset=dataset.name,
     identity=identity,
-    selected={'by': config.select, task.metric: reached},
+    selected={
+      'by': config.select,
+      'epoch' if config.select == 'last' else task.metric: reached,
+    },
     experiment=to_dict(config),
   )
   shutil.rmtree(unfinished, ignore_errors=True)
@@ -161,7 +164,9 @@ def _identity(config, stage, dataset):
   del settings['data']['path'], settings['data']['eval_batch']
   settings['images'] = [*dataset.train['image'].shape, len(dataset.classes)]
   upto = config.stages.index(stage) + 1
-  settings['stages'] = settings['stages'][:upto]
+  settings['stages'] = {
+    f'{s["bits"]} bits': s for s in settings['stages'][:upto]
+  }
   return json.loads(json.dumps(settings))  # tuples as JSON gives them back
 
 
@@ -200,6 +205,13 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   workdir = pathlib.Path(workdir)
   config = experiment_of(workdir)
   settings = dataclasses.replace(settings or config.convert, **overrides)
+  for bits in settings.bits:
+    if not checkpoint.exists(workdir / f'ann{bits}'):
+      trained = ', '.join(sorted(p.name for p in workdir.glob('ann*')))
+      raise UserError(
+        f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
+        f'{trained}'
+      )
   dataset = data.load(config.data.name, config.data.path)
   rows, tuning, rasters = [], [], {}
   for bits in settings.bits:
@@ -244,7 +256,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     'rows': rows,
     'tuning': tuning,
     'training': Log(workdir).curves(),
-    'settings': _flat({'model': config.model, **to_dict(config)}, settings),
+    'settings': flat(config, settings),
     'version': __version__,
   }
   report.write(workdir / 'report', results, rasters)
@@ -278,22 +290,3 @@ def _float_metric(workdir, dataset, config):
     network, variables, dataset.test, batch=config.data.eval_batch
   )
   return metrics[tasks.for_network(network).metric]
-
-
-def _flat(tree, conversion):
-  """Settings as one level of names, for the report."""
-  flat = {}
-  tree = {**tree, 'convert': dataclasses.asdict(conversion)}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= {f'{name}.{k}': v for k, v in value.items() if k != 'path'}
-    elif name == 'stages':
-      flat |= {
-        f'stage {stage["bits"]} bits': ', '.join(
-          f'{k} {v}' for k, v in stage.items() if k != 'bits'
-        )
-        for stage in value
-      }
-    else:
-      flat[name] = value
-  return flat

@@ -61,6 +61,9 @@ class Tuning:
   flip: bool = True
 
   def __post_init__(self):
+    for name in ('epochs', 'batch'):
+      if getattr(self, name) < 1:
+        raise UserError(f'{name}={getattr(self, name)!r}: at least 1 is needed')
     for name, values in (
       ('schedule', SCHEDULES),
       ('batch_norm', ('train', 'eval')),
@@ -247,7 +250,7 @@ def finetune(
   if tuning.schedule == 'sequential':
     groups = [(layer,) for layer in behind_first]
   else:
-    groups = [behind_first]
+    groups = [behind_first] if behind_first else []
   best = score(tuned) if judged else None
   records, epochs_done = [], 0
   for layers in groups:

@@ -145,6 +145,7 @@ class Network:
     Returns:
       {'params': {layer: …}, 'batch_stats': {layer: …}}
     """
+    _check_rank(images)
     image = jax.ShapeDtypeStruct((1, *np.shape(images)[1:]), jnp.float32)
     activations = {IMAGE: image}
     variables = {'params': {}, 'batch_stats': {}}
@@ -179,7 +180,8 @@ class Network:
       UserError: images of a wrong rank or not floating point; `train` with a
         spiking network.
     """
-    if np.ndim(images) != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+    _check_rank(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
       raise UserError(
         f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
         'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
@@ -222,6 +224,13 @@ class Network:
     mine = own_variables(variables, readout.name)
     output = self.unit(readout).apply(mine, *folded)
     return output.reshape(batch, time, *output.shape[1:])
+
+
+def _check_rank(images):
+  if np.ndim(images) != 4:
+    raise UserError(
+      f'images of shape {np.shape(images)}, but they must be [B, H, W, C]'
+    )
 
 
 @functools.partial(jax.jit, static_argnames=('unit', 'shapes'))

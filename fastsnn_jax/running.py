@@ -62,12 +62,13 @@ def run_stage(
   log.rewind(name, int(state.step))
   data = jax.tree.map(jnp.asarray, data)
   step, chunk, saved = int(state.step), 1, time.monotonic()
-  done = step
+  done, saved_step = step, max(store.steps(), default=None)
 
   def save():
-    nonlocal saved
-    if int(state.step) not in store.steps():
-      store.save(int(state.step), state, {'identity': identity})
+    nonlocal saved, saved_step
+    if step != saved_step:
+      store.save(step, state, {'identity': identity})
+    saved_step = step
     saved = time.monotonic()
 
   with Bar(
@@ -82,12 +83,14 @@ def run_stage(
       count, sums, bad = waiting.pop(0)
       sums, bad = jax.device_get((sums, bad))
       if bad >= 0:
-        kept = max(store.steps(), default=None)
         store.close()
+        held = f'the save at step {saved_step} is kept in {directory}'
+        if saved_step is None:
+          held = 'nothing of the stage was saved yet'
         raise UserError(
-          f'{name}: the loss is not finite at step {bad} of {recipe.steps}; '
-          f'the save at step {kept or 0} is kept in {directory}; lower the '
-          'learning rate, and remove that directory to start the stage again'
+          f'{name}: the loss or an update is not finite at step {bad} of '
+          f'{recipe.steps}; {held}; lower the learning rate, and remove '
+          f'{directory} to start the stage again'
         )
       done += count
       now = time.monotonic()
@@ -139,7 +142,7 @@ def run_stage(
 
 def _resume(store, state, identity):
   """The newest state on disk, or the one given."""
-  for step in reversed(store.steps()):
+  for step in store.steps()[-1:]:
     found = store.meta(step)['identity']
     if found != identity:
       ours, theirs = _difference(identity, found)
@@ -162,11 +165,14 @@ def check_identity(directory, asked: dict, found: dict) -> None:
     )
 
 
-def _difference(ours, theirs):
-  for key in ours.keys() | theirs.keys():
-    if ours.get(key) != theirs.get(key):
-      return f'{key}={ours.get(key)}', f'{key}={theirs.get(key)}'
-  return 'these settings', 'others'
+def _difference(ours, theirs, name=''):
+  """The first setting in which two identities differ, in words."""
+  if isinstance(ours, dict) and isinstance(theirs, dict):
+    for key in [*ours, *theirs]:
+      pair = ours.get(key), theirs.get(key)
+      if pair[0] != pair[1]:
+        return _difference(*pair, f'{name}.{key}'.lstrip('.'))
+  return f'{name}={ours}', f'{name}={theirs}'
 
 
 def _note(metrics, rate):

@@ -39,10 +39,17 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
     'classes': list(network.classes),
     'mean': list(network.mean),
     'std': list(network.std),
+    'T': _steps(network),
     'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
     **meta,
   }
   checkpoint.save(directory, variables, meta)
+
+
+def _steps(network):
+  if network.spiking:
+    return network.neuron.steps
+  return None if network.bits == 32 else 2**network.bits - 1
 
 
 def load(directory, network: Network | None = None) -> tuple[Network, dict]:
@@ -62,6 +69,10 @@ def load(directory, network: Network | None = None) -> tuple[Network, dict]:
 def load_with_meta(directory, network: Network | None = None):
   """(network, variables, metadata), as `load`."""
   tree, meta = checkpoint.load(directory)
+  if 'model' not in meta:
+    raise UserError(
+      f'{directory}: an unfinished stage, not a network; give ann4, snn4, …'
+    )
   if network is None:
     if meta['model'] is None:
       raise UserError(

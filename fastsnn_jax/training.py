@@ -90,7 +90,7 @@ class TrainState(NamedTuple):
   opt_state: Any
   step: jax.Array  # steps done in this stage
   sums: dict[str, jax.Array]  # the task's sums over this epoch so far
-  bad_step: jax.Array  # first step with a loss that is not finite, or -1
+  bad_step: jax.Array  # first with a loss or update not finite, or -1
   best: dict[str, Any]  # variables of the best epoch so far
   best_score: jax.Array
 
@@ -123,7 +123,10 @@ def train_step(state, batch, *, network, task, optimizer) -> TrainState:
   params = state.variables['params']
   grads, (sums, statistics) = jax.grad(loss_of, has_aux=True)(params)
   updates, opt_state = optimizer.update(grads, state.opt_state, params)
-  good = jnp.isfinite(sums['loss']) | (state.bad_step >= 0)
+  finite = jnp.isfinite(sums['loss'])
+  for update in jax.tree.leaves(updates):
+    finite &= jnp.all(jnp.isfinite(update))
+  good = finite | (state.bad_step >= 0)
   return state._replace(
     variables={
       'params': optax.apply_updates(params, updates),

@@ -40,6 +40,7 @@ ROOMS = {
   'torch_names': 'network synapses',
   'torch_import': 'models network synapses torch_names',
   'evaluation': 'network counting data tasks',
+  'predicting': 'network data',
   'training': 'network data tasks evaluation',
   'finetuning': 'network quantize data tasks evaluation',
   'running': 'network tasks training checkpoint progress',

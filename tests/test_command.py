@@ -249,6 +249,9 @@ def test_compiled_programs_are_kept_where_the_user_says(monkeypatch):
     jax.config.update('jax_compilation_cache_dir', None)
     monkeypatch.setenv('XDG_CACHE_HOME', '/somewhere')
     command._cache_compilations()
+    assert jax.config.jax_compilation_cache_dir is None  # on a CPU
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    command._cache_compilations()
     assert jax.config.jax_compilation_cache_dir == '/somewhere/fastsnn_jax'
     jax.config.update('jax_compilation_cache_dir', '/mine')
     command._cache_compilations()

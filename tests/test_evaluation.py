@@ -162,8 +162,14 @@ def recomputed(mode):
     'spikes_per_image': spikes / len(x),
     'synops_per_image': synops / len(x) + macs['stem'],
     'macs_per_image': sum(macs.values()),
-    'quiet_step': quiet.max(),
-    'quiet_histogram': np.bincount(quiet, minlength=total + 1),
+    **(
+      {
+        'quiet_step': quiet.max(),
+        'quiet_histogram': np.bincount(quiet, minlength=total + 1),
+      }
+      if mode == 'settled'
+      else {}
+    ),
     'over_time': over_time,
     'agreement_over_time': agreement,
     'layers': layers,
@@ -215,13 +221,13 @@ def test_a_silent_network_is_quiet_from_the_start():
     variables()['params'],
   )
   silent = {**variables(), 'params': params}
-  spiking = {'signed': (fs.to_spiking(ANN), silent)}
+  spiking = {'settled': (fs.to_spiking(ANN, 'settled', settle=2), silent)}
   row = fs.compare(
     ANN, silent, spiking, drawn(3), tasks.for_network(ANN), batch=3
-  )['signed']
+  )['settled']
   assert row['spikes_per_image'] == row['mean_firing_rate'] == 0
   assert row['quiet_step'] == 0
-  assert row['quiet_histogram'] == [3, 0, 0, 0]
+  assert row['quiet_histogram'] == [3, 0, 0, 0, 0, 0]
   macs = counting.macs(ANN, silent, (4, 4, 1))
   assert row['synops_per_image'] == macs['stem']  # the first layer's, once
 

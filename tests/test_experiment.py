@@ -134,12 +134,12 @@ def test_a_network_comes_back_ready_to_run(tmp_path, drawn, mode):
 
 
 def test_an_experiment_stands_for_its_last_stages_network(tmp_path, drawn):
-  network, variables = drawn
+  _, variables = drawn
   fs.save(tmp_path / 'net', EXPERIMENT, variables)
   loaded, tree = fs.load(tmp_path / 'net')
-  assert loaded.layers == network.layers
   assert (loaded.model, loaded.bits) == ('tiny_resnet', 2)
-  assert len(loaded.classes) == 3  # as many as the read-out has
+  assert len(loaded.classes) == 10  # those of its data
+  assert len(loaded.mean) == 1
   assert_equal_bits(tree, variables)
 
 
@@ -314,10 +314,13 @@ def test_another_time_between_saves_or_conversion_is_the_same_run(job):
     ({'seed': 1}, ('seed=1', 'seed=0')),
     ({'model': 'small_resnet8'}, ('small_resnet8', 'tiny_resnet')),
     ({'momentum': 0.8}, ('momentum=0.8', 'momentum=0.9')),
-    ({'data': dataclasses.replace(EXPERIMENT.data, crop=0)}, ("'crop': 0",)),
+    (
+      {'data': dataclasses.replace(EXPERIMENT.data, crop=0)},
+      ('data.crop=0', 'data.crop=1'),
+    ),
     (
       {'stages': (Stage(32, epochs=4, schedule='cosine'),)},
-      ("'epochs': 4", "'epochs': 20"),
+      ('stages.32 bits.epochs=4', 'stages.32 bits.epochs=20'),
     ),
   ],
 )
@@ -379,7 +382,7 @@ def test_the_epoch_is_selected_as_asked_for(tmp_path, select):
   trained = fs.train(config, tmp_path)
   _, meta = checkpoint.load(tmp_path / 'ann32')
   assert meta['selected']['by'] == select
-  reached = meta['selected']['accuracy']
+  reached = meta['selected']['epoch' if select == 'last' else 'accuracy']
   rows = Log(tmp_path).rows()
   if select == 'last':
     assert reached == 20
@@ -420,12 +423,7 @@ class Command:
   def __init__(self, folder, config):
     self._folder = folder
     (folder / 'mine.py').write_text(config)
-    self._environment = {
-      **os.environ,
-      'PYTHONPATH': str(ROOT),
-      'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
+    self._environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
 
   def start(self, workdir):
     return subprocess.Popen(
@@ -446,7 +444,7 @@ class Command:
 
   def finish(self, workdir):
     process = self.start(workdir)
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     return said
 
@@ -455,14 +453,14 @@ class Command:
     saves = self._folder / workdir / 'unfinished' / stage
     process = self.start(workdir)
     try:
-      end = time.monotonic() + 600
+      end = time.monotonic() + 240
       while process.poll() is None and time.monotonic() < end:
         if newest(saves) > beyond:
           break
         time.sleep(0.01)
     finally:
       process.send_signal(number)
-      _, said = process.communicate(timeout=600)
+      _, said = process.communicate(timeout=240)
     assert newest(saves) > beyond, said
     return process.returncode, said
 

@@ -143,7 +143,7 @@ def test_a_build_out_of_range_is_refused(arguments, message):
   'images', [np.zeros((2, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.float32)]
 )
 def test_images_that_are_not_a_batch_of_floats_are_refused(images):
-  with pytest.raises(fs.UserError, match='normalised floats'):
+  with pytest.raises(fs.UserError, match='B, H, W, C'):
     table().apply({}, images)
 
 

@@ -342,6 +342,13 @@ def test_the_first_step_without_a_finite_loss_is_the_last():
   assert_equal_bits(jax.device_get(state), before)
 
 
+def test_an_update_that_is_not_finite_is_the_last_step_too():
+  recipe = dataclasses.replace(RECIPE, learning_rate=float('inf'))
+  state, _, bad = run(fresh(recipe), [2], recipe=recipe)
+  assert bad == 0
+  assert state.step == 1
+
+
 def test_the_loss_falls_on_a_small_problem():
   recipe = dataclasses.replace(RECIPE, steps=30 * EPOCH, crop=0, flip=False)
   state, losses = fresh(recipe), []
