@@ -5,8 +5,8 @@
   python convert.py --workdir runs/fashion
 
 Measured: float 92.50 %, 4 bits 92.26, 3 bits 91.76, 2 bits 90.70; the README
-has the spiking networks. The two commands took 28 minutes each on two cores that
-did other work besides.
+has the spiking networks. The two commands took 28 minutes each on two cores
+that did other work besides.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
