@@ -1,7 +1,10 @@
 """The demo: 8x8 handwritten digits that come with the package.
 
-python train.py --config configs/digits.py --workdir runs/digits
-python convert.py --workdir runs/digits
+  python train.py --config configs/digits.py --workdir runs/digits
+  python convert.py --workdir runs/digits
+
+Measured: float 98.33 %, 4 bits 98.06, 3 bits 97.50, 2 bits 96.39; the README
+has the spiking networks. Both together took under two minutes on two cores.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage

@@ -22,6 +22,12 @@ def test_the_files_it_names_exist():
     assert any(place.exists() for place in places), name
 
 
+def test_its_pictures_are_there():
+  pictures = re.findall(r'\]\(([\w/.]+\.png)\)', README)
+  assert pictures
+  assert all((ROOT / picture).is_file() for picture in pictures)
+
+
 def test_its_make_targets_exist():
   makefile = (ROOT / 'Makefile').read_text()
   for target in re.findall(r'make ([\w-]+)', README):
