@@ -127,6 +127,8 @@ class Conversion:
   """The reference: 5e-4 for the CIFAR AlexNet and VGG11, else 1e-4."""
   batch_norm: Literal['train', 'eval'] = 'train'
   """The tuned layer's batch norm; the reference: eval for AlexNet and VGG11."""
+  data_path: str | None = None
+  """Directory of the data, if it is not where train.py found it."""
   accept: Literal['better', 'always'] = 'better'
   """Keep a layer's update only where it helped, or always."""
 
@@ -225,7 +227,11 @@ def flat(config: Experiment, conversion: Conversion) -> dict[str, Any]:
         words = [f'{k} {v}' for k, v in stage.items() if k != 'bits']
         result[f'stage {stage["bits"]} bits'] = ', '.join(words)
     elif isinstance(value, dict):
-      result |= {f'{name}.{k}': v for k, v in value.items() if k != 'path'}
+      result |= {
+        f'{name}.{k}': v
+        for k, v in value.items()
+        if k not in ('path', 'data_path')
+      }
     else:
       result[name] = value
   return result

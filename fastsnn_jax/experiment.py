@@ -212,7 +212,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
         f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
         f'{trained}'
       )
-  dataset = data.load(config.data.name, config.data.path)
+  dataset = data.load(config.data.name, settings.data_path or config.data.path)
   rows, tuning, rasters = [], [], {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')

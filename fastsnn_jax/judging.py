@@ -11,6 +11,7 @@ import numpy as np
 from fastsnn_jax import evaluation, tasks
 from fastsnn_jax.conversion import to_spiking
 from fastsnn_jax.data import Dataset, normalize
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.finetuning import Tuning, finetune
 from fastsnn_jax.network import Network
 from fastsnn_jax.progress import Bar, say
@@ -55,7 +56,18 @@ def convert_network(
     tune_images: how many training images they see; None for all.
     batch: images per evaluation call.
     seed: of the fine-tuning.
+
+  Raises:
+    UserError: a threshold is not positive.
   """
+  for layer in ann.firing:
+    theta = float(variables['params'][layer.name]['theta'])
+    if not theta > 0:
+      raise UserError(
+        f'layer {layer.name!r}: theta={theta:.3g}, but no neuron has a '
+        'threshold that is not positive; train the stage again with a smaller '
+        'learning rate'
+      )
   spiking = {}
   for mode in modes:
     settings = {'settle': settle} if mode == 'settled' else {}

@@ -86,7 +86,7 @@ class Log:
   def __init__(self, workdir):
     self._workdir = pathlib.Path(workdir)
     self._path = self._workdir / 'metrics.jsonl'
-    self._writers = {}
+    self._writers, self._resumed = {}, {}
 
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
@@ -119,6 +119,7 @@ class Log:
 
   def rewind(self, stage: str, step: int) -> None:
     """Drops what a killed run wrote after the step that it resumes from."""
+    self._resumed[stage] = step
     rows = [r for r in self.rows() if r['stage'] != stage or r['step'] <= step]
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     temporary = self._path.with_suffix('.tmp')
@@ -138,7 +139,9 @@ class Log:
         self._writers[stage] = None
       else:
         directory = self._workdir / 'tensorboard' / stage
-        self._writers[stage] = SummaryWriter(str(directory))
+        self._writers[stage] = SummaryWriter(
+          str(directory), purge_step=self._resumed.get(stage, 0) + 1
+        )
     return self._writers[stage]
 
 

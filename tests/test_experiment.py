@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
-from fastsnn_jax import checkpoint, data
+from fastsnn_jax import checkpoint, data, judging
 from fastsnn_jax import config as schema
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.models import _MODELS
@@ -331,6 +331,42 @@ def test_other_settings_in_the_same_workdir_are_refused(job, changes, named):
   message = one_line(caught)
   assert all(part in message for part in named)
   assert 'ann32' in message
+
+
+def test_data_that_moved_are_named_at_conversion(job, tmp_path, monkeypatch):
+  workdir, asked = tmp_path / 'copy', []
+  shutil.copytree(job[0], workdir)
+
+  def load(name, path):
+    asked.append(path)
+    return data.digits.load()
+
+  monkeypatch.setattr('fastsnn_jax.experiment.data.load', load)
+  results = fs.convert(
+    workdir, bits=2, mode='signed', tune='none', data_path='elsewhere'
+  )
+  assert asked == ['elsewhere']
+  assert [row['mode'] for row in results['rows']] == ['signed']
+  assert 'convert.data_path' not in results['settings']
+
+
+def test_a_threshold_that_is_not_positive_is_refused(drawn):
+  network, variables = drawn
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, x: -x if path[-1].key == 'theta' else x, variables['params']
+  )
+  with pytest.raises(fs.UserError, match=r"'layer0': theta=-6"):
+    judging.convert_network(
+      network,
+      {**variables, 'params': params},
+      data.load('digits'),
+      modes=('signed',),
+      settle=8,
+      tunings=(),
+      tune_images=None,
+      batch=100,
+      seed=0,
+    )
 
 
 def test_convert_of_a_bit_width_that_was_not_trained_is_refused(job):
