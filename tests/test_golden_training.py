@@ -215,7 +215,11 @@ def _check_single_step(case, s, levels, state, loss, single_levels, added):
   assert loss < 1e-5
   floor = case.data[f's{s}/grad_reldev_f32_f64']  # of the official code
   keys = map(str, case.data['grad_keys'])
-  bound = {k: max(1e-4, 4 * x) for k, x in zip(keys, floor, strict=True)}
+  # A clip's gradient is one sum over a whole map, in which most cancels out.
+  bound = {
+    key: max(1e-3 if key.endswith('alpha') else 1e-4, 4 * noise)
+    for key, noise in zip(keys, floor, strict=True)
+  }
   _check_step(case, s, state, added, bound, 1e-4, 1e-5)
 
 
