@@ -66,7 +66,9 @@ def convert_command(arguments: list[str]) -> None:
     """Converts quantised networks to spiking ones, and reports.
 
     Judges every mode at every time step, fine-tunes layer by layer, judges
-    again, and writes WORKDIR/snn4, … and WORKDIR/report.
+    again, and writes WORKDIR/report and WORKDIR/snn4, …: the network of the
+    last fine-tuning, or without one of the last mode. What an earlier
+    conversion wrote there is replaced.
 
     Args:
       workdir: In which train.py ran; its experiment sets the defaults below.
@@ -89,7 +91,10 @@ def run(command) -> None:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
-    sys.exit(130)
+    print(
+      'interrupted; give the same command again', file=sys.stderr, flush=True
+    )
+    os._exit(130)  # an ordinary end crashed beside XLA's threads at work
 
 
 def _early(arguments, option):

@@ -54,7 +54,7 @@ class Recipe:
   flip: bool = True
 
   def optimizer(self) -> optax.GradientTransformation:
-    """SGD: g += wd p; v = momentum v + g; p -= lr v (spec 1.8.7)."""
+    """SGD: g += wd p; v = momentum v + g; p -= lr v, as PyTorch's."""
     rate = self.learning_rate
     schedule = {
       'constant': lambda: optax.constant_schedule(rate),
