@@ -2,7 +2,7 @@
 
 XLA's CPU compiler brings convolutions into the layout of its fast kernels only
 outside of loops (jax issue 12868). The two gradients that JAX derives have
-other layouts, and in the body of a scan they ran 70 times slower; written in
+other layouts, and in the body of a scan they ran 35 times slower; written in
 the forward's layout from the start, all three are fast everywhere
 (benchmarks/convolution.py). On a GPU or TPU it makes no difference.
 
