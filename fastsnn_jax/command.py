@@ -51,16 +51,25 @@ def convert_command(arguments: list[str]) -> None:
 
   import fastsnn_jax as fs
   from fastsnn_jax import config as schema
-  from fastsnn_jax import experiment
+  from fastsnn_jax import experiment, official, recipes
 
   directory = _early(arguments, '--workdir')
+  file, network = (
+    _early(arguments, '--from-torch'),
+    _early(arguments, '--model'),
+  )
   flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
   default = schema.Conversion()
-  if directory:
+  if file:
+    default = recipes.recommended(network).convert if network else default
+  elif directory:
     default = experiment.experiment_of(directory).convert
 
   def main(
     workdir: str,
+    from_torch: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
     settings: Annotated[schema.Conversion, flat] = default,
   ):
     """Converts quantised networks to spiking ones, and reports.
@@ -72,11 +81,36 @@ def convert_command(arguments: list[str]) -> None:
 
     Args:
       workdir: In which train.py ran; its experiment sets the defaults below.
+      from_torch: An official PyTorch checkpoint to convert in place of what was
+        trained here; with --model and --bits, for the file says neither.
+      model: Of the official checkpoint.
+      data: Set that the official checkpoint was trained on, if not cifar10 or
+        imagenet2012; --data-path says where it is.
       settings: What to convert, and how.
     """
-    return workdir, settings
+    return workdir, from_torch, model, data, settings
 
-  workdir, settings = _parse(main, arguments, 'convert.py')
+  workdir, file, model, name, settings = _parse(main, arguments, 'convert.py')
+  if file:
+    if model is None or _early(arguments, '--bits') is None:
+      raise UserError(
+        f'--from-torch {file}: the file does not say what it holds; add '
+        '--model NAME and --bits N'
+      )
+    if len(settings.bits) > 1:
+      raise UserError(
+        f'--bits {settings.bits}: a checkpoint is of one bit width; name that'
+      )
+    official.adopt(
+      file,
+      model,
+      settings.bits[0],
+      workdir,
+      data_name=name,
+      data_path=settings.data_path,
+    )
+  elif model or name:
+    raise UserError('--model and --data belong to --from-torch; add it')
   fs.convert(workdir, settings)
   print(pathlib.Path(workdir) / 'report' / 'report.html')
 
@@ -100,9 +134,9 @@ def run(command) -> None:
 def _early(arguments, option):
   """An option's value before the full parser, whose defaults hang on it."""
   parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  parser.add_argument(option, nargs='?')
-  known, _ = parser.parse_known_args(arguments)
-  return vars(known)[option.lstrip('-')]
+  spelled = '--' + option[2:].replace('-', '_')  # tyro takes both
+  parser.add_argument(*{option, spelled}, nargs='?', dest='value')
+  return parser.parse_known_args(arguments)[0].value
 
 
 def _parse(main, arguments, program):

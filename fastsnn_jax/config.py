@@ -91,7 +91,9 @@ class Stage:
   weight_decay: float = 1e-4
   """Added to the gradient as weight_decay * parameter."""
   schedule: Literal['step', 'cosine', 'constant'] = 'step'
-  """step: a tenth after 50 % and 75 % of the epochs."""
+  """step: a tenth at each milestone."""
+  milestones: tuple[float, ...] = (0.5, 0.75)
+  """Shares of the epochs, for the schedule step."""
 
   def __post_init__(self):
     _check_types(self)
@@ -99,6 +101,12 @@ class Stage:
     _check(self, 'epochs', lambda v: v >= 1, 'at least 1')
     _check(self, 'learning_rate', lambda v: v > 0, 'above 0')
     _check(self, 'weight_decay', lambda v: v >= 0, 'at least 0')
+    _check(
+      self,
+      'milestones',
+      lambda v: all(0 < share < 1 for share in v) and sorted(set(v)) == [*v],
+      'shares of the epochs between 0 and 1 that rise',
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +225,21 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
     ) from error
 
 
-def flat(config: Experiment, conversion: Conversion) -> dict[str, Any]:
-  """Settings as one level of names, for the report; paths are left out."""
+def flat(
+  config: Experiment,
+  conversion: Conversion,
+  imported: dict[str, str] | None = None,
+) -> dict[str, Any]:
+  """Settings as one level of names, for the report; paths are left out.
+
+  Those of the training too, unless the network was imported from a file.
+  """
   tree = {**to_dict(config), 'convert': dataclasses.asdict(conversion)}
   result = {}
+  if imported:
+    kept = ('model', 'data', 'convert', 'seed')
+    tree = {name: tree[name] for name in kept}
+    result['imported from'] = imported['file']
   for name, value in tree.items():
     if name == 'stages':
       for stage in value:

@@ -106,6 +106,7 @@ def _train_stage(
     batch=config.data.batch,
     learning_rate=stage.learning_rate,
     schedule=stage.schedule,
+    milestones=stage.milestones,
     momentum=config.momentum,
     weight_decay=stage.weight_decay,
     decay=config.decay,
@@ -256,7 +257,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     'rows': rows,
     'tuning': tuning,
     'training': Log(workdir).curves(),
-    'settings': flat(config, settings),
+    'settings': flat(config, settings, meta.get('imported')),
     'version': __version__,
   }
   report.write(workdir / 'report', results, rasters)

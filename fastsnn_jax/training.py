@@ -32,8 +32,8 @@ class Recipe:
       same epoch, which batch norm sees and the loss does not.
     batch: images per step.
     learning_rate: at the start.
-    schedule: 'step' (a tenth after 50 % and 75 % of the stage), 'cosine' or
-      'constant'.
+    schedule: 'step' (a tenth at each milestone), 'cosine' or 'constant'.
+    milestones: shares of the stage's epochs.
     momentum: of SGD.
     weight_decay: added to the gradient as weight_decay * parameter.
     decay: 'all' parameters, theta and weight_alpha too, as the reference does,
@@ -47,6 +47,7 @@ class Recipe:
   batch: int
   learning_rate: float
   schedule: str = 'step'
+  milestones: tuple[float, ...] = (0.5, 0.75)
   momentum: float = 0.9
   weight_decay: float = 1e-4
   decay: str = 'all'
@@ -61,7 +62,7 @@ class Recipe:
       'cosine': lambda: optax.cosine_decay_schedule(rate, self.steps),
       'step': lambda: optax.piecewise_constant_schedule(
         rate,
-        {self.epochs_at(0.5): 0.1, self.epochs_at(0.75): 0.1},
+        self._drops(),
       ),
     }[self.schedule]()
     mask = None if self.decay == 'all' else _is_kernel
@@ -71,10 +72,14 @@ class Recipe:
       optax.scale_by_learning_rate(schedule),
     )
 
-  def epochs_at(self, share: float) -> int:
-    """The first step of an epoch after this share of the stage."""
-    epochs = self.steps // self.epoch_steps
-    return math.ceil(epochs * share) * self.epoch_steps
+  def _drops(self) -> dict[int, float]:
+    """{first step of the first epoch behind a milestone: factor}."""
+    epochs, drops = self.steps // self.epoch_steps, {}
+    for share in self.milestones:
+      # Rounded first: 60 * (2 / 3) may be a last bit above 40.
+      step = math.ceil(round(epochs * share, 6)) * self.epoch_steps
+      drops[step] = drops.get(step, 1) * 0.1
+    return drops
 
 
 def _is_kernel(params):

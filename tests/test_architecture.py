@@ -46,9 +46,11 @@ ROOMS = {
   'running': 'network tasks training checkpoint progress',
   # What experiment is made of: it alone joins the two halves of the house.
   'judging': 'network conversion data tasks evaluation finetuning progress',
+  'recipes': 'config',
+  'official': 'checkpoint config data models recipes storage torch_import',
   'storage': 'network neurons models config checkpoint data',
   'experiment': EVERYTHING,
-  'command': 'config experiment',
+  'command': 'config experiment official recipes',
 }
 
 
@@ -103,7 +105,7 @@ def test_few_files_know_the_large_libraries():
 
 def test_only_the_experiment_s_rooms_read_the_schema():
   readers = importers('fastsnn_jax.config')
-  assert readers <= {'experiment', 'storage', 'command'}
+  assert readers <= {'experiment', 'storage', 'command', 'recipes', 'official'}
 
 
 def test_importing_the_package_loads_no_heavy_library():

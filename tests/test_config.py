@@ -3,17 +3,12 @@
 import dataclasses
 import json
 import math
-import pathlib
 
 import pytest
 
 from fastsnn_jax import config as schema
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.errors import UserError
-
-CONFIGS = sorted(
-  (pathlib.Path(__file__).resolve().parents[1] / 'configs').glob('*.py')
-)
 
 UNUSUAL = Experiment(
   model='cifar_resnet20',
@@ -111,15 +106,6 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
     with pytest.raises(UserError, match='does not fit this version') as caught:
       schema.from_dict(broken)
     assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_the_configs_of_the_repository_load(path):
-  experiment = schema.load(path)
-  assert [stage.bits for stage in experiment.stages] == [32, 4, 3, 2]
-  assert set(experiment.convert.bits) <= {4, 3, 2}
-  assert path.read_text().startswith('"""'), 'a config opens with its command'
-  assert f'--config configs/{path.name}' in path.read_text()
 
 
 @pytest.mark.parametrize(

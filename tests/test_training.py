@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
-from fastsnn_jax import running, tasks, training
+from fastsnn_jax import recipes, running, tasks, training
 from fastsnn_jax.progress import Log
 from fastsnn_jax.synapses import Apot, Conv, Dense, EightBit
 
@@ -162,9 +162,16 @@ def test_the_step_schedule_starts_a_short_stage_at_its_full_rate(epochs):
 
 
 def test_the_references_epochs_150_and_225_are_those_of_its_300():
-  recipe = recipe_of(epochs=300)
-  assert recipe.epochs_at(0.5) == 150 * 5
-  assert recipe.epochs_at(0.75) == 225 * 5
+  got = rates(recipe_of(epochs=300))[::5]
+  assert [e for e in range(1, 300) if got[e] < 0.5 * got[e - 1]] == [150, 225]
+
+
+def test_imagenets_three_drops_are_at_epochs_20_40_and_50():
+  (stage, *_) = recipes.reference('imagenet_alexnet').stages
+  assert (stage.epochs, stage.schedule) == (60, 'step')
+  got = rates(recipe_of(epochs=60, milestones=stage.milestones))
+  want = 0.4 * np.repeat([1, 0.1, 0.01, 0.001], [100, 100, 50, 50])
+  np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_cosine_and_constant_schedules():

@@ -1,0 +1,24 @@
+"""CIFAR-10 on ResNet-20, a short recipe.
+
+  python train.py --config configs/cifar10_resnet20.py \\
+    --workdir runs/cifar10 --data.path DIR_OF_PREPARED_DATA
+  python convert.py --workdir runs/cifar10
+
+The paper's 300 epochs a stage are configs/cifar10_resnet20_paper.py.
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='cifar_resnet20',
+  data=Data('cifar10', batch=128),
+  stages=(
+    Stage(
+      32, epochs=14, learning_rate=0.1, weight_decay=5e-4, schedule='cosine'
+    ),
+    Stage(4, epochs=6, learning_rate=0.04, schedule='cosine'),
+    Stage(3, epochs=6, learning_rate=0.04, schedule='cosine'),
+    Stage(2, epochs=10, learning_rate=0.04, schedule='cosine'),
+  ),
+  convert=Conversion(tune=('sequential', 'parallel'), tune_images=2560),
+)

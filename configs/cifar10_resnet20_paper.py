@@ -1,0 +1,16 @@
+"""CIFAR-10 on ResNet-20, the reference's recipe.
+
+  python train.py --config configs/cifar10_resnet20_paper.py \\
+    --workdir runs/cifar10_resnet20_paper --data.path DIR_OF_PREPARED_DATA
+  python convert.py --workdir runs/cifar10_resnet20_paper
+
+300 epochs at each of 32, 4, 3 and 2 bits, keeping the epoch that is best on
+the test images as the reference does; put recommended in place of reference to
+keep one by held-out images. configs/cifar10_resnet20.py is a short recipe that
+was run.
+Not run here.
+"""
+
+from fastsnn_jax.recipes import reference
+
+config = reference('cifar_resnet20')

@@ -1,0 +1,89 @@
+"""An official PyTorch checkpoint as a quantised network of a workdir."""
+
+import dataclasses
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax import checkpoint, data, recipes
+from fastsnn_jax.config import Stage, to_dict
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.models import build
+from fastsnn_jax.storage import load_with_meta, save
+from fastsnn_jax.torch_import import load_torch
+
+
+def adopt(
+  path: str | os.PathLike,
+  model: str,
+  bits: int,
+  workdir: str | os.PathLike,
+  *,
+  data_name: str | None = None,
+  data_path: str | None = None,
+) -> None:
+  """Puts an official checkpoint where `fs.convert` looks for networks.
+
+  It becomes WORKDIR/ann2 (3, 4), as if trained here; several bit widths of one
+  model may share a workdir.
+
+  Args:
+    path: of the checkpoint; see `fs.load_torch`.
+    model: one of `fs.models()` that the reference has.
+    bits: of the checkpoint, which does not say it.
+    workdir: gets the network.
+    data_name: of the data set that it was trained on; if not given cifar10 or
+      imagenet2012, after the model's name.
+    data_path: of the data set; see `fs.data.load`.
+
+  Raises:
+    UserError: a checkpoint of something else, data without as many classes, or
+      a workdir that holds a network of another origin.
+  """
+  recipe = recipes.recommended(model)
+  variables = load_torch(path, model, bits)
+  dataset = data.load(data_name or recipe.data.name, data_path)
+  network = build(
+    model, bits, dataset.classes, mean=dataset.mean, std=dataset.std
+  )
+  image = jax.ShapeDtypeStruct(dataset.test['image'][:1].shape, jnp.float32)
+  needed = jax.eval_shape(network.init, jax.random.key(0), image)
+  found = dict(jax.tree_util.tree_leaves_with_path(variables))
+  for key, leaf in jax.tree_util.tree_leaves_with_path(needed):
+    if leaf.shape != found[key].shape:
+      raise UserError(
+        f'{path}: {jax.tree_util.keystr(key, simple=True, separator="/")} has '
+        f'shape {found[key].shape}, but {dataset.name} ({len(dataset.classes)} '
+        f'classes, images {image.shape[1:]}) needs {leaf.shape}; name the data '
+        'that it was trained on'
+      )
+  origin = {'file': pathlib.Path(path).name, 'model': model}
+  for directory in pathlib.Path(workdir).glob('ann*'):
+    if not checkpoint.exists(directory):
+      continue
+    _, _, meta = load_with_meta(directory)
+    held = meta.get('imported', {}).get('model')
+    if held != model or meta.get('dataset') != dataset.name:
+      what = (
+        'a network trained there' if held is None else f'an imported {held}'
+      )
+      raise UserError(
+        f'--workdir {workdir}: it holds {what} on {meta.get("dataset")}; give '
+        'an empty one'
+      )
+  experiment = recipes.recommended(
+    model,
+    data=dataclasses.replace(recipe.data, name=dataset.name, path=data_path),
+    stages=(Stage(bits),),
+    convert=dataclasses.replace(recipe.convert, bits=(bits,)),
+  )
+  save(
+    pathlib.Path(workdir) / f'ann{bits}',
+    network,
+    variables,
+    dataset=dataset.name,
+    imported=origin,
+    experiment=to_dict(experiment),
+  )

@@ -1,0 +1,121 @@
+"""How each family of networks is trained: the reference's way, and ours.
+
+Two things that differ by family are not here, for they are part of a model's
+table: the gradient of the weight quantiser, and the initial theta.
+"""
+
+import dataclasses
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.errors import UserError
+
+_CIFAR = Data('cifar10', batch=128, eval_batch=100, crop=4, flip=True)
+_IMAGENET = Data('imagenet2012', batch=1024, eval_batch=256, flip=True)
+_TWENTIES = (1 / 3, 2 / 3, 5 / 6)  # epochs 20, 40 and 50 of 60
+
+
+def _same(stages, **settings):
+  return tuple(Stage(bits, **settings) for bits in stages)
+
+
+_ALEXNET = (
+  Stage(32, epochs=300, learning_rate=0.1, weight_decay=5e-4),
+  Stage(4, epochs=300, learning_rate=0.04, weight_decay=1e-4),
+  Stage(3, epochs=300, learning_rate=0.04, weight_decay=1e-4),
+  Stage(2, epochs=300, learning_rate=0.04, weight_decay=3e-5),
+)
+_DEFAULTS = _same((32, 4, 3, 2), epochs=300, learning_rate=0.1)
+_CONSTANT = {'epochs': 60, 'milestones': _TWENTIES}
+_IMAGENET_STAGES = (
+  Stage(4, learning_rate=0.1, **_CONSTANT),  # from random weights
+  Stage(3, learning_rate=0.01, **_CONSTANT),
+  Stage(2, learning_rate=0.01, **_CONSTANT),
+)
+# Fine-tuning of the C10 folder, the ResNets, ResNet-18, and ImageNet.
+_C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
+_RES = {'tune_epochs': 8}
+_R18 = {'accept': 'always'}
+
+# model: (data, stages, what is special in fine-tuning)
+_REFERENCE = {
+  'cifar_alexnet': (_CIFAR, _ALEXNET, _C10),
+  'cifar_vgg11': (_CIFAR, _DEFAULTS, _C10),
+  **{
+    f'cifar_resnet{depth}': (_CIFAR, _DEFAULTS, _RES)
+    for depth in (20, 32, 44, 56, 110)
+  },
+  'cifar_resnet18': (_CIFAR, _DEFAULTS, _R18),
+  'imagenet_alexnet': (_IMAGENET, _IMAGENET_STAGES, _RES),
+  'imagenet_vgg16': (_IMAGENET, _IMAGENET_STAGES, _RES),
+  'imagenet_vgg11': (_IMAGENET, _IMAGENET_STAGES, _RES),
+}
+
+
+def reference(model: str, **changes) -> Experiment:
+  """What the official scripts do with a model (spec/classification.md 4, 5).
+
+  SGD with momentum 0.9 and weight decay on every parameter, theta too; the rate
+  falls to a tenth at the milestones; the epoch that is best on the test images
+  is kept. CIFAR-10: 300 epochs at each of 32, 4, 3 and 2 bits. ImageNet: 60
+  epochs at each of 4, 3 and 2 bits, the first from random weights. Fine-tuning
+  is layer by layer: the CIFAR AlexNet and VGG11 without moving batch statistics
+  and with a weight decay of 5e-4, the CIFAR ResNets and the ImageNet networks
+  for 8 epochs a layer. Where the scripts document nothing (VGG11, VGG16,
+  ResNet-18), these are their defaults.
+
+  Args:
+    model: one of `fs.models()` that the reference has.
+    **changes: fields of `Experiment`.
+
+  Raises:
+    UserError: the reference has no such model.
+
+  >>> [stage.weight_decay for stage in reference('cifar_alexnet').stages]
+  [0.0005, 0.0001, 0.0001, 3e-05]
+  """
+  if model not in _REFERENCE:
+    raise UserError(
+      f'model={model!r}: the reference has no such network; it has '
+      f'{", ".join(_REFERENCE)}'
+    )
+  data, stages, tuning = _REFERENCE[model]
+  convert = Conversion(
+    bits=tuple(stage.bits for stage in stages if stage.bits != 32),
+    mode=('signed',),
+    **tuning,
+  )
+  return dataclasses.replace(
+    Experiment(model, data, stages, convert, decay='all', select='test'),
+    **changes,
+  )
+
+
+def recommended(model: str, **changes) -> Experiment:
+  """`reference`, where it is sound to do otherwise as we would do it.
+
+  The epoch is chosen on held-out training images, so that the test images are
+  looked at once. All modes are judged: settled is exact without fine-tuning.
+  Fine-tuning takes one epoch of 5,120 images, sequentially and in parallel, and
+  keeps a layer's update only where it helped: the reference's 8 epochs a layer
+  on all images can cost more than the training did.
+
+  Args:
+    model: one of `fs.models()`.
+    **changes: fields of `Experiment`.
+
+  >>> recommended('cifar_resnet20').select
+  'held-out'
+  """
+  known = model in _REFERENCE
+  experiment = reference(model) if known else Experiment(model)
+  convert = dataclasses.replace(
+    experiment.convert,
+    mode=('unsigned', 'signed', 'settled'),
+    tune=('sequential', 'parallel'),
+    tune_epochs=1,
+    tune_images=5120,
+    accept='better',
+  )
+  return dataclasses.replace(
+    experiment, **{'select': 'held-out', 'convert': convert, **changes}
+  )
