@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import find_shared
 
 import fastsnn_jax as fs
 from fastsnn_jax.torch_import import load_torch, save_torch
@@ -239,42 +238,3 @@ def test_pytorch_files(state, tmp_path):
   torch.save([1, 2], tmp_path / 'list.pth')
   with pytest.raises(fs.UserError, match='state_dict is needed'):
     load_torch(tmp_path / 'list.pth', 'cifar_resnet20', 2)
-
-
-def test_trained_checkpoints_agree_across_formats():
-  pytest.importorskip('torch')
-  for bits in (32, 4, 3):
-    name = f'cifar10_resnet20_{bits}bit'
-    a, b = (
-      load_torch(find_shared('checkpoints', name + end), 'cifar_resnet20', bits)
-      for end in ('.npz', '.pth')
-    )
-    assert _same(a, b)
-
-
-@pytest.mark.parametrize(
-  ('bits', 'images'),
-  [
-    (3, 20),
-    pytest.param(3, 200, marks=pytest.mark.slow),
-    pytest.param(4, 200, marks=pytest.mark.slow),
-  ],
-)
-def test_a_trained_network_settles_on_its_anns_logits(bits, images):
-  tfds = pytest.importorskip('tensorflow_datasets')
-  file = find_shared('checkpoints', f'cifar10_resnet20_{bits}bit.npz')
-  source = tfds.data_source(
-    'cifar10', split='test', data_dir=find_shared('data', 'cifar10').parent
-  )
-  x = np.stack([source[i]['image'] for i in range(images)]) / 255.0
-  x = (x - (0.491, 0.482, 0.447)) / np.array((0.247, 0.243, 0.262))
-  with np.load(file) as arrays:
-    state = {k: np.asarray(arrays[k], np.float64) for k in arrays.files}
-  with jax.enable_x64(True):
-    variables = load_torch(state, 'cifar_resnet20', bits)
-    ann = fs.build('cifar_resnet20', bits)
-    snn = fs.to_spiking(ann, 'settled')
-    run = jax.jit(lambda net, x: net.apply(variables, x)[0], static_argnums=0)
-    for start in range(0, images, 20):
-      part = jnp.asarray(x[start : start + 20])
-      np.testing.assert_allclose(run(snn, part), run(ann, part), atol=1e-9)
