@@ -1,7 +1,6 @@
 """The readers of data sets: embedded digits, idx files, prepared TFDS sets."""
 
 import gzip
-import io
 import json
 import os
 import pathlib
@@ -11,10 +10,10 @@ import subprocess
 import sys
 
 import numpy as np
-import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import encode, write_tfds
 
 from fastsnn_jax import data
 from fastsnn_jax.data import tfds_source
@@ -276,82 +275,15 @@ def test_fashion_mnist_of_the_shared_folder():
 # -------------------------------------------------------------------- tfds
 
 
-def _picture(image, form='PNG'):
-  stream = io.BytesIO()
-  PIL.Image.fromarray(image.squeeze()).save(stream, form)
-  return stream.getvalue()
-
-
-def _write_tfds(
-  data_dir,
-  parts,
-  *,
-  name='cifar10',
-  version='3.0.2',
-  shape=(6, 5, 3),
-  file_format='array_record',
-  features=None,
-):
-  """Writes a data set as TFDS does, without TensorFlow.
-
-  Args:
-    parts: {split: list of (image as encoded bytes, label)}; each split goes to
-      two shards.
-  """
-  import tensorflow_datasets as tfds
-  from array_record.python.array_record_module import ArrayRecordWriter
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  folder = data_dir / name / version
-  folder.mkdir(parents=True)
-  features = features or tfds.features.FeaturesDict(
-    {
-      'image': tfds.features.Image(shape=shape),
-      'label': tfds.features.ClassLabel(names=['cat', 'dog', 'ship']),
-    }
-  )
-  features.save_config(folder)
-  splits = []
-  for part, rows in parts.items():
-    shards = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    for number, shard in enumerate(shards):
-      file = f'{name}-{part}.{file_format}-{number:05}-of-00002'
-      writer = ArrayRecordWriter(str(folder / file), 'group_size:1')
-      for image, label in shard:
-        example = tf_example_pb2.Example()
-        feature = example.features.feature
-        feature['image'].bytes_list.value.append(image)
-        feature['label'].int64_list.value.append(label)
-        writer.write(example.SerializeToString())
-      writer.close()
-    splits.append(
-      {
-        'name': part,
-        'shardLengths': [str(len(shard)) for shard in shards],
-        'numBytes': '1',
-        'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
-      }
-    )
-  info = {
-    'name': name,
-    'version': version,
-    'fileFormat': file_format,
-    'moduleName': 'nowhere',
-    'splits': splits,
-  }
-  (folder / 'dataset_info.json').write_text(json.dumps(info))
-  return folder
-
-
 def _pictures(shape=(6, 5, 3), form='PNG'):
-  """Two splits of random images: as arrays, and as `_write_tfds` takes them."""
+  """Two splits of random images: as arrays, and as `write_tfds` takes them."""
   random = np.random.default_rng(0)
   arrays = {
     part: random.integers(0, 256, (rows, *shape), dtype=np.uint8)
     for part, rows in (('train', 9), ('test', 5))
   }
   rows = {
-    part: [(_picture(image, form), i % 3) for i, image in enumerate(images)]
+    part: [(encode(image, form), i % 3) for i, image in enumerate(images)]
     for part, images in arrays.items()
   }
   return arrays, rows
@@ -363,7 +295,7 @@ def test_tfds_round_trip(tmp_path, monkeypatch, channels, chunk):
   monkeypatch.setattr(tfds_source, '_CHUNK', chunk)
   shape = (6, 5, channels)
   arrays, rows = _pictures(shape)
-  folder = _write_tfds(tmp_path, rows, shape=shape)
+  folder = write_tfds(tmp_path, rows, shape=shape)
   # The data_dir, the folder of the set, the folder of the version.
   for path in (tmp_path, folder.parent, folder):
     dataset = data.load('cifar10', str(path))
@@ -385,12 +317,12 @@ def test_tfds_default_directory_newest_version_and_own_name(
 ):
   arrays, rows = _pictures()
   old = {part: rows[part][:4] for part in rows}
-  _write_tfds(tmp_path, old, name='cifar100', version='3.0.2')
-  _write_tfds(tmp_path, rows, name='cifar100', version='3.0.10')
+  write_tfds(tmp_path, old, name='cifar100', version='3.0.2')
+  write_tfds(tmp_path, rows, name='cifar100', version='3.0.10')
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
   dataset = data.load('cifar100')
   np.testing.assert_array_equal(dataset.train['image'], arrays['train'])
-  _write_tfds(tmp_path, rows, name='pets')
+  write_tfds(tmp_path, rows, name='pets')
   dataset = data.load('pets', str(tmp_path))
   mean = tuple(arrays['train'].mean(axis=(0, 1, 2)) / 255)
   assert dataset.mean == pytest.approx(mean)
@@ -398,7 +330,7 @@ def test_tfds_default_directory_newest_version_and_own_name(
 
 def test_tfds_reads_jpeg_too(tmp_path):
   arrays, rows = _pictures(form='JPEG')
-  _write_tfds(tmp_path, rows)
+  write_tfds(tmp_path, rows)
   image = data.load('cifar10', str(tmp_path)).test['image']
   assert image.shape == arrays['test'].shape
 
@@ -423,7 +355,7 @@ def test_tfds_other_layout(tmp_path):
       'label': tfds.features.Text(),
     }
   )
-  _write_tfds(tmp_path, rows, features=features)
+  write_tfds(tmp_path, rows, features=features)
   message = _fails('cifar10', str(tmp_path))
   assert "'label': Text" in message
   assert "'image': uint8 [H, W, C]" in message
@@ -431,14 +363,14 @@ def test_tfds_other_layout(tmp_path):
 
 def test_tfds_other_splits(tmp_path):
   _, rows = _pictures()
-  _write_tfds(tmp_path, {'train': rows['train'], 'dev': rows['test']})
+  write_tfds(tmp_path, {'train': rows['train'], 'dev': rows['test']})
   assert "['dev', 'train']" in _fails('cifar10', str(tmp_path))
 
 
 def test_tfds_images_of_different_sizes(tmp_path):
   _, rows = _pictures()
-  rows['train'][5] = (_picture(np.zeros((7, 5, 3), np.uint8)), 0)
-  _write_tfds(tmp_path, rows, shape=(None, None, 3))
+  rows['train'][5] = (encode(np.zeros((7, 5, 3), np.uint8)), 0)
+  write_tfds(tmp_path, rows, shape=(None, None, 3))
   message = _fails('cifar10', str(tmp_path))
   assert '(6, 5, 3)' in message
   assert '(7, 5, 3)' in message
@@ -446,7 +378,7 @@ def test_tfds_images_of_different_sizes(tmp_path):
 
 def test_tfds_format_that_needs_tensorflow(tmp_path):
   _, rows = _pictures()
-  _write_tfds(tmp_path, rows, file_format='tfrecord')
+  write_tfds(tmp_path, rows, file_format='tfrecord')
   message = _fails('cifar10', str(tmp_path))
   assert 'tfrecord' in message
   assert 'convert_format' in message
@@ -454,7 +386,7 @@ def test_tfds_format_that_needs_tensorflow(tmp_path):
 
 def test_tfds_converted_beside_the_format_that_needs_tensorflow(tmp_path):
   arrays, rows = _pictures()
-  file = _write_tfds(tmp_path, rows) / 'dataset_info.json'
+  file = write_tfds(tmp_path, rows) / 'dataset_info.json'
   info = json.loads(file.read_text())
   # What `convert_format` leaves when it writes into the same folder.
   info |= {
@@ -471,7 +403,7 @@ def test_tfds_damaged(tmp_path, damage):
   _, rows = _pictures()
   if damage == 'picture':
     rows['test'][2] = (b'no picture', 0)
-  folder = _write_tfds(tmp_path, rows)
+  folder = write_tfds(tmp_path, rows)
   shard = folder / 'cifar10-train.array_record-00001-of-00002'
   if damage == 'missing':
     shard.unlink()

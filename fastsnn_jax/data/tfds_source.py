@@ -67,16 +67,32 @@ def load(name, directory=None) -> Dataset:
       other splits or features than needed, images of several sizes, or files
       that cannot be read.
   """
-  directory = directory or default_directory()
+  directory = pathlib.Path(directory or default_directory())
+  folder = locate(name, directory)
+  with reading(folder, name, directory), quiet():
+    builder, label = open_folder(folder)
+    train, test = sources(builder, folder, ['train', 'test'])
+    train, test = (_read(folder, source) for source in (train, test))
+    # Names that TFDS has not got are numbers there; then ours are no worse.
+    return assemble(name, train, test, CLASSES.get(name) or label.names)
+
+
+def locate(name, directory) -> pathlib.Path:
+  """As `find`, but an error says how to prepare a set that is not there."""
   folder = find(name, directory)
   if folder is None:
     raise UserError(
       f'no prepared TFDS data set {name!r} (nor idx files of it) in '
       f'{directory}; prepare it once with: {prepare_command(name, directory)}'
     )
+  return folder
+
+
+@contextlib.contextmanager
+def reading(folder, name, directory):
+  """Turns what goes wrong in reading `folder` into a `UserError`."""
   try:
-    with _quiet():
-      return _load(name, folder)
+    yield
   except (UserError, MemoryError, ImportError):
     raise
   except Exception as error:
@@ -99,7 +115,8 @@ def prepare_command(name, directory) -> str:
   )
 
 
-def _load(name, folder):
+def open_folder(folder):
+  """A folder -> (its builder, its feature of labels), of the right layout."""
   import tensorflow_datasets as tfds
 
   # `tfds.data_source(name)` is this with the one version that the installed
@@ -118,14 +135,19 @@ def _load(name, folder):
       f'{folder} holds examples of the layout {layout}; classification needs '
       f'{_LAYOUT}, so choose another set'
     )
-  missing = {'train', 'test'} - set(builder.info.splits)
+  return builder, label
+
+
+def sources(builder, folder, parts, decoders=None):
+  """The data sources of these splits."""
+  missing = set(parts) - set(builder.info.splits)
   if missing:
     raise UserError(
-      f'{folder} has the splits {sorted(builder.info.splits)}; it needs train '
-      'and test, so choose another set'
+      f'{folder} has the splits {sorted(builder.info.splits)}; it needs '
+      f'{" and ".join(parts)}, so choose another set'
     )
   try:
-    sources = builder.as_data_source(['train', 'test'])
+    return builder.as_data_source(parts, decoders=decoders)
   except NotImplementedError as error:
     form = builder.info.file_format.value
     raise UserError(
@@ -134,10 +156,6 @@ def _load(name, folder):
       'tensorflow_datasets.scripts.convert_format '
       f'--dataset_version_dir={folder} --out_file_format=array_record'
     ) from error
-  train, test = (_read(folder, source) for source in sources)
-  # Names that TFDS has not got are numbers there; then ours are no worse.
-  names = CLASSES.get(name) or label.names
-  return assemble(name, train, test, names)
 
 
 def _read(folder, source):
@@ -163,7 +181,7 @@ def _read(folder, source):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
   """Keeps TFDS's notices (each file opened, OpenCV is faster) off the terminal.
 
   They come through absl, whose level is set back afterwards.
