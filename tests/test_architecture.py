@@ -97,7 +97,12 @@ def test_a_file_has_at_most_300_lines(name):
 def test_few_files_know_the_large_libraries():
   assert importers('flax.linen') == {'synapses', 'network'}
   assert importers('orbax') == {'checkpoint'}
-  assert importers('tensorflow_datasets') == {'data.tfds_source'}
+  assert importers('tensorflow_datasets') == {
+    'data.tfds_source',
+    'data.tfds_records',
+  }
+  assert importers('grain') == {'data.loader'}
+  assert importers('PIL') == {'data.decode'}
   assert not importers('flax') & {'quantize', 'neurons'}
   assert importers('torch') <= {'torch_import'}
   assert not importers('tensorflow', 'flax.nnx')
@@ -111,7 +116,8 @@ def test_only_the_experiment_s_rooms_read_the_schema():
 def test_importing_the_package_loads_no_heavy_library():
   script = (
     'import sys, fastsnn_jax; print(*{"tensorflow_datasets", "tensorflow", '
-    '"orbax", "matplotlib", "torch"} & {n.split(".")[0] for n in sys.modules})'
+    '"orbax", "matplotlib", "torch", "grain"} & '
+    '{n.split(".")[0] for n in sys.modules})'
   )
   done = subprocess.run(
     [sys.executable, '-c', script],

@@ -1,7 +1,10 @@
-"""Data sets by name, small enough to live on the device as uint8.
+"""Data sets by name: in memory whole, or streamed from disk.
 
-`load` chooses the reader: the embedded digits, a directory of idx files, or a
-data set prepared by TFDS. `normalize` and `crop_flip` then work on the device.
+`load` reads one small enough to live on the device as uint8: the embedded
+digits, a directory of idx files, or a data set prepared by TFDS. `open_stream`
+opens a large one, prepared by TFDS or a folder of pictures; `Loader` makes
+batches of it and `prefetch_to_device` feeds them. `normalize` and `crop_flip`
+then work on the device.
 """
 
 import pathlib
@@ -9,9 +12,22 @@ import pathlib
 from fastsnn_jax.data import digits, idx, tfds_source
 from fastsnn_jax.data.augment import crop_flip, normalize
 from fastsnn_jax.data.dataset import Dataset, split
+from fastsnn_jax.data.loader import Loader
+from fastsnn_jax.data.prefetch import prefetch_to_device
+from fastsnn_jax.data.stream import open_stream
 from fastsnn_jax.errors import UserError
 
-__all__ = ['Dataset', 'crop_flip', 'load', 'names', 'normalize', 'split']
+__all__ = [
+  'Dataset',
+  'Loader',
+  'crop_flip',
+  'load',
+  'names',
+  'normalize',
+  'open_stream',
+  'prefetch_to_device',
+  'split',
+]
 
 _TFDS = ('mnist', 'fashion_mnist', 'cifar10', 'cifar100')
 

@@ -1,0 +1,130 @@
+"""Data sets too large for memory: pictures stay encoded, on disk.
+
+`open_stream` finds the set and `Source` hands out its examples by number, in
+any order; what is made of them is `loader`'s affair.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from fastsnn_jax.data import folder, tfds_records, tfds_source
+from fastsnn_jax.data.dataset import MEAN_STD, split
+from fastsnn_jax.errors import UserError
+
+
+class Source:
+  """Encoded pictures and labels, by number.
+
+  `source[i]` is (encoded bytes, label). Sources can be pickled, and read from
+  several threads at once.
+
+  Args:
+    records: has `len`, `[i]` as above, `name(i)`, and `channels` (1, 3, or None
+      if each picture has its own).
+    rows: which of the records, in which order; all if not given.
+  """
+
+  def __init__(self, records, rows=None):
+    self._records = records
+    self._rows = np.arange(len(records)) if rows is None else rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> tuple[bytes, int]:
+    return self._records[self._rows[index]]
+
+  @property
+  def channels(self) -> int | None:
+    return self._records.channels
+
+  def name(self, index: int) -> str:
+    """What an example is called in messages: a path, or a number."""
+    return self._records.name(self._rows[index])
+
+  def take(self, rows) -> 'Source':
+    """The examples of these numbers, in this order.
+
+    Raises:
+      UserError: a number outside of 0 … len - 1.
+    """
+    rows = np.asarray(rows, np.int64)
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+      raise UserError(
+        f'rows run from {rows.min()} to {rows.max()}; the set has {len(self)}, '
+        f'so they must be 0 to {len(self) - 1}'
+      )
+    return Source(self._records, self._rows[rows])
+
+  def split(self, fraction: float, seed: int) -> tuple['Source', 'Source']:
+    """(train part, held-out part), the rows that `data.split` gives.
+
+    Raises:
+      UserError: as `data.split`.
+    """
+    parts = split({'row': np.arange(len(self))}, fraction, seed)
+    return self.take(parts[0]['row']), self.take(parts[1]['row'])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Streamed:
+  """A classification set on disk.
+
+  Attributes:
+    name: what it is called in reports and checkpoints.
+    train: a `Source`.
+    test: a `Source`, to be looked at once.
+    classes: names of the classes; labels index them.
+    mean: per channel, of images in 0..1: the known ones of the set, otherwise
+      ImageNet's.
+    std: likewise.
+  """
+
+  name: str
+  train: Source
+  test: Source
+  classes: tuple[str, ...]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+
+def open_stream(name: str, path: str | None = None) -> Streamed:
+  """Finds a data set on disk without reading its pictures.
+
+  Args:
+    name: of the TFDS data set, or any name for a folder of pictures.
+    path: a TFDS data_dir (or the folder of the set, or of one version), or a
+      folder with `train/CLASS/PICTURE` and `test/CLASS/PICTURE` (or `val`, or
+      `validation`). None for TFDS's default.
+
+  Raises:
+    UserError: neither is there, or it is not as it should be.
+  """
+  if path is None:
+    return _tfds(name, tfds_source.default_directory())
+  directory = pathlib.Path(path).expanduser()
+  if not directory.is_dir():
+    raise UserError(
+      f'{path} is not a directory; give one with a prepared TFDS data set, or '
+      f'with pictures arranged as {folder.LAYOUT}'
+    )
+  if tfds_source.find(name, directory):
+    return _tfds(name, directory)
+  if folder.found(directory):
+    train, test, classes = folder.read(directory)
+    return _streamed(name, train, test, classes)
+  raise UserError(
+    f'{path} holds neither a prepared TFDS data set {name!r} nor pictures '
+    f'arranged as {folder.LAYOUT}; prepare or arrange it, or give another path'
+  )
+
+
+def _tfds(name, directory):
+  return _streamed(name, *tfds_records.read(name, directory))
+
+
+def _streamed(name, train, test, classes):
+  mean, std = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
+  return Streamed(name, Source(train), Source(test), classes, mean, std)
