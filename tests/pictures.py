@@ -75,3 +75,18 @@ def write_tfds(
   }
   (folder / 'dataset_info.json').write_text(json.dumps(info))
   return folder
+
+
+def smooth(height, width, seed=0) -> np.ndarray:
+  """Like a photograph: uint8 noise with most of it in the low frequencies."""
+  random = np.random.default_rng(seed)
+  frequency = np.hypot(
+    np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+  )
+  frequency[0, 0] = 1
+  noise = np.fft.rfft2(random.standard_normal((3, height, width)))
+  layers = np.fft.irfft2(noise / frequency**1.2, s=(height, width))
+  # The colours of a place go together.
+  layers[1:] = 0.8 * layers[0] + 0.3 * layers[1:]
+  layers = (layers - layers.mean()) / max(layers.std(), 1e-9)
+  return np.clip(127 + 55 * layers, 0, 255).astype(np.uint8).transpose(1, 2, 0)

@@ -103,7 +103,14 @@ def open_stream(name: str, path: str | None = None) -> Streamed:
     UserError: neither is there, or it is not as it should be.
   """
   if path is None:
-    return _tfds(name, tfds_source.default_directory())
+    directory = tfds_source.default_directory()
+    if tfds_source.find(name, directory):
+      return _tfds(name, directory)
+    raise UserError(
+      f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
+      f'with: {tfds_source.prepare_command(name, directory)}; or give the path '
+      f'of pictures arranged as {folder.LAYOUT}'
+    )
   directory = pathlib.Path(path).expanduser()
   if not directory.is_dir():
     raise UserError(
