@@ -1,9 +1,13 @@
 """Data sets on disk: order, resuming, processes, workers, what is skipped."""
 
 import itertools
+import multiprocessing
+import os
 import pickle
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encode, smooth, write_tfds
 
-from fastsnn_jax import data
+from fastsnn_jax import data, evaluation
+from fastsnn_jax.data import workers as workers_module
 from fastsnn_jax.data.order import Draws, permutation
 from fastsnn_jax.data.stream import Source
 from fastsnn_jax.errors import UserError
@@ -319,6 +324,16 @@ def test_tfds_gives_the_encoded_bytes(tmp_path):
     assert stream.test.name(2) == f'{folder} test[2]'
 
 
+def test_streaming_shows_what_is_read_into_memory(tmp_path):
+  rows = [(encode(_SMOOTH[i : i + 6, :5], 'JPEG'), i % 3) for i in range(9)]
+  write_tfds(tmp_path, {'train': rows, 'test': rows[:5]})
+  whole = data.load('cifar10', str(tmp_path))
+  source = data.open_stream('cifar10', str(tmp_path)).test
+  loader = _loader(source, batch=2, size=None)
+  wanted = list(evaluation.batches(whole.test, 2))
+  _same(list(loader.evaluation()), wanted)
+
+
 @pytest.mark.parametrize('unlabelled', [None, -1])
 def test_tfds_validation_where_test_has_no_labels(tmp_path, unlabelled):
   rows = {'train': _jpegs(5), 'validation': _jpegs(3)}
@@ -374,12 +389,35 @@ def test_worker_processes_give_what_threads_give(tmp_path):
   threads, workers = (
     _loader(source, **options, workers=count) for count in (0, 2)
   )
-  _same(_take(workers.training(1), 6), _take(threads.training(1), 6))
+  batches = workers.training(1)
+  got = [next(batches)]
+  # Signals to the whole job do not end the workers before the training.
+  children = multiprocessing.active_children()
+  assert len(children) == 2
+  for child in children:
+    os.kill(child.pid, signal.SIGTERM)
+    os.kill(child.pid, signal.SIGINT)
+  got += _take(batches, 5)
+  assert not multiprocessing.active_children()
+  _same(got, _take(threads.training(1), 6))
+  _same(list(workers.evaluation()), list(threads.evaluation()))
   assert workers.skipped_names == threads.skipped_names != ()
   # What fails in a worker is told as if it had failed here.
   loader = _loader(source, size=None, workers=1)
   with pytest.raises(UserError, match='give a size'):
     list(loader.evaluation())
+
+
+def test_workers_need_shared_memory(monkeypatch):
+  monkeypatch.setattr(workers_module, '_SHARED', '/')
+  monkeypatch.setattr(
+    workers_module.shutil,
+    'disk_usage',
+    lambda path: SimpleNamespace(free=2_000_000),
+  )
+  _loader(_source(4), size=200, workers=0)
+  with pytest.raises(UserError, match=r'has 2 MB free.*need 4 MB.*--shm-size'):
+    _loader(_source(4), size=200, workers=2)
 
 
 def test_tensorflow_and_devices_are_left_alone(tmp_path):
@@ -389,7 +427,8 @@ def test_tensorflow_and_devices_are_left_alone(tmp_path):
   script = f"""
 import sys
 from jax._src import xla_bridge
-from fastsnn_jax import data
+from fastsnn_jax import data, evaluation
+from fastsnn_jax.data import workers as workers_module
 assert 'grain' not in sys.modules
 source = data.open_stream('cifar10', {str(tmp_path)!r}).train
 next(data.Loader(source, batch=2, seed=0, size=8, train=True).training(0))

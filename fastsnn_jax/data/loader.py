@@ -7,6 +7,7 @@ it is imported where it is used: 1.6 s that other runs save.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from absl import flags
 from fastsnn_jax.data import decode
 from fastsnn_jax.data.order import Draws, permutation
 from fastsnn_jax.data.stream import Source
-from fastsnn_jax.data.workers import cores, start_worker
+from fastsnn_jax.data.workers import check_room, cores, start_worker
 from fastsnn_jax.errors import UserError
 
 CROPS = ('none', 'random_resized')
@@ -46,8 +47,8 @@ class Loader:
     shape: of an image, (height, width, channels).
 
   Raises:
-    UserError: an argument out of range, an empty split, or with size=None no
-      picture that can be decoded.
+    UserError: an argument out of range, an empty split, too little shared
+      memory for the workers, or with size=None no picture that can be decoded.
   """
 
   def __init__(
@@ -73,6 +74,8 @@ class Loader:
     self.epoch_steps = -(-len(source) // batch)
     self.shape = (size, size, 3) if size else self._find_shape()
     self._skipped = {}
+    # Each worker has a batch in the making and two on their way.
+    check_room(3 * workers * self.local * math.prod(self.shape))
 
   @property
   def skipped(self) -> int:

@@ -2,8 +2,13 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
+
+from fastsnn_jax.errors import UserError
+
+_SHARED = '/dev/shm'  # where Linux keeps what processes share
 
 
 def cores() -> int:
@@ -12,6 +17,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
   except AttributeError:  # not on Linux
     return os.cpu_count() or 1
+
+
+def check_room(needed: int) -> None:
+  """Worker processes hand over batches in shared memory; is there enough?
+
+  Writing to more than there is kills a process without a word, and containers
+  often have 64 MB only.
+
+  Args:
+    needed: bytes.
+
+  Raises:
+    UserError: less is free.
+  """
+  if os.path.isdir(_SHARED):
+    free = shutil.disk_usage(_SHARED).free
+    if free < needed:
+      raise UserError(
+        f'{_SHARED} has {free / 1e6:.0f} MB free, the batches of the workers '
+        f'need {needed / 1e6:.0f} MB; use fewer workers, or none (threads '
+        'decode too), or give the container more (docker: --shm-size)'
+      )
 
 
 def start_worker(index: int, count: int) -> None:
