@@ -1,6 +1,6 @@
 """Images per second and core: our input beside a plain loop with Pillow.
 
-python benchmarks/input.py [--images 300] [--size 224] [--dir DIR]
+python benchmarks/input.py [--images 300] [--scale 1] [--dir DIR]
 
 Both read the same JPEGs (of their own making, or those below DIR), cut a random
 part out of each and resize it. Seconds are those of the processor, of all
@@ -36,12 +36,13 @@ def photograph(random, height, width):
   return np.clip(127 + 55 * layers, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def write(directory, count):
-  """A folder of pictures of about 500 x 375 pixels, upright or not."""
+def write(directory, count, scale):
+  """A folder of pictures of about 500 x 375 pixels times scale."""
   random = np.random.default_rng(0)
   for part, images in (('train', count), ('test', 1)):
     for number in range(images):
       shape = random.integers((345, 460), (405, 540))
+      shape = (scale * shape).astype(int)
       image = photograph(random, *(shape if number % 4 else shape[::-1]))
       path = directory / part / f'class{number % 5}' / f'{number}.jpg'
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,13 +89,14 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--images', type=int, default=300)
   parser.add_argument('--size', type=int, default=224)
+  parser.add_argument('--scale', type=float, default=1)
   parser.add_argument('--dir', help='train/CLASS/PICTURE and test/…')
   parser.add_argument('--repeats', type=int, default=7)
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as temporary:
     directory = pathlib.Path(args.dir or temporary)
     if not args.dir:
-      write(directory, args.images)
+      write(directory, args.images, args.scale)
     paths = [
       path
       for path in sorted((directory / 'train').rglob('*'))
