@@ -127,6 +127,14 @@ def test_starting_in_mid_epoch_is_going_on(crop):
     _same(again, whole[start:])
 
 
+def test_far_ahead_positions_do_not_overflow():
+  options = {'crop': 'random_resized'}
+  start = np.int32(2**31 - 1)
+  one = _take(_loader(_source(8), **options).training(start), 2)
+  two = _take(_loader(_source(8), **options).training(2**31 - 1), 2)
+  _same(one, two)
+
+
 def test_crops_follow_seed_and_step_not_processes():
   source = _source(8)
   options = {'batch': 4, 'crop': 'random_resized'}

@@ -104,7 +104,8 @@ class Loader:
     """
     if start_step < 0:
       raise UserError(f'start_step is {start_step}; it must be 0 or more')
-    return self._batches(_Rows(self, start_step, _ENDLESS, True))
+    # Steps come as int32 from the device, where positions would overflow.
+    return self._batches(_Rows(self, int(start_step), _ENDLESS, True))
 
   def evaluation(self) -> Iterator[dict[str, np.ndarray]]:
     """One pass in order: batches as of `training`, without random crops.
