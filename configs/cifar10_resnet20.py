@@ -17,8 +17,8 @@ config = Experiment(
       32, epochs=14, learning_rate=0.1, weight_decay=5e-4, schedule='cosine'
     ),
     Stage(4, epochs=6, learning_rate=0.04, schedule='cosine'),
-    Stage(3, epochs=6, learning_rate=0.04, schedule='cosine'),
-    Stage(2, epochs=10, learning_rate=0.04, schedule='cosine'),
+    Stage(3, epochs=5, learning_rate=0.04, schedule='cosine'),
+    Stage(2, epochs=7, learning_rate=0.04, schedule='cosine'),
   ),
-  convert=Conversion(tune=('sequential', 'parallel'), tune_images=2560),
+  convert=Conversion(tune=('sequential', 'parallel'), tune_images=1280),
 )

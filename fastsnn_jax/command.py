@@ -8,6 +8,7 @@ import pathlib
 import sys
 from typing import Annotated
 
+from fastsnn_jax import devices
 from fastsnn_jax.errors import UserError
 
 
@@ -25,6 +26,7 @@ def train_command(arguments: list[str]) -> None:
   def main(
     config: str,
     workdir: str,
+    profile: bool = False,
     experiment: Annotated[schema.Experiment, flat] = default,
   ):
     """Trains a network at falling precision.
@@ -36,13 +38,14 @@ def train_command(arguments: list[str]) -> None:
       config: The experiment, a Python file as in configs/; the options below
         show its values and override them.
       workdir: Gets checkpoints and metrics.
+      profile: Write a trace of some training steps to WORKDIR/profile.
       experiment: What to train.
     """
     del config
-    return workdir, experiment
+    return workdir, profile, experiment
 
-  workdir, experiment = _parse(main, arguments, 'train.py')
-  fs.train(experiment, workdir)
+  workdir, profile, experiment = _parse(main, arguments, 'train.py')
+  fs.train(experiment, workdir, **({'profile': True} if profile else {}))
 
 
 def convert_command(arguments: list[str]) -> None:
@@ -117,9 +120,10 @@ def convert_command(arguments: list[str]) -> None:
 
 def run(command) -> None:
   """Runs a command; what the user can mend ends as one line and code 2."""
-  _cache_compilations()
   _silence_orbax()
   try:
+    devices.start()
+    _cache_compilations()
     command(sys.argv[1:])
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)

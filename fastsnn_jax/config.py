@@ -1,54 +1,12 @@
 """The schema of an experiment: frozen, typed, checked when it is made."""
 
 import dataclasses
-import math
 import pathlib
 import runpy
-import typing
 from typing import Any, Literal
 
+from fastsnn_jax.checking import check, check_types
 from fastsnn_jax.errors import UserError
-
-
-def _check(owner, name, good, rule):
-  value = getattr(owner, name)
-  if not good(value):
-    kind = type(owner).__name__.lower()
-    raise UserError(f'{kind}.{name}={value!r}, but it must be {rule}')
-
-
-def _check_types(owner):
-  """Config files are Python: what they set is checked here, not by tyro."""
-  for name, hint in typing.get_type_hints(type(owner)).items():
-    _check(owner, name, lambda v, hint=hint: _fits(v, hint), _words(hint))
-
-
-def _fits(value, hint):
-  origin, parts = typing.get_origin(hint), typing.get_args(hint)
-  if origin is Literal:
-    return value in parts
-  if origin is tuple:
-    return isinstance(value, tuple) and all(_fits(v, parts[0]) for v in value)
-  if parts:  # X | None
-    return any(_fits(value, part) for part in parts)
-  if hint is float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-  return isinstance(value, hint) and (
-    hint is bool or not isinstance(value, bool)
-  )
-
-
-def _words(hint):
-  origin, parts = typing.get_origin(hint), typing.get_args(hint)
-  if origin is Literal:
-    return 'one of ' + ', '.join(map(str, parts))
-  if origin is tuple:
-    return f'a tuple, each {_words(parts[0])}'
-  if parts:
-    return ' or '.join(map(_words, parts))
-  plain = {int: 'a whole number', float: 'a finite number', str: 'text'}
-  return plain.get(hint, 'none' if hint is type(None) else hint.__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +16,7 @@ class Data:
   name: str = 'digits'
   """digits, mnist, fashion_mnist, cifar10, cifar100, idx, or a TFDS set."""
   path: str | None = None
-  """Directory of idx files or of prepared TFDS data sets."""
+  """Directory of idx files, of prepared TFDS data sets, or of pictures."""
   batch: int = 128
   """Images per training step."""
   eval_batch: int = 100
@@ -67,15 +25,32 @@ class Data:
   """Zero padding in pixels for random crops; 0 for none."""
   flip: bool = True
   """Mirror training images at random."""
+  jitter: float = 0.0
+  """Random brightness, contrast and saturation, each by 1 ± jitter."""
   held_out: float = 0.1
   """Share of the training images that selects the best epoch."""
+  stream: bool = False
+  """Read images from disk all along; otherwise they are kept on the device."""
+  size: int | None = None
+  """Side of streamed images: random crops of the pictures, resized to it."""
+  workers: int = 0
+  """Processes that decode streamed images; 0 for threads."""
 
   def __post_init__(self):
-    _check_types(self)
+    check_types(self)
+    check(self, 'jitter', lambda v: 0 <= v < 1, 'in [0, 1)')
+    check(self, 'workers', lambda v: v >= 0, 'at least 0')
+    check(self, 'size', lambda v: v is None or v >= 1, 'at least 1, or none')
+    check(
+      self,
+      'size',
+      lambda v: v is None or self.stream,
+      'left out, or stream=True: only streamed images are resized',
+    )
     for name in ('batch', 'eval_batch'):
-      _check(self, name, lambda v: v >= 1, 'at least 1')
-    _check(self, 'crop', lambda v: v >= 0, 'at least 0')
-    _check(self, 'held_out', lambda v: 0 < v < 1, 'between 0 and 1')
+      check(self, name, lambda v: v >= 1, 'at least 1')
+    check(self, 'crop', lambda v: v >= 0, 'at least 0')
+    check(self, 'held_out', lambda v: 0 < v < 1, 'between 0 and 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +71,12 @@ class Stage:
   """Shares of the epochs, for the schedule step."""
 
   def __post_init__(self):
-    _check_types(self)
-    _check(self, 'bits', lambda v: v in (32, 5, 4, 3, 2), '32, 5, 4, 3 or 2')
-    _check(self, 'epochs', lambda v: v >= 1, 'at least 1')
-    _check(self, 'learning_rate', lambda v: v > 0, 'above 0')
-    _check(self, 'weight_decay', lambda v: v >= 0, 'at least 0')
-    _check(
+    check_types(self)
+    check(self, 'bits', lambda v: v in (32, 5, 4, 3, 2), '32, 5, 4, 3 or 2')
+    check(self, 'epochs', lambda v: v >= 1, 'at least 1')
+    check(self, 'learning_rate', lambda v: v > 0, 'above 0')
+    check(self, 'weight_decay', lambda v: v >= 0, 'at least 0')
+    check(
       self,
       'milestones',
       lambda v: all(0 < share < 1 for share in v) and sorted(set(v)) == [*v],
@@ -145,17 +120,17 @@ class Conversion:
       value = getattr(self, name)
       single = isinstance(value, int | str)
       object.__setattr__(self, name, (value,) if single else tuple(value))
-    _check_types(self)
-    _check(self, 'bits', lambda v: v, 'one bit width or more')
+    check_types(self)
+    check(self, 'bits', lambda v: v, 'one bit width or more')
     for bits in self.bits:
       if bits not in (5, 4, 3, 2):
         raise UserError(f'bits={bits}, but a spiking network has 5, 4, 3 or 2')
-    _check(self, 'mode', lambda v: v, 'one mode or more')
-    _check(self, 'settle', lambda v: v >= 1, 'at least 1')
-    _check(self, 'tune_epochs', lambda v: v >= 1, 'at least 1')
-    _check(self, 'tune_learning_rate', lambda v: v > 0, 'above 0')
-    _check(self, 'tune_weight_decay', lambda v: v >= 0, 'at least 0')
-    _check(
+    check(self, 'mode', lambda v: v, 'one mode or more')
+    check(self, 'settle', lambda v: v >= 1, 'at least 1')
+    check(self, 'tune_epochs', lambda v: v >= 1, 'at least 1')
+    check(self, 'tune_learning_rate', lambda v: v > 0, 'above 0')
+    check(self, 'tune_weight_decay', lambda v: v >= 0, 'at least 0')
+    check(
       self, 'tune_images', lambda v: v is None or v >= 1, 'at least 1, or none'
     )
 
@@ -163,6 +138,24 @@ class Conversion:
   def schedules(self) -> tuple[str, ...]:
     """The fine-tuning schedules asked for."""
     return tuple(name for name in self.tune if name != 'none')
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+  """How the devices compute a training step; the reference: the defaults."""
+
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+  """Of layers; parameters, statistics, neurons and losses stay float32."""
+  accumulate: int = 1
+  """Parts of a batch, one after another, for the memory of one part."""
+  remat: bool = False
+  """Compute the insides of layers twice, to keep less in memory."""
+  batch_stats: Literal['global', 'device'] = 'global'
+  """Batch norm's statistics: of the whole batch, or of each device's part."""
+
+  def __post_init__(self):
+    check_types(self)
+    check(self, 'accumulate', lambda v: v >= 1, 'at least 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,29 +167,46 @@ class Experiment:
   data: Data = Data()
   stages: tuple[Stage, ...] = (Stage(32), Stage(4), Stage(3), Stage(2))
   convert: Conversion = Conversion()
+  compute: Compute = Compute()
   seed: int = 0
   """Of initial values, shuffling and augmentation."""
+  optimizer: Literal['sgd', 'adamw'] = 'sgd'
+  """The reference: sgd."""
   momentum: float = 0.9
   """Of SGD."""
+  warmup: float = 0.0
+  """Epochs in which the learning rate rises to the schedule's."""
+  smoothing: float = 0.0
+  """Share of the target that label smoothing spreads over all classes."""
+  ema: float = 0.0
+  """Decay of a moving average of the weights, which is then judged and kept."""
   decay: Literal['all', 'kernels'] = 'all'
   """What weight decay pulls on: the reference's all, theta too, or kernels."""
   select: Literal['held-out', 'test', 'last'] = 'held-out'
   """Which epoch is kept; test is what the reference does."""
   save_minutes: float = 5.0
   """Time between saves within a stage."""
+  save_steps: int | None = None
+  """Steps between saves, beside those by time."""
 
   def __post_init__(self):
-    _check_types(self)
-    _check(self, 'seed', lambda v: v >= 0, 'at least 0')
-    _check(self, 'stages', lambda v: v, 'one stage or more')
-    _check(
+    check_types(self)
+    check(self, 'seed', lambda v: v >= 0, 'at least 0')
+    check(self, 'stages', lambda v: v, 'one stage or more')
+    check(
       self,
       'stages',
       lambda v: len({s.bits for s in v}) == len(v),
       'of different bits',
     )
-    _check(self, 'momentum', lambda v: 0 <= v < 1, 'in [0, 1)')
-    _check(self, 'save_minutes', lambda v: v >= 0, 'at least 0')
+    check(self, 'momentum', lambda v: 0 <= v < 1, 'in [0, 1)')
+    check(self, 'save_minutes', lambda v: v >= 0, 'at least 0')
+    check(
+      self, 'save_steps', lambda v: v is None or v >= 1, 'at least 1, or none'
+    )
+    check(self, 'warmup', lambda v: v >= 0, 'at least 0')
+    for name in ('smoothing', 'ema'):
+      check(self, name, lambda v: 0 <= v < 1, 'in [0, 1)')
 
 
 def to_dict(config: Experiment) -> dict[str, Any]:
@@ -216,6 +226,7 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
       'data': Data(**tuples(tree['data'])),
       'stages': tuple(Stage(**tuples(stage)) for stage in tree['stages']),
       'convert': Conversion(**tuples(tree['convert'])),
+      'compute': Compute(**tree.get('compute', {})),
     }
     return Experiment(**parts)
   except (KeyError, TypeError) as error:

@@ -1,36 +1,25 @@
 """How good a network is, and how near a spiking one comes to its ANN.
 
-Batches are cut out of arrays; the last is padded and masked, so that every
-image counts once. Each batch is one call of a jitted function; its sums are
-fetched while the next one runs, and added up on the host in float64.
+Every batch is one call of a jitted function that gives sums; `batching` makes
+the passes over the data.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from fastsnn_jax import counting, tasks
+from fastsnn_jax import counting, devices, tasks
+from fastsnn_jax.batching import accumulate, batches, count, image_shape
 from fastsnn_jax.data import normalize
-from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import IMAGE, Network
 from fastsnn_jax.tasks import Task
 
-
-def batches(data, size: int) -> Iterator[dict[str, np.ndarray]]:
-  """Consecutive batches of arrays, the last padded, with a 'mask'."""
-  total = len(data['image'])
-  if total < 1 or size < 1:
-    raise UserError(
-      f'{total} images in batches of {size}: at least one of each is needed'
-    )
-  for start in range(0, total, size):
-    rows = np.arange(start, start + size)
-    batch = {key: value[rows % total] for key, value in data.items()}
-    yield {**batch, 'mask': (rows < total).astype(np.float32)}
+__all__ = ['batches', 'compare', 'evaluate']
 
 
 def evaluate(
@@ -40,21 +29,26 @@ def evaluate(
   *,
   task: Task | None = None,
   batch: int = 100,
+  mesh: Mesh | None = None,
 ) -> dict[str, float]:
   """The task's metrics of a network on arrays: {'accuracy': …}.
 
   Args:
     network, variables: float, quantised or spiking.
-    data: dict of arrays: 'image', uint8 or 0..255, and the task's labels.
+    data: dict of arrays: 'image', uint8 or 0..255, and the task's labels; or a
+      `Loader`.
     task: the network's own if not given.
-    batch: images per call.
+    batch: images per call; fewer take less memory.
+    mesh: over whose devices each batch is shared out, see `devices`.
   """
   task = task or tasks.for_network(network)
-  total = _accumulate(
+  if mesh is not None:
+    variables = devices.everywhere(variables, mesh)
+  total = accumulate(
     functools.partial(_measure, variables, network=network, task=task),
     data,
     batch,
-    lambda: None,
+    mesh=mesh,
   )
   return task.summarize(total['sums'])
 
@@ -74,6 +68,7 @@ def compare(
   task: Task | None = None,
   *,
   batch: int = 100,
+  mesh: Mesh | None = None,
   advance: Callable[[], None] = lambda: None,
 ) -> dict[str, dict]:
   """Judges spiking networks beside their quantised ANN, in one pass each.
@@ -81,9 +76,10 @@ def compare(
   Args:
     ann, ann_variables: the quantised network.
     spiking: {label: (network, variables)}.
-    data: dict of arrays with uint8 images.
+    data: dict of arrays with uint8 images, or a `Loader`.
     task: the networks' own if not given.
-    batch: images per call.
+    batch: images per call; fewer take less memory.
+    mesh: over whose devices each batch is shared out.
     advance: called after each batch.
 
   Returns:
@@ -98,11 +94,15 @@ def compare(
     came at step t, and 'quiet_step', the last of those steps.
   """
   task = task or tasks.for_network(ann)
-  shape = data['image'].shape[1:]
+  shape = image_shape(data)
   networks = {label: network for label, (network, _) in spiking.items()}
   trees = {label: variables for label, (_, variables) in spiking.items()}
   fans = counting.connections(ann, ann_variables, shape)
-  total = _accumulate(
+  if mesh is not None:
+    ann_variables, trees, fans = devices.everywhere(
+      (ann_variables, trees, fans), mesh
+    )
+  total = accumulate(
     functools.partial(
       _compare,
       ann_variables,
@@ -114,11 +114,12 @@ def compare(
     ),
     data,
     batch,
-    advance,
+    mesh=mesh,
+    advance=advance,
   )
   macs = counting.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
-  images = len(data['image'])
+  images = count(data)
   return {
     label: _row(
       network, total['sums'], total['max'], label, task, macs, neurons, images
@@ -252,28 +253,3 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
       for name, values in layers.items()
     ],
   }
-
-
-def _accumulate(function, data, size, advance):
-  """Sums the 'sums' of every batch, and takes the maximum of the 'max'."""
-  total, waiting = None, None
-
-  def fetch(tree):
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-
-  def add(total, tree):
-    tree = fetch(tree)
-    if total is None:
-      return tree
-    result = {'sums': jax.tree.map(np.add, total['sums'], tree['sums'])}
-    if 'max' in tree:
-      result['max'] = jax.tree.map(np.maximum, total['max'], tree['max'])
-    return result
-
-  for batch in batches(data, size):
-    running = function(batch)  # while it runs, the one before is fetched
-    if waiting is not None:
-      total = add(total, waiting)
-    waiting = running
-    advance()
-  return add(total, waiting)

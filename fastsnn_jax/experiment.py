@@ -6,38 +6,39 @@ lines and the storage, this is the library file that reads the configuration.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
-import shutil
 
-import jax
+import numpy as np
 
 from fastsnn_jax import (
+  batching,
   checkpoint,
-  data,
   evaluation,
   finetuning,
   judging,
   report,
+  stages,
   tasks,
-  training,
 )
 from fastsnn_jax.config import Conversion, Experiment, flat, from_dict, to_dict
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.models import build
 from fastsnn_jax.progress import Log, say, signals
-from fastsnn_jax.running import check_identity, run_stage
+from fastsnn_jax.running import check_identity
 from fastsnn_jax.storage import load, load_with_meta, save
 from fastsnn_jax.version import __version__
 
 
-def train(config: Experiment, workdir) -> dict[str, float]:
+def train(
+  config: Experiment, workdir, *, profile: bool = False
+) -> dict[str, float]:
   """Runs the stages not done yet, each from the best of the one before.
 
   Args:
     config: the experiment.
     workdir: gets ann32, ann4, …, metrics.jsonl and tensorboard. A run that was
       cut goes on from its last save.
+    profile: write a trace of some steps of the first stage that is trained,
+      for TensorBoard or Perfetto, into workdir/profile.
 
   Returns:
     {'ann32': metric on the test images, …}; they are looked at once, here.
@@ -48,127 +49,35 @@ def train(config: Experiment, workdir) -> dict[str, float]:
     SystemExit: SIGTERM or SIGINT; all is saved.
   """
   workdir = pathlib.Path(workdir)
-  dataset = data.load(config.data.name, config.data.path)
+  dataset = stages.open_data(config.data)
   variables, networks = None, {}
+  trace = workdir / 'profile' if profile else None
   with signals() as asked, contextlib.closing(Log(workdir)) as log:
     for stage in config.stages:
       name = f'ann{stage.bits}'
-      identity = _identity(config, stage, dataset)
+      identity = stages.identity_of(config, stage, dataset)
       if checkpoint.exists(workdir / name):
         network, variables, meta = load_with_meta(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
       else:
-        network = _build(config, stage, dataset)
-        variables = _train_stage(
-          config, stage, network, variables, dataset, workdir, log, asked
+        network = stages.network_of(config, stage, dataset)
+        variables = stages.train_stage(
+          config, stage, network, variables, dataset, workdir, log, asked, trace
         )
+        trace = None
       networks[name] = network, variables
   results = {}
   for name, (network, variables) in networks.items():
     metric = tasks.for_network(network).metric
     results[name] = evaluation.evaluate(
-      network, variables, dataset.test, batch=config.data.eval_batch
+      network,
+      variables,
+      stages.judged_part(dataset.test, config.data),
+      batch=config.data.eval_batch,
+      mesh=stages.mesh(),
     )[metric]
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
-
-
-def _build(config, stage, dataset):
-  return build(
-    config.model,
-    stage.bits,
-    dataset.classes,
-    mean=dataset.mean,
-    std=dataset.std,
-  )
-
-
-def _train_stage(
-  config, stage, network, previous, dataset, workdir, log, asked
-):
-  """Variables of the stage's best epoch, on disk when this returns."""
-  name = f'ann{stage.bits}'
-  task = tasks.for_network(network)
-  fitting, held_out = data.split(
-    dataset.train, config.data.held_out, config.seed
-  )
-  if config.select == 'test':  # as the reference does
-    fitting = dataset.train
-  key = jax.random.fold_in(jax.random.key(config.seed), stage.bits)
-  init_key, run_key = jax.random.split(key)
-  variables = network.init(init_key, dataset.train['image'][:1])
-  if previous is not None:
-    variables = training.graft(variables, previous)
-  epoch_steps = -(-len(fitting['image']) // config.data.batch)
-  recipe = training.Recipe(
-    steps=stage.epochs * epoch_steps,
-    epoch_steps=epoch_steps,
-    batch=config.data.batch,
-    learning_rate=stage.learning_rate,
-    schedule=stage.schedule,
-    milestones=stage.milestones,
-    momentum=config.momentum,
-    weight_decay=stage.weight_decay,
-    decay=config.decay,
-    crop=config.data.crop,
-    flip=config.data.flip,
-  )
-
-  def score(variables, epoch):
-    judged = evaluation.evaluate(
-      network,
-      variables,
-      dataset.test if config.select == 'test' else held_out,
-      batch=config.data.eval_batch,
-    )
-    last = config.select == 'last'
-    return {**judged, 'score': epoch if last else judged[task.metric]}
-
-  identity = _identity(config, stage, dataset)
-  unfinished = workdir / 'unfinished' / name
-  best, reached = run_stage(
-    name,
-    network,
-    variables,
-    fitting,
-    task=task,
-    recipe=recipe,
-    score=score,
-    key=run_key,
-    log=log,
-    directory=unfinished,
-    identity=identity,
-    save_seconds=60 * config.save_minutes,
-    asked=asked,
-  )
-  save(
-    workdir / name,
-    network,
-    best,
-    dataset=dataset.name,
-    identity=identity,
-    selected={
-      'by': config.select,
-      'epoch' if config.select == 'last' else task.metric: reached,
-    },
-    experiment=to_dict(config),
-  )
-  shutil.rmtree(unfinished, ignore_errors=True)
-  return best
-
-
-def _identity(config, stage, dataset):
-  """What makes a stage this one: settings that its result depends on."""
-  settings = to_dict(config)
-  for name in ('convert', 'save_minutes'):
-    del settings[name]
-  del settings['data']['path'], settings['data']['eval_batch']
-  settings['images'] = [*dataset.train['image'].shape, len(dataset.classes)]
-  upto = config.stages.index(stage) + 1
-  settings['stages'] = {
-    f'{s["bits"]} bits': s for s in settings['stages'][:upto]
-  }
-  return json.loads(json.dumps(settings))  # tuples as JSON gives them back
 
 
 def experiment_of(workdir) -> Experiment:
@@ -213,7 +122,9 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
         f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
         f'{trained}'
       )
-  dataset = data.load(config.data.name, settings.data_path or config.data.path)
+  dataset = stages.open_data(config.data, settings.data_path)
+  if config.data.stream:
+    dataset = _for_conversion(dataset, config, settings)
   rows, tuning, rasters = [], [], {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')
@@ -233,6 +144,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       tune_images=settings.tune_images,
       batch=config.data.eval_batch,
       seed=config.seed,
+      mesh=stages.mesh(),
     )
     rows += judged.rows
     tuning += judged.tuning
@@ -245,14 +157,14 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       experiment=to_dict(config),
       conversion=dataclasses.asdict(settings),
     )
-    image = dataset.test['image'][0]
+    image = next(batching.batches(dataset.test, 1))['image'][0]
     rasters[f'{bits} bits'] = judging.raster(snn, tuned, image)
   results = {
     'model': config.model,
     'dataset': dataset.name,
     'task': ann.task,
     'metric': tasks.for_network(ann).metric,
-    'images': len(dataset.test['image']),
+    'images': batching.count(dataset.test),
     'float_accuracy': _float_metric(workdir, dataset, config),
     'rows': rows,
     'tuning': tuning,
@@ -262,6 +174,30 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   }
   report.write(workdir / 'report', results, rasters)
   return results
+
+
+def _for_conversion(dataset, config, settings):
+  """A stream with its test split as a loader, and some training images.
+
+  Fine-tuning goes over its images again and again: they are decoded once, as
+  evaluation sees them, and stay in memory.
+  """
+  rows = dataset.train
+  wanted = min(settings.tune_images or len(rows), len(rows))
+  if not settings.schedules:
+    rows = rows.take([0])
+  elif wanted < len(rows):
+    rows, _ = rows.split(1 - wanted / len(rows), config.seed)
+  parts = list(stages.judged_part(rows, config.data).evaluation())
+  arrays = {
+    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+  }
+  real = arrays.pop('mask') > 0
+  return dataclasses.replace(
+    dataset,
+    train={name: x[real] for name, x in arrays.items()},
+    test=stages.judged_part(dataset.test, config.data),
+  )
 
 
 def _tunings(config, settings):
@@ -275,8 +211,9 @@ def _tunings(config, settings):
       batch=config.data.batch,
       batch_norm=settings.batch_norm,
       accept=settings.accept,
-      crop=config.data.crop,
+      crop=0 if config.data.size else config.data.crop,
       flip=config.data.flip,
+      mesh=stages.mesh(),
     )
     for schedule in settings.schedules
   )
@@ -288,6 +225,10 @@ def _float_metric(workdir, dataset, config):
     return None
   network, variables = load(workdir / 'ann32')
   metrics = evaluation.evaluate(
-    network, variables, dataset.test, batch=config.data.eval_batch
+    network,
+    variables,
+    dataset.test,
+    batch=config.data.eval_batch,
+    mesh=stages.mesh(),
   )
   return metrics[tasks.for_network(network).metric]

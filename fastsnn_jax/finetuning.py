@@ -11,7 +11,6 @@ it: the paper's way, O(L^2) prefixes. 'parallel' gives every layer its own loss
 in one pass over the whole network, O(L).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -20,66 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fastsnn_jax import evaluation, tasks
+from fastsnn_jax import devices, evaluation, tasks
 from fastsnn_jax.data import crop_flip, normalize
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import IMAGE, Network, own_variables
 from fastsnn_jax.quantize import straight_through
 from fastsnn_jax.tasks import Task
+from fastsnn_jax.tuning import Tuning
 
-SCHEDULES = ('sequential', 'parallel')
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-  """How to fine-tune.
-
-  Attributes:
-    schedule: 'sequential' or 'parallel'.
-    epochs: passes over the images per layer (sequential) or in all (parallel).
-    learning_rate: of SGD.
-    momentum: of SGD.
-    weight_decay: on all that moves.
-    batch: images per step; an incomplete last batch is left out.
-    batch_norm: 'train' normalises the twin with the batch's statistics and
-      updates the running ones, as the reference does for ResNets; 'eval'
-      leaves them, as it does for the CIFAR AlexNet and VGG.
-    accept: 'better' keeps an update only where the spiking network's score on
-      the tuning images rises; 'always' keeps each (the reference's --force).
-    crop, flip: augmentation of the tuning images.
-  """
-
-  schedule: str = 'sequential'
-  epochs: int = 1
-  learning_rate: float = 1e-3
-  momentum: float = 0.9
-  weight_decay: float = 1e-4
-  batch: int = 128
-  batch_norm: str = 'train'
-  accept: str = 'better'
-  crop: int = 4
-  flip: bool = True
-
-  def __post_init__(self):
-    for name in ('epochs', 'batch'):
-      if getattr(self, name) < 1:
-        raise UserError(f'{name}={getattr(self, name)!r}: at least 1 is needed')
-    for name, values in (
-      ('schedule', SCHEDULES),
-      ('batch_norm', ('train', 'eval')),
-      ('accept', ('better', 'always')),
-    ):
-      if getattr(self, name) not in values:
-        raise UserError(
-          f'{name}={getattr(self, name)!r}: it is one of {", ".join(values)}'
-        )
-
-  def optimizer(self):
-    return optax.chain(
-      optax.add_decayed_weights(self.weight_decay),
-      optax.trace(self.momentum),
-      optax.scale_by_learning_rate(self.learning_rate),
-    )
+__all__ = ['Tuning', 'finetune', 'layer_loss', 'tune_chunk', 'tune_step']
 
 
 def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
@@ -178,9 +126,11 @@ def tune_chunk(
   def step(carry, batch):
     tuned, opt_state = carry
     indices, key = batch
+    indices = devices.keep_by_row(indices, tuning.mesh)
     drawn = crop_flip(
       key, images[indices], padding=tuning.crop, flip=tuning.flip
     )
+    drawn = devices.keep_by_row(drawn, tuning.mesh)
     shown = normalize(drawn, ann.mean, ann.std)
     tuned, opt_state, losses = tune_step(
       tuned,
@@ -203,7 +153,7 @@ def finetune(
   snn: Network,
   variables,
   data,
-  tuning: Tuning = Tuning(),
+  tuning: Tuning | None = None,
   *,
   task: Task | None = None,
   seed: int = 0,
@@ -218,7 +168,7 @@ def finetune(
     variables: of the ANN; the targets come from them throughout.
     data: dict of arrays with uint8 images: for the steps and, with
       `accept='better'`, for the score.
-    tuning: how.
+    tuning: how; `Tuning()` if not given.
     task: scores the network; its own if not given.
     seed: of shuffling and augmentation.
     batch: images per call when scoring.
@@ -229,7 +179,7 @@ def finetune(
     (parallel) with the losses of its first and last tenth, the score and
     whether the update was kept.
   """
-  task = task or tasks.for_network(ann)
+  task, tuning = task or tasks.for_network(ann), tuning or Tuning()
   tuned = jax.tree.map(jnp.array, variables)
   behind_first = snn.firing[1:]
   images = jnp.asarray(data['image'])
@@ -240,12 +190,18 @@ def finetune(
       f'fine-tuning with {size} images: at least one batch of {tuning.batch} '
       'is needed; take a smaller batch or more images'
     )
+  if (mesh := tuning.mesh) is not None:
+    devices.check_batch('batch', tuning.batch, mesh)
+    tuned, variables, images = (
+      devices.everywhere(tree, mesh) for tree in (tuned, variables, images)
+    )
   judged = tuning.accept == 'better'
 
   def score(tuned):
-    return evaluation.evaluate(snn, tuned, data, task=task, batch=batch)[
-      task.metric
-    ]
+    found = evaluation.evaluate(
+      snn, tuned, data, task=task, batch=batch, mesh=tuning.mesh
+    )
+    return found[task.metric]
 
   if tuning.schedule == 'sequential':
     groups = [(layer,) for layer in behind_first]

@@ -1,5 +1,6 @@
 """One quantised network, turned into spiking ones, repaired and judged."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,8 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fastsnn_jax import evaluation, tasks
+from fastsnn_jax.batching import count, even
 from fastsnn_jax.conversion import to_spiking
 from fastsnn_jax.data import Dataset, normalize
 from fastsnn_jax.errors import UserError
@@ -44,6 +47,7 @@ def convert_network(
   tune_images: int | None,
   batch: int,
   seed: int,
+  mesh: Mesh | None = None,
 ) -> Judged:
   """Converts in every mode, judges, fine-tunes the signed one, judges again.
 
@@ -56,6 +60,7 @@ def convert_network(
     tune_images: how many training images they see; None for all.
     batch: images per evaluation call.
     seed: of the fine-tuning.
+    mesh: over whose devices batches are shared out; None for one device.
 
   Raises:
     UserError: a threshold is not positive.
@@ -72,7 +77,8 @@ def convert_network(
   for mode in modes:
     settings = {'settle': settle} if mode == 'settled' else {}
     spiking[mode] = to_spiking(ann, mode, **settings), variables
-  rows = _judge(ann, variables, spiking, dataset, 'none', batch)
+  judge = functools.partial(_judge, ann, variables, dataset, batch, mesh)
+  rows = judge(spiking, 'none')
   chosen, records = list(spiking.values())[-1], []
   signed = to_spiking(ann, 'signed')
   images = {name: x[:tune_images] for name, x in dataset.train.items()}
@@ -92,16 +98,14 @@ def convert_network(
       )
     records += [{'bits': ann.bits, **record} for record in done]
     chosen = signed, tuned
-    rows += _judge(
-      ann, variables, {'signed': chosen}, dataset, tuning.schedule, batch
-    )
+    rows += judge({'signed': chosen}, tuning.schedule)
   return Judged(rows, records, chosen)
 
 
-def _judge(ann, variables, spiking, dataset, tuned, batch):
+def _judge(ann, variables, dataset, batch, mesh, spiking, tuned):
   """A row per network, and a line on the terminal for each."""
   task = tasks.for_network(ann)
-  calls = math.ceil(len(dataset.test['image']) / batch)
+  calls = math.ceil(count(dataset.test) / even(batch, mesh))
   with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
     judged = evaluation.compare(
       ann,
@@ -110,6 +114,7 @@ def _judge(ann, variables, spiking, dataset, tuned, batch):
       dataset.test,
       task,
       batch=batch,
+      mesh=mesh,
       advance=bar.advance,
     )
   rows = []

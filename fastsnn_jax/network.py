@@ -55,11 +55,13 @@ class Unit(nn.Module):
   static: tuple[bool, ...] = ()  # which inputs have no time axis
 
   @nn.compact
-  def __call__(self, *inputs, train=False):
+  def __call__(self, *inputs, train=False, quanta=()):
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
       theta = self.param('theta', lambda _: jnp.float32(initial))
     synapse = functools.partial(self.synapse, train=train)
+    if quanta and self.synapse.quantal:
+      synapse = functools.partial(synapse, quanta=quanta)
     activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
     half = inputs[0].dtype.itemsize < 4  # half precision stays so
     return activity.astype(inputs[0].dtype) if half else activity
@@ -139,6 +141,15 @@ class Network:
       for name, x in zip(layer.inputs, inputs, strict=True)
     ]
 
+  def _quanta(self, layer, variables):
+    """What each input of a row is a multiple of, or None."""
+    return tuple(
+      None
+      if name == IMAGE
+      else self.neuron.quantum(variables['params'][name].get('theta'))
+      for name in layer.inputs
+    )
+
   def init(self, key, images) -> dict[str, Any]:
     """Fresh variables for images of this shape, [B, H, W, C].
 
@@ -161,7 +172,9 @@ class Network:
       activations[layer.name] = jax.eval_shape(unit.apply, mine, *inputs)
     return variables
 
-  def apply(self, variables, images, *, train: bool = False):
+  def apply(
+    self, variables, images, *, train: bool = False, remat: bool = False
+  ):
     """Runs the table.
 
     Args:
@@ -169,6 +182,8 @@ class Network:
       images: [B, H, W, C], float, normalised. bfloat16 images are computed in
         bfloat16, with neurons and statistics in float32.
       train: batch norm takes the batch's statistics and updates its own.
+      remat: with `train`, keep the activations between rows for the gradient,
+        and compute what is inside a row again.
 
     Returns:
       (output, activations): the read-out, averaged over time in a spiking
@@ -197,13 +212,16 @@ class Network:
       inputs = self.inputs_of(layer, activations)
       unit, mine = self.unit(layer), own_variables(variables, layer.name)
       if train:
-        activations[layer.name], new = unit.apply(
-          mine, *inputs, train=True, mutable=['batch_stats']
-        )
+        run = functools.partial(unit.apply, train=True, mutable=['batch_stats'])
+        run = jax.checkpoint(run) if remat else run
+        activations[layer.name], new = run(mine, *inputs)
         if 'batch_stats' in new:
           statistics[layer.name] = new['batch_stats']
-      else:
+      elif layer is self.layers[-1]:
         activations[layer.name] = unit.apply(mine, *inputs)
+      else:
+        quanta = self._quanta(layer, variables)
+        activations[layer.name] = unit.apply(mine, *inputs, quanta=quanta)
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)

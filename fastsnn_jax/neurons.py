@@ -1,12 +1,13 @@
 r"""The nonlinearities of a network, and the only code that knows of time.
 
 A network has one neuron: `Relu` (float), `QuantRelu` (quantised) or
-`IntegrateAndFire` (spiking). They are frozen dataclasses with the same three
+`IntegrateAndFire` (spiking). They are frozen dataclasses with the same four
 members, so that a network is converted by replacing one by another:
 
   initial_theta                      None where the neuron has no threshold
   respond(synapse, inputs, theta)    currents through `synapse`, then activity
   decode(activity)                   activity -> the activation it stands for
+  quantum(theta)                     what all activity is a multiple of, or None
 
 Time is the second axis, [B, T, ...], and is folded into the batch as (B T) for
 the synapses: a batch sharded over devices then stays where it is.
@@ -38,6 +39,9 @@ class Relu:
   def decode(self, activity):
     return activity
 
+  def quantum(self, theta):
+    del theta
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantRelu:
@@ -52,6 +56,9 @@ class QuantRelu:
 
   def decode(self, activity):
     return activity
+
+  def quantum(self, theta):
+    return theta / (2**self.bits - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +122,9 @@ class IntegrateAndFire:
       late = late.reshape(time, *(1,) * (current.ndim - 2))
       current = jnp.where(late, current - bias, current)
     return self._fire(current, theta, constant=False)
+
+  def quantum(self, theta):
+    return theta
 
   def decode(self, activity):
     """Mean over T, settled charge included: [B, T, ...] -> [B, ...]."""

@@ -10,8 +10,10 @@ Sources: Hu et al., Fast-SNN (TPAMI 2023) for the uniform activations; Li et
 al., Additive Powers-of-Two Quantization (ICLR 2020) for the weights.
 """
 
+import fractions
 import functools
 import itertools
+import math
 from typing import Literal
 
 import jax
@@ -100,6 +102,18 @@ def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
   sums = sorted({sum(terms) for terms in itertools.product(*sets)})
   # The reference multiplies by the reciprocal; so do the last bits here.
   return np.array(sums, dtype) * (dtype(1) / dtype(sums[-1]))
+
+
+@functools.cache
+def apot_denominator(bits: int) -> int:
+  """The smallest D that makes every level times D a whole number.
+
+  >>> [apot_denominator(bits) for bits in (2, 3, 4, 5)]
+  [1, 4, 10, 48]
+  """
+  levels = apot_levels(bits, np.float64).tolist()
+  exact = [fractions.Fraction(x).limit_denominator(4096) for x in levels]
+  return math.lcm(*(x.denominator for x in exact))
 
 
 @functools.cache

@@ -8,98 +8,43 @@ a Linen module, so it owns its weights; one row of a network's table holds one.
 counts the connections of each input, which is what a spike there costs.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from fastsnn_jax.convolve import convolve
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.quantize import quantize_weight, quantize_weight_8bit
+from fastsnn_jax.weights import (
+  Apot,
+  EightBit,
+  kaiming,
+  product,
+  quantized_kernel,
+  small_normal,
+  torch_bias,
+  torch_uniform,
+  zero_bias,
+)
 
-# --- initial values ---------------------------------------------------------
-
-
-def kaiming(key, shape, dtype=jnp.float32):
-  """N(0, 2 / fan_out), fan_out = window times output channels."""
-  fan_out = math.prod(shape[:-2]) * shape[-1]
-  return jax.random.normal(key, shape, dtype) * math.sqrt(2 / fan_out)
-
-
-def torch_uniform(key, shape, dtype=jnp.float32):
-  """U(-1, 1) / sqrt(fan_in), PyTorch's default for kernels."""
-  bound = 1 / math.sqrt(math.prod(shape[:-1]))
-  return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def small_normal(key, shape, dtype=jnp.float32):
-  """N(0, 0.01^2)."""
-  return jax.random.normal(key, shape, dtype) * 0.01
-
-
-def zero_bias(key, kernel_shape):
-  """Zeros."""
-  del key
-  return jnp.zeros(kernel_shape[-1:])
-
-
-def torch_bias(key, kernel_shape):
-  """U(-1, 1) / sqrt(fan_in), PyTorch's default for biases."""
-  bound = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
-  return jax.random.uniform(key, kernel_shape[-1:], minval=-bound, maxval=bound)
-
-
-# --- how weights are quantised ----------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Apot:
-  """APoT weights of so many bits, with one of the two gradient families."""
-
-  bits: int
-  gradient: str = 'full'
-  initial_alpha: float = 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class EightBit:
-  """The 8-bit weights of first and last layers."""
-
-
-def _kernel(module, shape):
-  """The module's kernel as its inputs meet it, quantised or not."""
-  kernel = module.param('kernel', module.kernel_init, shape)
-  match module.weights:
-    case None:
-      return kernel
-    case EightBit():
-      return quantize_weight_8bit(kernel)
-    case Apot(bits, gradient, initial):
-      alpha = module.param('weight_alpha', _constant(initial), ())
-      return quantize_weight(kernel, alpha, bits, gradient)
-  raise TypeError(f'weights={module.weights!r}: None, EightBit or Apot needed')
-
-
-def _constant(value):
-  return lambda key, shape: jnp.full(shape, value, jnp.float32)
-
-
-def _same_dtype(x, kernel):
-  """Both in the computing dtype: that of `x` if it is a half, else the wider.
-
-  Half-precision images so give half-precision products from float32 weights,
-  and float64 weights a float64 network.
-  """
-  half = x.dtype.itemsize < 4
-  dtype = x.dtype if half else jnp.promote_types(x.dtype, kernel.dtype)
-  return x.astype(dtype), kernel.astype(dtype)
-
-
-# --- synapses ---------------------------------------------------------------
+__all__ = [
+  'Apot',
+  'BatchNorm',
+  'Chain',
+  'Conv',
+  'Dense',
+  'EightBit',
+  'GlobalAveragePool',
+  'MaxPool',
+  'Residual',
+  'Synapse',
+  'kaiming',
+  'small_normal',
+  'torch_bias',
+  'torch_uniform',
+  'zero_bias',
+]
 
 
 class BatchNorm(nn.Module):
@@ -139,6 +84,7 @@ class Synapse(nn.Module):
   """Base of all synapses; one of your own states whether it is affine."""
 
   affine: ClassVar[bool] = True
+  quantal: ClassVar[bool] = False  # whether it takes `quanta`
 
   def connect(self, *inputs):
     """The map with unit weights and no bias, for counting connections."""
@@ -149,13 +95,27 @@ class Synapse(nn.Module):
 
 
 class _Weighted(Synapse):
-  """What Conv and Dense share: a quantised kernel, then batch norm or bias."""
+  """What Conv and Dense share: a quantised kernel, then batch norm or bias.
+
+  `quanta` says what all of an input is a multiple of, where it is known; see
+  `weights.product`.
+  """
+
+  quantal: ClassVar[bool] = True
 
   features: int
   weights: Any = None
   norm: bool = True  # else a bias
   kernel_init: Callable = kaiming
   bias_init: Callable = zero_bias
+
+  def _product(self, x, kernel_shape, quanta, multiply):
+    kernel = self.param('kernel', self.kernel_init, kernel_shape)
+    alpha = None
+    if isinstance(self.weights, Apot):
+      alpha = self.param('weight_alpha', self.weights.initial, ())
+    kernel = quantized_kernel(self.weights, kernel, alpha)
+    return product(self.weights, x, kernel, alpha, quanta[0], multiply)
 
   def _finish(self, y, kernel_shape, train):
     if self.norm:
@@ -176,11 +136,10 @@ class Conv(_Weighted):
   padding: int = 1
 
   @nn.compact
-  def __call__(self, x, train=False):
-    window = (self.kernel, self.kernel)
-    kernel = _kernel(self, (*window, x.shape[-1], self.features))
-    y = self._convolve(*_same_dtype(x, kernel))
-    return self._finish(y, kernel.shape, train)
+  def __call__(self, x, train=False, quanta=(None,)):
+    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+    y = self._product(x, shape, quanta, self._convolve)
+    return self._finish(y, shape, train)
 
   def connect(self, x):
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
@@ -197,11 +156,11 @@ class Dense(_Weighted):
   """
 
   @nn.compact
-  def __call__(self, x, train=False):
+  def __call__(self, x, train=False, quanta=(None,)):
     x = x.reshape(x.shape[0], -1)
-    kernel = _kernel(self, (x.shape[-1], self.features))
-    x, kernel = _same_dtype(x, kernel)
-    return self._finish(x @ kernel, kernel.shape, train)
+    shape = (x.shape[-1], self.features)
+    y = self._product(x, shape, quanta, jnp.matmul)
+    return self._finish(y, shape, train)
 
   def connect(self, x):
     total = jnp.sum(x.reshape(x.shape[0], -1), -1, keepdims=True)
@@ -221,6 +180,12 @@ class GlobalAveragePool(Synapse):
     return jnp.sum(x, (1, 2))
 
 
+def _call(synapse, x, train, quantum):
+  if synapse.quantal:
+    return synapse(x, train=train, quanta=(quantum,))
+  return synapse(x, train=train)
+
+
 class Residual(Synapse):
   """body(x) + shortcut(skip); without a shortcut module, skip itself."""
 
@@ -232,11 +197,13 @@ class Residual(Synapse):
     parts = (self.body, self.shortcut)
     return all(part.affine for part in parts if part is not None)
 
+  quantal: ClassVar[bool] = True
+
   @nn.compact
-  def __call__(self, x, skip, train=False):
-    y = self.body(x, train=train)
+  def __call__(self, x, skip, train=False, quanta=(None, None)):
+    y = _call(self.body, x, train, quanta[0])
     if self.shortcut is not None:
-      skip = self.shortcut(skip, train=train)
+      skip = _call(self.shortcut, skip, train, quanta[1])
     return y + skip
 
   def connect(self, x, skip):

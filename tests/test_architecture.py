@@ -24,13 +24,16 @@ ROOMS = {
   'convolve': '',
   'integrate': 'quantize',
   'neurons': 'integrate quantize',
-  'synapses': 'quantize convolve',
+  'weights': 'quantize',
+  'synapses': 'convolve weights',
   'network': 'neurons synapses',
   'models': 'network neurons synapses',
   'conversion': 'network neurons',
   'tasks': '',
   'data': '',
-  'config': '',
+  'checking': '',
+  'config': 'checking',
+  'devices': '',
   'checkpoint': '',
   'progress': '',
   'plots': '',
@@ -39,18 +42,26 @@ ROOMS = {
   'counting': 'network',
   'torch_names': 'network synapses',
   'torch_import': 'models network synapses torch_names',
-  'evaluation': 'network counting data tasks',
+  'batching': 'data devices',
+  'evaluation': 'batching network counting data devices tasks',
   'predicting': 'network data',
-  'training': 'network data tasks evaluation',
-  'finetuning': 'network quantize data tasks evaluation',
-  'running': 'network tasks training checkpoint progress',
+  'gradients': 'devices network tasks',
+  'recipe': '',
+  'training': 'data devices gradients recipe tasks',
+  'feeding': 'data devices training',
+  'tuning': '',
+  'finetuning': 'tuning network quantize data devices tasks evaluation',
+  'running': 'network tasks training devices checkpoint progress',
   # What experiment is made of: it alone joins the two halves of the house.
-  'judging': 'network conversion data tasks evaluation finetuning progress',
+  'judging': (
+    'network conversion data tasks batching evaluation finetuning progress'
+  ),
   'recipes': 'config',
   'official': 'checkpoint config data models recipes storage torch_import',
   'storage': 'network neurons models config checkpoint data',
+  'stages': EVERYTHING,
   'experiment': EVERYTHING,
-  'command': 'config experiment official recipes',
+  'command': 'config devices experiment official recipes',
 }
 
 
@@ -110,7 +121,14 @@ def test_few_files_know_the_large_libraries():
 
 def test_only_the_experiment_s_rooms_read_the_schema():
   readers = importers('fastsnn_jax.config')
-  assert readers <= {'experiment', 'storage', 'command', 'recipes', 'official'}
+  assert readers <= {
+    'experiment',
+    'storage',
+    'command',
+    'recipes',
+    'official',
+    'stages',
+  }
 
 
 def test_importing_the_package_loads_no_heavy_library():

@@ -293,7 +293,7 @@ def test_training_again_only_evaluates(job, monkeypatch, capsys):
   def forbidden(*args, **kwargs):
     raise AssertionError('a finished stage is trained again')
 
-  monkeypatch.setattr('fastsnn_jax.experiment.run_stage', forbidden)
+  monkeypatch.setattr('fastsnn_jax.stages.run_stage', forbidden)
   before = (workdir / 'metrics.jsonl').read_bytes()
   assert fs.train(EXPERIMENT, workdir) == trained
   assert (workdir / 'metrics.jsonl').read_bytes() == before
@@ -341,7 +341,7 @@ def test_data_that_moved_are_named_at_conversion(job, tmp_path, monkeypatch):
     asked.append(path)
     return data.digits.load()
 
-  monkeypatch.setattr('fastsnn_jax.experiment.data.load', load)
+  monkeypatch.setattr('fastsnn_jax.stages.data.load', load)
   results = fs.convert(
     workdir, bits=2, mode='signed', tune='none', data_path='elsewhere'
   )
@@ -509,9 +509,10 @@ def newest(saves):
 
 
 def rows_without_speed(workdir):
-  rows = Log(workdir).rows()
+  speed = {'images_per_second', 'step_seconds', 'compile_seconds'}
   return [
-    {k: v for k, v in row.items() if k != 'images_per_second'} for row in rows
+    {k: v for k, v in row.items() if k not in speed}
+    for row in Log(workdir).rows()
   ]
 
 

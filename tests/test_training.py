@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
-from fastsnn_jax import recipes, running, tasks, training
+from fastsnn_jax import feeding, recipes, running, tasks, training
 from fastsnn_jax.progress import Log
 from fastsnn_jax.synapses import Apot, Conv, Dense, EightBit
 
@@ -419,14 +419,20 @@ def run_stage(directory, *, asked=lambda: None, task=TASK, **changes):
     **changes,
   }
   log = Log(directory)
+  feed = feeding.Resident(
+    settings.pop('data'),
+    jax.random.key(3),
+    network=NETWORK,
+    task=task,
+    recipe=settings['recipe'],
+  )
   try:
     return running.run_stage(
       'ann2',
       NETWORK,
       settings.pop('variables'),
-      settings.pop('data'),
+      feed,
       task=task,
-      key=jax.random.key(3),
       log=log,
       directory=directory / 'unfinished' / 'ann2',
       asked=asked,
@@ -499,6 +505,7 @@ def test_rows_hold_what_was_measured(tmp_path):
     'train_loss',
     'val_accuracy',
     'images_per_second',
+    'step_seconds',
   }
   assert row['stage'] == 'ann2'
   assert 0 <= row['train_accuracy'] <= 1

@@ -10,7 +10,7 @@ then work on the device.
 import pathlib
 
 from fastsnn_jax.data import digits, idx, tfds_source
-from fastsnn_jax.data.augment import crop_flip, normalize
+from fastsnn_jax.data.augment import color_jitter, crop_flip, normalize
 from fastsnn_jax.data.dataset import Dataset, split
 from fastsnn_jax.data.loader import Loader
 from fastsnn_jax.data.prefetch import prefetch_to_device
@@ -20,6 +20,7 @@ from fastsnn_jax.errors import UserError
 __all__ = [
   'Dataset',
   'Loader',
+  'color_jitter',
   'crop_flip',
   'load',
   'names',

@@ -85,3 +85,37 @@ def crop_flip(key, images, *, padding=4, flip=True):
     mirrored = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
     images = jnp.where(mirrored, images[:, :, ::-1], images)
   return images
+
+
+def color_jitter(key, images, strength):
+  """Brightness, contrast and saturation of each image, changed at random.
+
+  Three factors a uniform in 1 ± strength: the image times the first; its
+  distances from its mean grey times the second; those from its own grey pixel
+  by pixel times the third. Clipped to 0..255 after each.
+
+  Args:
+    key: A JAX random key.
+    images: [B, H, W, C], 0..255; uint8 or float.
+    strength: 0 for none, below 1.
+
+  Returns:
+    float32, same shape.
+
+  >>> images = jnp.full((2, 4, 4, 3), 100, jnp.uint8)
+  >>> bool(jnp.all(color_jitter(jax.random.key(0), images, 0.0) == 100))
+  True
+  """
+  images = jnp.asarray(images).astype(jnp.float32)
+  shape = (3, len(images), 1, 1, 1)
+  low, high = 1 - strength, 1 + strength
+  bright, contrast, colour = jax.random.uniform(
+    key, shape, minval=low, maxval=high
+  )
+
+  def apart(images, centre, factor):
+    return jnp.clip(centre + (images - centre) * factor, 0, 255)
+
+  images = apart(images, 0, bright)
+  images = apart(images, jnp.mean(images, (1, 2, 3), keepdims=True), contrast)
+  return apart(images, jnp.mean(images, -1, keepdims=True), colour)

@@ -33,11 +33,16 @@ class Task(NamedTuple):
   metric: str
 
 
-def for_network(network) -> Task:
-  """The task that a network's `task` and `classes` name."""
+def for_network(network, **settings) -> Task:
+  """The task that a network's `task` and `classes` name.
+
+  Args:
+    network: has `task` and `classes`.
+    **settings: of the task: smoothing, for classification.
+  """
   from fastsnn_jax.tasks.classification import classification
 
   tasks = {'classification': classification}
   if network.task not in tasks:
     raise UserError(f'task={network.task!r}: the tasks are {", ".join(tasks)}')
-  return tasks[network.task](len(network.classes))
+  return tasks[network.task](len(network.classes), **settings)

@@ -8,13 +8,19 @@ import jax.numpy as jnp
 from fastsnn_jax.tasks import Task
 
 
-def loss(outputs, batch):
-  """Softmax cross entropy, mean over the real rows, and the sums to report."""
+def loss(outputs, batch, smoothing=0.0):
+  """Softmax cross entropy, mean over the real rows, and the sums to report.
+
+  With smoothing s the target is 1 - s for the label and s / classes for all.
+  """
   log_p = jax.nn.log_softmax(outputs.astype(_wide(outputs)))
   picked = jnp.take_along_axis(log_p, batch['label'][:, None], 1)[:, 0]
+  if smoothing:
+    picked = (1 - smoothing) * picked + smoothing * jnp.mean(log_p, -1)
   total = -jnp.sum(picked * batch['mask'])
   sums = measure(predict(outputs), batch)
-  return total / sums['count'], {'loss': total, **sums}
+  # A device may have no real row in the last batch of an epoch.
+  return total / jnp.maximum(sums['count'], 1), {'loss': total, **sums}
 
 
 def predict(outputs):
@@ -42,9 +48,10 @@ def summarize(sums):
 
 
 @functools.cache  # one object per problem: jitted functions know it again
-def classification(classes: int) -> Task:
-  """The task for so many classes."""
-  return Task(classes, loss, predict, measure, agree, summarize, 'accuracy')
+def classification(classes: int, smoothing: float = 0.0) -> Task:
+  """The task for so many classes, with label smoothing if asked for."""
+  smooth = functools.partial(loss, smoothing=smoothing) if smoothing else loss
+  return Task(classes, smooth, predict, measure, agree, summarize, 'accuracy')
 
 
 def _wide(x):

@@ -1,0 +1,220 @@
+"""One stage of an experiment: its data, its recipe, its result on disk."""
+
+import json
+import shutil
+
+import jax
+
+from fastsnn_jax import data, devices, evaluation, feeding, tasks, training
+from fastsnn_jax.batching import even
+from fastsnn_jax.config import to_dict
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.models import build
+from fastsnn_jax.running import run_stage
+from fastsnn_jax.storage import save
+
+
+def mesh():
+  """Over all devices, or None where there is one: nothing to share out."""
+  return devices.mesh() if jax.device_count() > 1 else None
+
+
+def open_data(settings, path=None):
+  """The data set of a `config.Data`: in memory, or as a stream."""
+  path = path or settings.path
+  if settings.stream:
+    return data.open_stream(settings.name, path)
+  return data.load(settings.name, path)
+
+
+def judged_part(part, settings):
+  """Arrays as they are, or a loader of a stream's split, for evaluation."""
+  if not settings.stream:
+    return part
+  return data.Loader(
+    part,
+    batch=even(settings.eval_batch, mesh()),
+    seed=0,
+    size=settings.size,
+    train=False,
+    workers=settings.workers,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def network_of(config, stage, dataset):
+  """The stage's network for this data set."""
+  return build(
+    config.model,
+    stage.bits,
+    dataset.classes,
+    mean=dataset.mean,
+    std=dataset.std,
+  )
+
+
+def identity_of(config, stage, dataset) -> dict:
+  """What makes a stage this one: settings that its result depends on."""
+  settings = to_dict(config)
+  for name in ('convert', 'save_minutes', 'save_steps'):
+    del settings[name]
+  for name in ('path', 'eval_batch', 'workers'):
+    del settings['data'][name]
+  images = [len(dataset.train)]
+  if not config.data.stream:
+    images = dataset.train['image'].shape
+  settings['images'] = [*images, len(dataset.classes)]
+  upto = config.stages.index(stage) + 1
+  settings['stages'] = {
+    f'{s["bits"]} bits': s for s in settings['stages'][:upto]
+  }
+  return json.loads(json.dumps(settings))  # tuples as JSON gives them back
+
+
+def train_stage(
+  config, stage, network, previous, dataset, workdir, log, asked, trace
+):
+  """Variables of the stage's best epoch, on disk when this returns.
+
+  Args:
+    config, stage: the experiment, and which of its stages.
+    network: of the stage.
+    previous: variables of the stage before, or None.
+    dataset: as from `open_data`.
+    workdir: gets the result, and saves on the way.
+    log: gets a row per epoch.
+    asked: see `run_stage`.
+    trace: directory for a trace of some steps, or None.
+
+  Raises:
+    UserError: settings that the data or the devices do not allow.
+    SystemExit: a signal asked to end; all is saved.
+  """
+  name, on = f'ann{stage.bits}', mesh()
+  smoothing = {'smoothing': config.smoothing} if config.smoothing else {}
+  task = tasks.for_network(network, **smoothing)
+  fitting, held_out = _parts(config, dataset)
+  key = jax.random.fold_in(jax.random.key(config.seed), stage.bits)
+  init_key, run_key = jax.random.split(key)
+  if config.data.stream:
+    loader = _training_loader(config, fitting)
+    shape, epoch_steps = loader.shape, loader.epoch_steps
+  else:
+    shape = fitting['image'].shape[1:]
+    epoch_steps = -(-len(fitting['image']) // config.data.batch)
+  recipe = _recipe(config, stage, epoch_steps, on)
+  static = {'network': network, 'task': task, 'recipe': recipe}
+  if config.data.stream:
+    feed = feeding.Streaming(loader, run_key, **static)
+  else:
+    feed = feeding.Resident(fitting, run_key, **static)
+  image = jax.ShapeDtypeStruct((1, *shape), 'float32')
+  variables = network.init(init_key, image)
+  if previous is not None:
+    variables = training.graft(variables, previous)
+  judged_images = judged_part(held_out, config.data)
+
+  def score(variables, epoch):
+    judged = evaluation.evaluate(
+      network,
+      variables,
+      judged_images,
+      batch=config.data.eval_batch,
+      mesh=on,
+    )
+    last = config.select == 'last'
+    return {**judged, 'score': epoch if last else judged[task.metric]}
+
+  identity = identity_of(config, stage, dataset)
+  unfinished = workdir / 'unfinished' / name
+  best, reached = run_stage(
+    name,
+    network,
+    variables,
+    feed,
+    task=task,
+    recipe=recipe,
+    score=score,
+    log=log,
+    directory=unfinished,
+    identity=identity,
+    save_seconds=60 * config.save_minutes,
+    save_steps=config.save_steps,
+    asked=asked,
+    trace=trace,
+  )
+  best = jax.device_get(best)  # one copy, wherever they were
+  save(
+    workdir / name,
+    network,
+    best,
+    dataset=dataset.name,
+    identity=identity,
+    selected={
+      'by': config.select,
+      'epoch' if config.select == 'last' else task.metric: reached,
+    },
+    experiment=to_dict(config),
+  )
+  if devices.first():
+    shutil.rmtree(unfinished, ignore_errors=True)
+  return best
+
+
+def _parts(config, dataset):
+  """(what is trained on, what selects the epoch)."""
+  if config.select == 'test':  # as the reference does
+    return dataset.train, dataset.test
+  share, seed = config.data.held_out, config.seed
+  if config.data.stream:
+    return dataset.train.split(share, seed)
+  return data.split(dataset.train, share, seed)
+
+
+def _training_loader(config, source):
+  return data.Loader(
+    source,
+    batch=config.data.batch,
+    seed=config.seed,
+    size=config.data.size,
+    train=True,
+    crop='random_resized' if config.data.size else 'none',
+    workers=config.data.workers,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def _recipe(config, stage, epoch_steps, on):
+  if on is not None:
+    devices.check_batch('data.batch', config.data.batch, on)
+  parts = config.compute.accumulate * (on.size if on else 1)
+  if config.data.batch % parts:
+    raise UserError(
+      f'data.batch={config.data.batch}, in {parts} parts (compute.accumulate '
+      f'times devices), which all have one size; choose a multiple of {parts}'
+    )
+  return training.Recipe(
+    steps=stage.epochs * epoch_steps,
+    epoch_steps=epoch_steps,
+    batch=config.data.batch,
+    learning_rate=stage.learning_rate,
+    schedule=stage.schedule,
+    milestones=stage.milestones,
+    momentum=config.momentum,
+    weight_decay=stage.weight_decay,
+    decay=config.decay,
+    method=config.optimizer,
+    warmup=round(config.warmup * epoch_steps),
+    ema=config.ema,
+    # The loader's crops take the place of these.
+    crop=0 if config.data.size else config.data.crop,
+    flip=config.data.flip,
+    jitter=config.data.jitter,
+    dtype=config.compute.dtype,
+    accumulate=config.compute.accumulate,
+    remat=config.compute.remat,
+    mesh=on,
+    per_device=on is not None and config.compute.batch_stats == 'device',
+  )
