@@ -44,6 +44,13 @@ def count(data) -> int:
   return len(data.source if isinstance(data, Loader) else data['image'])
 
 
+def first_image(data) -> np.ndarray:
+  """The first image as it is; of a loader, for the first process."""
+  if isinstance(data, Loader):
+    return next(data.evaluation())['image'][0]
+  return data['image'][0]
+
+
 def image_shape(data) -> tuple[int, int, int]:
   """(H, W, C) of every image."""
   return data.shape if isinstance(data, Loader) else data['image'].shape[1:]

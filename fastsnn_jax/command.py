@@ -115,7 +115,8 @@ def convert_command(arguments: list[str]) -> None:
   elif model or name:
     raise UserError('--model and --data belong to --from-torch; add it')
   fs.convert(workdir, settings)
-  print(pathlib.Path(workdir) / 'report' / 'report.html')
+  if devices.first():
+    print(pathlib.Path(workdir) / 'report' / 'report.html')
 
 
 def run(command) -> None:

@@ -88,7 +88,7 @@ def _copy(x, on):
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     data = _copy(jax.random.key_data(x), on)
     return jax.random.wrap_key_data(data)
-  x = np.asarray(x)
+  x = np.array(x)
   return jax.make_array_from_process_local_data(sharding, x, x.shape)
 
 
@@ -127,6 +127,15 @@ def agree(value: int) -> int:
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def check_shared(directory, found: int) -> None:
+  """Raises a UserError where not all processes find the same there."""
+  if any_of(agree(found) != found):
+    raise UserError(
+      f'{directory} does not hold the same for all {jax.process_count()} '
+      'processes; give a --workdir on a file system that they share'
+    )
 
 
 def any_of(value: int) -> int:

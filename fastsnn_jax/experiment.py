@@ -13,6 +13,7 @@ import numpy as np
 from fastsnn_jax import (
   batching,
   checkpoint,
+  devices,
   evaluation,
   finetuning,
   judging,
@@ -56,7 +57,9 @@ def train(
     for stage in config.stages:
       name = f'ann{stage.bits}'
       identity = stages.identity_of(config, stage, dataset)
-      if checkpoint.exists(workdir / name):
+      done = checkpoint.exists(workdir / name)
+      devices.check_shared(workdir, done)
+      if done:
         network, variables, meta = load_with_meta(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
       else:
@@ -157,8 +160,9 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       experiment=to_dict(config),
       conversion=dataclasses.asdict(settings),
     )
-    image = next(batching.batches(dataset.test, 1))['image'][0]
-    rasters[f'{bits} bits'] = judging.raster(snn, tuned, image)
+    if devices.first():
+      image = batching.first_image(dataset.test)
+      rasters[f'{bits} bits'] = judging.raster(snn, tuned, image)
   results = {
     'model': config.model,
     'dataset': dataset.name,
@@ -172,7 +176,8 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     'settings': flat(config, settings, meta.get('imported')),
     'version': __version__,
   }
-  report.write(workdir / 'report', results, rasters)
+  if devices.first():
+    report.write(workdir / 'report', results, rasters)
   return results
 
 
@@ -188,7 +193,9 @@ def _for_conversion(dataset, config, settings):
     rows = rows.take([0])
   elif wanted < len(rows):
     rows, _ = rows.split(1 - wanted / len(rows), config.seed)
-  parts = list(stages.judged_part(rows, config.data).evaluation())
+  # All of them on every process: each step takes its share of any images.
+  parts = stages.judged_part(rows, config.data, shared=False).evaluation()
+  parts = list(parts)
   arrays = {
     name: np.concatenate([part[name] for part in parts]) for name in parts[0]
   }

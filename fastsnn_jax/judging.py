@@ -134,6 +134,7 @@ def raster(network: Network, variables, image, neurons: int = 48) -> dict:
   Returns:
     {'layers': names, 'spikes': int8 [steps, neurons] per layer, 'image', 'T'}.
   """
+  variables = jax.device_get(variables)  # run here, whoever else has them
   shown = normalize(jnp.asarray(image)[None], network.mean, network.std)
   _, activations = jax.jit(network.apply)(variables, shown)
   # In the table's order: jit gives dicts back sorted by name.

@@ -1,4 +1,7 @@
-"""What a long run shows and writes: a bar or lines, JSON lines, TensorBoard."""
+"""What a long run shows and writes: a bar or lines, JSON lines, TensorBoard.
+
+Of several processes the first speaks for all.
+"""
 
 import contextlib
 import datetime
@@ -8,6 +11,7 @@ import signal
 import sys
 import time
 
+from fastsnn_jax import devices
 from fastsnn_jax.errors import UserError
 
 
@@ -27,7 +31,7 @@ class Bar:
     self._last_line = self._started
 
   def __enter__(self):
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and devices.first():
       from rich import progress as rich
       from rich.console import Console
 
@@ -63,17 +67,23 @@ class Bar:
       share = 100 * self._done / max(self._total, 1)
       say(f'{self._title}: {share:3.0f} %  {note}  {left} left')
 
-  def line(self, text: str) -> None:
-    """A line that stays, above the bar."""
+  def line(self, text: str, *, own: bool = False) -> None:
+    """A line that stays, above the bar; see `say`."""
     if self._bar is not None:
       self._bar.console.print(text, highlight=False)
     else:
-      say(text)
+      say(text, own=own)
 
 
-def say(text: str) -> None:
-  """A line on standard error, where the bars are too."""
-  print(text, file=sys.stderr, flush=True)
+def say(text: str, *, own: bool = False) -> None:
+  """A line on standard error, where the bars are too.
+
+  Args:
+    text: the line.
+    own: it is about this process, so it is shown whichever that is.
+  """
+  if own or devices.first():
+    print(text, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:
@@ -90,6 +100,8 @@ class Log:
 
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
+    if not devices.first():
+      return
     row = {'stage': stage, 'step': step, **metrics}
     with _written(self._path):
       with self._path.open('a') as file:
@@ -119,6 +131,8 @@ class Log:
 
   def rewind(self, stage: str, step: int) -> None:
     """Drops what a killed run wrote after the step that it resumes from."""
+    if not devices.first():
+      return
     self._resumed[stage] = step
     rows = [r for r in self.rows() if r['stage'] != stage or r['step'] <= step]
     text = ''.join(json.dumps(row) + '\n' for row in rows)

@@ -85,7 +85,7 @@ def run_stage(
       took = watch.took(count)
       bar.advance(count, _note(task.summarize(sums), recipe.batch / took))
       for line in feed.warnings():
-        bar.line(f'{name}: {line}')
+        bar.line(f'{name}: {line}', own=True)
       return took, sums
 
     while step < recipe.steps:
@@ -227,8 +227,10 @@ def _not_finite(name, bad, recipe, saves, directory):
 
 def _resume(store, state, identity):
   """The newest state on disk, or the one given."""
-  step = max(store.steps(), default=None)
-  if step is None:
+  step = max(store.steps(), default=-1)
+  there = store.directory.is_dir()  # made by the first process
+  devices.check_shared(store.directory, step if there else -2)
+  if step < 0:
     return state
   found = store.meta(step)['identity']
   if found != identity:

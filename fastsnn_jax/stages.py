@@ -27,8 +27,14 @@ def open_data(settings, path=None):
   return data.load(settings.name, path)
 
 
-def judged_part(part, settings):
-  """Arrays as they are, or a loader of a stream's split, for evaluation."""
+def judged_part(part, settings, *, shared=True):
+  """Arrays as they are, or a loader of a stream's split, for evaluation.
+
+  Args:
+    part: of a data set.
+    settings: `config.Data`.
+    shared: among the processes; otherwise each loads all of it.
+  """
   if not settings.stream:
     return part
   return data.Loader(
@@ -38,8 +44,8 @@ def judged_part(part, settings):
     size=settings.size,
     train=False,
     workers=settings.workers,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=jax.process_index() if shared else 0,
+    process_count=jax.process_count() if shared else 1,
   )
 
 

@@ -35,7 +35,7 @@ ROOMS = {
   'config': 'checking',
   'devices': '',
   'checkpoint': '',
-  'progress': '',
+  'progress': 'devices',
   'plots': '',
   'rasters': 'plots',
   'report': 'plots rasters',
