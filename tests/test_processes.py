@@ -77,15 +77,16 @@ def pictures(tmp_path_factory):
 class Launch:
   """A command with two devices in all: in one process, or one in each."""
 
-  def __init__(self, pictures, workdir, command, processes):
+  def __init__(self, pictures, workdir, command, processes, apart=False):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       port = free.getsockname()[1]
-    arguments = [command, '--workdir', str(workdir)]
-    if command == 'train':
-      arguments += ['--config', str(pictures / 'config.py')]
     self._started = []
     for number in range(processes):
+      mine = f'{workdir}{number}' if apart else str(workdir)
+      arguments = [command, '--workdir', mine]
+      if command == 'train':
+        arguments += ['--config', str(pictures / 'config.py')]
       environment = {
         **os.environ,
         'PYTHONPATH': str(ROOT),
@@ -108,12 +109,11 @@ class Launch:
       )
 
   def ask_to_end(self, once):
-    """SIGTERM to all, as soon as there is this file."""
+    """SIGTERM to the last, as soon as there is this file."""
     while not once.exists():
       assert all(process.poll() is None for process in self._started)
       time.sleep(0.01)
-    for process in self._started:
-      process.send_signal(signal.SIGTERM)
+    self._started[-1].send_signal(signal.SIGTERM)
 
   def end(self, code=0):
     """What each process said."""
@@ -221,3 +221,12 @@ def test_two_processes_convert_what_one_does(alone, pictures):
     np.testing.assert_allclose(
       mine['loss_before'], other['loss_before'], rtol=0.02
     )
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused(pictures):
+  launch = Launch(pictures, pictures / 'own', 'train', 2, apart=True)
+  for said in launch.end(2):
+    (line,) = own(said)
+    assert line.startswith(f'error: {pictures}/own')
+    assert 'on a file system that they share' in line
