@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fastsnn_jax import counting, devices, tasks
-from fastsnn_jax.batching import accumulate, batches, count, image_shape
+from fastsnn_jax.batching import accumulate, batches, image_shape
 from fastsnn_jax.data import normalize
 from fastsnn_jax.network import IMAGE, Network
 from fastsnn_jax.tasks import Task
@@ -83,8 +83,9 @@ def compare(
     advance: called after each batch.
 
   Returns:
-    {label: row}: the metric after the last step and 'over_time', the ANN's,
-    'agreement' of the predictions with the ANN's and 'agreement_over_time',
+    {label: row}: 'images' judged, the metric after the last step and
+    'over_time', the ANN's, 'agreement' of the predictions with the ANN's and
+    'agreement_over_time',
     'max_logit_difference', 'spikes_per_image' (non-zero outputs),
     'mean_firing_rate' (spikes per neuron and step run), 'synops_per_image'
     (spikes times their connections, plus the first layer's MACs once),
@@ -119,7 +120,7 @@ def compare(
   )
   macs = counting.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
-  images = count(data)
+  images = float(total['sums']['images'])
   return {
     label: _row(
       network, total['sums'], total['max'], label, task, macs, neurons, images
@@ -142,7 +143,10 @@ def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
   target, ann_activations = ann.apply(ann_variables, images)
   wanted = task.predict(target)
   result = {
-    'sums': {'ann': task.measure(wanted, batch)},
+    'sums': {
+      'ann': task.measure(wanted, batch),
+      'images': jnp.sum(batch['mask']),  # without what could not be decoded
+    },
     'max': {},
   }
   for label, network in networks:
@@ -229,6 +233,7 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
     quiet['quiet_step'] = int(np.flatnonzero(histogram)[-1])
     quiet['quiet_histogram'] = histogram.tolist()
   return {
+    'images': int(images),
     'T': network.neuron.steps,
     'steps': steps,
     task.metric: over_time[-1],

@@ -168,7 +168,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     'dataset': dataset.name,
     'task': ann.task,
     'metric': tasks.for_network(ann).metric,
-    'images': batching.count(dataset.test),
+    'images': rows[0]['images'],
     'float_accuracy': _float_metric(workdir, dataset, config),
     'rows': rows,
     'tuning': tuning,

@@ -152,6 +152,7 @@ def recomputed(mode):
           synops += (fired.sum(1) * np.asarray(fan)).sum()
   macs = counting.macs(ANN, variables(), (4, 4, 1))
   return {
+    'images': len(x),
     'T': top,
     'steps': total,
     'accuracy': (output.argmax(-1) == data['label']).mean(),
