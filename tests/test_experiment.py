@@ -509,7 +509,13 @@ def newest(saves):
 
 
 def rows_without_speed(workdir):
-  speed = {'images_per_second', 'step_seconds', 'compile_seconds'}
+  speed = {
+    'images_per_second',
+    'images_per_second_per_device',
+    'step_seconds',
+    'compile_seconds',
+    'input_wait',
+  }
   return [
     {k: v for k, v in row.items() if k not in speed}
     for row in Log(workdir).rows()
