@@ -1,0 +1,156 @@
+"""The main job on photographs that stream from disk: train, be cut, convert."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from pictures import encode, smooth, write_tfds
+from test_experiment import tiny_resnet  # noqa: F401
+
+import fastsnn_jax as fs
+from fastsnn_jax import checkpoint, feeding
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.progress import Log
+
+DAMAGED, TEST = (5, 50), 20
+
+
+def photograph(number):
+  """Of varying sizes and kinds, as ImageNet's are; two are damaged."""
+  random = np.random.default_rng(number)
+  height, width = random.integers(20, 90, 2)
+  image = PIL.Image.fromarray(smooth(height, width, seed=number))
+  if number in DAMAGED:
+    return encode(image, 'JPEG')[:100]
+  if number % 10 == 1:
+    return encode(image.convert('L'), 'JPEG')
+  if number % 10 == 2:
+    return encode(image.convert('CMYK'), 'JPEG')
+  if number % 10 == 3:
+    return encode(image.resize((3, 2)), 'JPEG')
+  if number % 10 == 4:
+    return encode(image, 'PNG')
+  return encode(image, 'JPEG')
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+  """A TFDS data set of 120 photographs."""
+  folder = tmp_path_factory.mktemp('photographs')
+  rows = [(photograph(number), number % 3) for number in range(120)]
+  write_tfds(
+    folder,
+    {'train': rows[TEST:], 'validation': rows[:TEST]},
+    name='imagenet2012',
+    shape=(None, None, 3),
+  )
+  return folder
+
+
+def experiment(folder, model, size, batch, epochs=1, **changes):
+  return Experiment(
+    model=model,
+    data=Data(
+      'imagenet2012',
+      str(folder),
+      batch=batch,
+      eval_batch=batch,
+      held_out=0.2,
+      jitter=0.4,
+      stream=True,
+      size=size,
+    ),
+    stages=(Stage(2, epochs=epochs, learning_rate=0.01),),
+    convert=Conversion(bits=(2,), mode='settled', tune='none'),
+    **changes,
+  )
+
+
+def small(folder, **changes):
+  return experiment(folder, 'tiny_resnet', 16, 16, epochs=2, **changes)
+
+
+@pytest.fixture(scope='module')
+def unbroken(photographs, tmp_path_factory):
+  """The workdir of a run on all devices, and its results."""
+  workdir = tmp_path_factory.mktemp('unbroken')
+  return workdir, fs.train(small(photographs), workdir)
+
+
+def test_training_says_how_it_goes(unbroken):
+  workdir, results = unbroken
+  assert 0 <= results['ann2'] <= 1
+  rows = Log(workdir).rows()
+  assert [row['step'] for row in rows] == [5, 10]
+  for row in rows:
+    assert np.isfinite(row['train_loss'])
+    assert 0 <= row['input_wait'] <= 1
+    assert row['images_per_second_per_device'] > 0
+
+
+@pytest.mark.parametrize('step', [2, 8])
+def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
+  photographs, unbroken, tmp_path, monkeypatch, step
+):
+  config = small(photographs, save_steps=3)
+  real = feeding.Streaming.advance
+
+  def advance(self, state, at, stop):
+    if at == step:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return real(self, state, at, stop)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(feeding.Streaming, 'advance', advance)
+    patched.setattr('fastsnn_jax.running.CHUNK_SECONDS', 0)  # single steps
+    with pytest.raises(SystemExit) as caught:
+      fs.train(config, tmp_path)
+  assert caught.value.code == 143
+  saves = (tmp_path / 'unfinished' / 'ann2').glob('[0-9]*')
+  assert max(int(path.name) for path in saves) == step + 1
+  again = fs.train(config, tmp_path)
+  workdir, results = unbroken
+  assert again == results
+  ours, theirs = (
+    checkpoint.load(path / 'ann2')[0] for path in (tmp_path, workdir)
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  for mine, other in zip(
+    Log(tmp_path).rows(), Log(workdir).rows(), strict=True
+  ):
+    for name in ('step', 'train_loss', 'train_accuracy', 'val_accuracy'):
+      assert mine[name] == other[name]
+
+
+def test_the_trained_network_is_converted(unbroken):
+  workdir, results = unbroken
+  check_converted(fs.convert(workdir), workdir, results)
+
+
+def check_converted(found, workdir, results):
+  (row,) = found['rows']
+  assert (row['mode'], row['tuned'], row['T']) == ('settled', 'none', 3)
+  # One of the test split's pictures is damaged: it counts nowhere.
+  assert found['images'] == row['images'] == TEST - 1
+  assert row['ann_accuracy'] == results['ann2']
+  assert abs(row['accuracy'] - results['ann2']) <= 1.01 / (TEST - 1)
+  assert row['agreement'] >= 1 - 1.01 / (TEST - 1)
+  assert sum(row['quiet_histogram']) == TEST - 1
+  written = json.loads((workdir / 'report' / 'results.json').read_text())
+  assert written['rows'][0]['accuracy'] == row['accuracy']
+  network, variables = fs.load(workdir / 'snn2')
+  side = 224 if network.model == 'imagenet_alexnet' else 16
+  (answer,) = fs.classify(network, variables, smooth(side, side)[None])
+  assert 0 <= answer < 3
+
+
+@pytest.mark.slow
+def test_imagenets_alexnet_trains_and_is_converted(photographs, tmp_path):
+  config = experiment(photographs, 'imagenet_alexnet', 224, 40)
+  results = fs.train(config, tmp_path)
+  assert [row['step'] for row in Log(tmp_path).rows()] == [2]
+  check_converted(fs.convert(tmp_path), tmp_path, results)
