@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from pictures import encode, smooth, write_tfds
-from test_experiment import tiny_resnet  # noqa: F401
+from test_experiment import REGISTER, check_kills, tiny_resnet  # noqa: F401
 
 import fastsnn_jax as fs
 from fastsnn_jax import checkpoint, feeding
@@ -129,6 +129,24 @@ def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
 def test_the_trained_network_is_converted(unbroken):
   workdir, results = unbroken
   check_converted(fs.convert(workdir), workdir, results)
+
+
+@pytest.mark.slow
+def test_a_stream_that_is_killed_ends_as_one_that_is_not(photographs, tmp_path):
+  config = f"""{REGISTER}
+from fastsnn_jax.config import Data, Experiment, Stage
+
+config = Experiment(
+  model='tiny_resnet',
+  data=Data(
+    'imagenet2012', {str(photographs)!r}, batch=16, eval_batch=16,
+    stream=True, size=16,
+  ),
+  stages=(Stage(2, epochs=24, learning_rate=0.01),),
+  save_steps=3,
+)
+"""
+  check_kills(tmp_path, config, ('ann2',))
 
 
 def check_converted(found, workdir, results):
