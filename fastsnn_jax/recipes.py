@@ -10,7 +10,9 @@ from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.errors import UserError
 
 _CIFAR = Data('cifar10', batch=128, eval_batch=100, crop=4, flip=True)
-_IMAGENET = Data('imagenet2012', batch=1024, eval_batch=256, flip=True)
+_IMAGENET = Data(
+  'imagenet2012', batch=1024, eval_batch=256, stream=True, size=224
+)
 _TWENTIES = (1 / 3, 2 / 3, 5 / 6)  # epochs 20, 40 and 50 of 60
 
 
