@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -559,3 +560,26 @@ def test_the_demos_network_survives_kills_too(tmp_path):
   text = CONFIG.replace("'tiny_resnet',\n  data", "'small_resnet8',\n  data")
   assert 'small_resnet8' in text
   check_kills(tmp_path, text, ('ann32', 'ann2'))
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_steps_change_no_bit(tmp_path):
+  random = np.random.default_rng(0)
+  longer = re.sub(r'Stage\(2, epochs=\d+', 'Stage(2, epochs=60', CONFIG)
+  assert longer != CONFIG
+  command = Command(tmp_path, longer)
+  command.finish('whole')
+  saves = tmp_path / 'cut' / 'unfinished' / 'ann2'
+  for _ in range(10):
+    process = command.start('cut')
+    before = newest(saves)
+    while newest(saves) <= before and process.poll() is None:
+      time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.5))  # into a save, an epoch, a chunk
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, 'the stage was done too soon'
+  command.finish('cut')
+  _, want = fs.load(tmp_path / 'whole' / 'ann2')
+  _, got = fs.load(tmp_path / 'cut' / 'ann2')
+  assert_equal_bits(got, want)
