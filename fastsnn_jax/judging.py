@@ -79,7 +79,7 @@ def convert_network(
     spiking[mode] = to_spiking(ann, mode, **settings), variables
   judge = functools.partial(_judge, ann, variables, dataset, batch, mesh)
   rows = judge(spiking, 'none')
-  chosen, records = list(spiking.values())[-1], []
+  (kept, chosen), records = list(spiking.items())[-1], []
   signed = to_spiking(ann, 'signed')
   images = {name: x[:tune_images] for name, x in dataset.train.items()}
   for tuning in tunings:
@@ -98,7 +98,9 @@ def convert_network(
       )
     records += [{'bits': ann.bits, **record} for record in done]
     chosen = signed, tuned
+    kept = f'signed ({tuning.schedule} tuning)'
     rows += judge({'signed': chosen}, tuning.schedule)
+  say(f'snn{ann.bits} holds the {kept} network')
   return Judged(rows, records, chosen)
 
 
