@@ -28,7 +28,8 @@ class Recipe:
       or 'kernels' only.
     method: 'sgd' or 'adamw'.
     warmup: steps in which the rate rises to the schedule's.
-    ema: decay of the moving average of the variables; 0 for none.
+    ema: decay of the moving average of the variables, 0 for none; at step t it
+      is at most (1 + t) / (10 + t).
     crop: zero padding in pixels for random crops; 0 for none.
     flip: mirror images at random.
     jitter: strength of the random brightness, contrast and saturation.

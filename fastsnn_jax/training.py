@@ -82,7 +82,9 @@ def train_step(
   }
   average = state.average
   if average:
-    average = optax.incremental_update(variables, average, 1 - ema)
+    # Early on a shorter average, or it would be the start for long.
+    decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+    average = optax.incremental_update(variables, average, 1 - decay)
   return state._replace(
     variables=variables,
     average=average,

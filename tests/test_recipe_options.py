@@ -101,8 +101,11 @@ def test_the_moving_average_follows_each_step_and_is_what_is_judged():
       task=TASK,
       recipe=OPTIONS,
     )
+    decay = min(0.8, (1 + step) / (10 + step))
     average = jax.tree.map(
-      lambda a, v: 0.8 * a + 0.2 * np.asarray(v), average, state.variables
+      lambda a, v, decay=decay: decay * a + (1 - decay) * np.asarray(v),
+      average,
+      state.variables,
     )
   assert_close(state.average, average, rtol=1e-5, atol=1e-6)
   state = training.keep_best(state, 0.5)
