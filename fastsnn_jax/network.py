@@ -88,7 +88,11 @@ class Network:
     bits: of the weights, where they are quantised; 32 for none.
     classes: class names.
     mean, std: per channel, of images in 0..1, for whole-image functions.
-    task: 'classification'.
+    task: 'classification' or 'detection'.
+    stride: the sides of an image must be multiples of it; a detector's cells
+      have this side.
+    anchors: (width, height) in cells of the boxes that a detector starts from.
+    overlap: IoU above which a detector keeps only the better of two boxes.
   """
 
   layers: tuple[Layer, ...]
@@ -99,6 +103,9 @@ class Network:
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
   task: str = 'classification'
+  stride: int = 1
+  anchors: tuple[tuple[float, float], ...] = ()
+  overlap: float = 0.5
 
   def __post_init__(self):
     object.__setattr__(self, 'layers', tuple(self.layers))
@@ -156,7 +163,7 @@ class Network:
     Returns:
       {'params': {layer: …}, 'batch_stats': {layer: …}}
     """
-    _check_rank(images)
+    self._check_shape(images)
     image = jax.ShapeDtypeStruct((1, *np.shape(images)[1:]), jnp.float32)
     activations = {IMAGE: image}
     variables = {'params': {}, 'batch_stats': {}}
@@ -192,10 +199,10 @@ class Network:
       batch_stats. What is not used costs nothing under `jit`.
 
     Raises:
-      UserError: images of a wrong rank or not floating point; `train` with a
+      UserError: images of a wrong shape or not floating point; `train` with a
         spiking network.
     """
-    _check_rank(images)
+    self._check_shape(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
       raise UserError(
         f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
@@ -226,6 +233,17 @@ class Network:
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)
 
+  def _check_shape(self, images):
+    shape = np.shape(images)
+    if len(shape) != 4:
+      raise UserError(f'images of shape {shape}, but they must be [B, H, W, C]')
+    if shape[1] % self.stride or shape[2] % self.stride:
+      raise UserError(
+        f'images of {shape[1]} x {shape[2]} pixels, but the sides must be '
+        f'multiples of {self.stride} for {self.model or "this network"}; '
+        'resize them'
+      )
+
   def output_over_time(self, variables, activations):
     """The answer after each step: [B, T + settle, …].
 
@@ -242,13 +260,6 @@ class Network:
     mine = own_variables(variables, readout.name)
     output = self.unit(readout).apply(mine, *folded)
     return output.reshape(batch, time, *output.shape[1:])
-
-
-def _check_rank(images):
-  if np.ndim(images) != 4:
-    raise UserError(
-      f'images of shape {np.shape(images)}, but they must be [B, H, W, C]'
-    )
 
 
 @functools.partial(jax.jit, static_argnames=('unit', 'shapes'))

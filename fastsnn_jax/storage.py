@@ -39,11 +39,19 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
     'classes': list(network.classes),
     'mean': list(network.mean),
     'std': list(network.std),
+    **_detector(network),
     'T': _steps(network),
     'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
     **meta,
   }
   checkpoint.save(directory, variables, meta)
+
+
+def _detector(network):
+  """What only detectors have beside their layers."""
+  if not network.anchors:
+    return {}
+  return {'anchors': network.anchors, 'overlap': network.overlap}
 
 
 def _steps(network):
@@ -85,6 +93,7 @@ def load_with_meta(directory, network: Network | None = None):
       meta['classes'],
       mean=tuple(meta['mean']),
       std=tuple(meta['std']),
+      **{key: meta[key] for key in ('anchors', 'overlap') if key in meta},
     )
     if meta['neuron'] is not None:
       neuron = IntegrateAndFire(**meta['neuron'])

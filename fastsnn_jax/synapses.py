@@ -32,12 +32,14 @@ __all__ = [
   'Apot',
   'BatchNorm',
   'Chain',
+  'Concat',
   'Conv',
   'Dense',
   'EightBit',
   'GlobalAveragePool',
   'MaxPool',
   'Residual',
+  'SpaceToDepth',
   'Synapse',
   'kaiming',
   'small_normal',
@@ -235,6 +237,52 @@ class Chain(Synapse):
     for part in rest:
       y = part.connect(y)
     return y
+
+
+class SpaceToDepth(Synapse):
+  """Blocks of pixels as channels: [N, H, W, C] -> [N, H/b, W/b, b b C].
+
+  out[i, j, (dy b + dx) C + c] = in[b i + dy, b j + dx, c]
+  """
+
+  block: int = 2
+
+  def __call__(self, x, train=False):
+    del train
+    return self.connect(x)
+
+  def connect(self, x):
+    (n, height, width, channels), b = x.shape, self.block
+    if height % b or width % b:
+      raise UserError(
+        f'SpaceToDepth: a map of {height} x {width}, but its sides must be '
+        f'multiples of {b}; give images whose sides are multiples of more'
+      )
+    x = x.reshape(n, height // b, b, width // b, b, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, height // b, width // b, b * b * channels)
+
+
+class Concat(Synapse):
+  """The channels of several inputs in a row, each through its part if any."""
+
+  parts: tuple[Synapse | None, ...]
+
+  @property
+  def affine(self):
+    return all(part.affine for part in self.parts if part is not None)
+
+  def __call__(self, *inputs, train=False):
+    pairs = zip(self.parts, inputs, strict=True)
+    return jnp.concatenate(
+      [x if part is None else part(x, train=train) for part, x in pairs], -1
+    )
+
+  def connect(self, *inputs):
+    pairs = zip(self.parts, inputs, strict=True)
+    return jnp.concatenate(
+      [x if part is None else part.connect(x) for part, x in pairs], -1
+    )
 
 
 class MaxPool(Synapse):

@@ -21,9 +21,8 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import build, input_size
 from fastsnn_jax.network import IMAGE
 from fastsnn_jax.synapses import Chain
-from fastsnn_jax.torch_names import COUNTER, leaves
-
-_PREFIX = 'module.'  # of DataParallel and DDP
+from fastsnn_jax.torch_files import PREFIX, state_dict, write
+from fastsnn_jax.torch_names import COUNTER, leaves, read_out_width
 
 
 def load_torch(
@@ -35,9 +34,9 @@ def load_torch(
 
   Strict: every key of the model must be there, and no other; only
   `num_batches_tracked` is ignored. A leading 'module.' is stripped where it is.
-  The read-out decides the number of classes, the first layer that of the
-  channels (1 or 3). The bit width is not in the file: 3 and 4 bits cannot be
-  told apart.
+  The read-out decides the number of classes (a detector's with 125 outputs is
+  VOC's, with 425 COCO's), the first layer that of the channels (1 or 3). The
+  bit width is not in the file: 3 and 4 bits cannot be told apart.
 
   Args:
     path_or_state_dict: a `.npz`, a file of `torch.save` (with the extra
@@ -65,11 +64,11 @@ def load_torch(
   >>> bool(jnp.all(again['params']['layer0']['theta'] == 6))
   True
   """
-  state = _state_dict(path_or_state_dict)
+  state = state_dict(path_or_state_dict)
   network = build(model, bits)
   head, stem = list(leaves(network))[-1].key, next(leaves(network)).key
-  classes, channels = _length(state, head, 0, 10), _length(state, stem, 1, 3)
-  network = build(model, bits, max(classes, 2))
+  channels = _length(state, stem, 1, 3)
+  network = _with_read_out(network, head, _length(state, head, 0, None))
   shapes, maps = _shapes(network, channels if channels == 1 else 3)
 
   where = f'{model} at {bits} bits'
@@ -121,7 +120,8 @@ def save_torch(
     bits: those of the network.
     path: also write a file: `.npz`, or anything else by `torch.save`, as
       {'state_dict': ...}. Such a file has the prefix 'module.' for the models
-      whose official scripts expect it (all but the ResNets).
+      whose official scripts expect it (all but the ResNets). A detector's is
+      the bare state_dict.
 
   Returns:
     Official keys, without a prefix, to NumPy arrays, in the official order.
@@ -138,7 +138,7 @@ def save_torch(
       f'variables without {"/".join(head if stem in found else stem)}, but '
       f'{model} at {bits} bits has it; are they those of another model?'
     )
-  network = build(model, bits, np.shape(found[head])[0])
+  network = _with_read_out(network, '/'.join(head), np.shape(found[head])[0])
   shapes, maps = _shapes(network, np.shape(found[stem])[-2])
   for key in sorted(shapes.keys() | found.keys()):
     ours, theirs = shapes.get(key), found.get(key)
@@ -161,7 +161,9 @@ def save_torch(
       value = _export_kernel(value, maps.get(leaf.unit))
     state[leaf.key] = value
   if path is not None:
-    _write(state, os.fspath(path), _PREFIX * ('resnet' not in model))
+    bare = network.task == 'detection'
+    prefix = '' if bare or 'resnet' in model else PREFIX
+    write(state, os.fspath(path), bare=bare, prefix=prefix)
   return state
 
 
@@ -182,6 +184,21 @@ def _shapes(network, channels):
     pooled = isinstance(layer.synapse, Chain) or len(shape) == 1
     maps[layer.name] = (1, 1, shape[-1]) if pooled else shape
   return {k: v.shape for k, v in flatten_dict(variables).items()}, maps
+
+
+def _with_read_out(network, key, width):
+  """The network with as many classes as its read-out of this width has."""
+  if width is None:  # the missing key is reported with the others
+    return network
+  each, rest = read_out_width(network)
+  classes, left = divmod(width - rest, each)
+  if left or classes < 1:
+    raise UserError(
+      f'key {key!r}: {width} outputs, but {network.model} has {each} for each '
+      f'of its classes and {rest} beside them; is this the file of another '
+      'model?'
+    )
+  return build(network.model, network.bits, max(classes, 1 if rest else 2))
 
 
 def _official_shape(leaf, shape):
@@ -206,7 +223,7 @@ def _export_kernel(kernel, flattened):
 
 
 def _length(state, key, axis, default):
-  shape = np.shape(state.get(key, ()))
+  shape = np.shape(state[key]) if key in state else ()
   return shape[axis] if len(shape) > axis else default
 
 
@@ -225,66 +242,3 @@ def _check(leaf, value, shape, where):
       f'key {leaf.key!r}: {value}, but no neuron has a threshold that is not '
       'positive; train it again with a smaller learning rate'
     )
-
-
-# --- files ------------------------------------------------------------------
-
-
-def _state_dict(source):
-  """Official keys without prefix to NumPy arrays."""
-  if not isinstance(source, Mapping):
-    source = _read(os.fspath(source))
-  source = source.get('state_dict', source)
-  state = {}
-  for key, value in source.items():
-    if hasattr(value, 'detach'):  # a tensor, without importing torch for it
-      value = value.detach().cpu().numpy()
-    state[key.removeprefix(_PREFIX)] = np.asarray(value)
-  return state
-
-
-def _torch(path):
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-      f'{path}: PyTorch files need PyTorch, which is not installed; '
-      "pip install 'fastsnn_jax[torch]', or use a .npz file"
-    ) from error
-  return torch
-
-
-def _read(path):
-  if not os.path.isfile(path):
-    raise UserError(f'{path}: no such file')
-  try:
-    if path.endswith('.npz'):
-      with open(path, 'rb') as file:
-        return dict(np.load(file, allow_pickle=False))
-    torch = _torch(path)
-    source = torch.load(path, weights_only=True, map_location='cpu')
-  except UserError:
-    raise
-  except Exception as error:  # a broken file fails in a dozen ways
-    first = (str(error).splitlines() or [''])[0]
-    raise UserError(
-      f'{path}: cannot be read as a checkpoint ({first}); a file of torch.save '
-      'or a .npz is needed'
-    ) from error
-  if not isinstance(source, Mapping):
-    raise UserError(
-      f'{path}: holds a {type(source).__name__}, but a state_dict is needed'
-    )
-  return source
-
-
-def _write(state, path, prefix):
-  if path.endswith('.npz'):
-    np.savez(path, **state)
-    return
-  torch = _torch(path)
-  tensors = {
-    prefix + key: torch.from_numpy(np.array(value))
-    for key, value in state.items()
-  }
-  torch.save({'state_dict': tensors}, path)

@@ -29,6 +29,9 @@ _PLAIN = _Names('block.0', 'block.1', 'block.2', 'weight_quant.wgt_alpha')
 _PART = _Names('conv', 'bn', 'relu', 'weight_alpha')
 _SHORTCUT = _Names('downsample.0', 'downsample.1', '', 'weight_alpha')
 
+# Of detectors: units of residual blocks have nested parts, and relu1, relu2.
+_UNIT = _Names('block.0', 'block.1', 'block.2', '')
+
 _NORM = (
   ('weight', 'params', 'scale'),
   ('bias', 'params', 'bias'),
@@ -63,6 +66,9 @@ def leaves(network: Network) -> Iterator[Leaf]:
   >>> found[7].key, found[7].path[1:]
   ('layer1.0.part1.conv.weight', ('layer1.0.part1', 'synapse', 'kernel'))
   """
+  if network.task == 'detection':
+    yield from _detector_leaves(network)
+    return
   for layer in network.layers:
     name, synapse = layer.name, layer.synapse
     if layer is network.layers[-1]:  # after average pooling and flattening
@@ -86,6 +92,45 @@ def leaves(network: Network) -> Iterator[Leaf]:
       yield from _weighted(network, name, synapse.shortcut, _SHORTCUT, path)
 
 
+def read_out_width(network: Network) -> tuple[int, int]:
+  """(per class, beside the classes): channels of the read-out.
+
+  >>> import fastsnn_jax as fs
+  >>> read_out_width(fs.build('yolov2_tiny', classes=20))
+  (5, 25)
+  """
+  anchors = len(network.anchors)
+  return (anchors, 5 * anchors) if network.task == 'detection' else (1, 0)
+
+
+def _detector_leaves(network):
+  """As `leaves`: all under 'backbone.', and thetas behind the shortcut."""
+  for layer in network.layers:
+    key, path = f'backbone.{layer.name}', (layer.name, 'synapse')
+    if layer is network.layers[-1]:
+      yield Leaf(f'{key}.block.weight', ('params', *path, 'kernel'), 'kernel')
+      yield Leaf(f'{key}.block.bias', ('params', *path, 'bias'))
+      continue
+    synapse, theta = layer.synapse, f'{key}.{_UNIT.theta}'
+    shortcut = getattr(synapse, 'shortcut', None)
+    if '.part' in layer.name:
+      theta = key.replace('.part', '.relu')
+    elif layer.name == 'layer0':
+      theta = 'backbone.relu0'
+    if isinstance(synapse, Chain):  # behind a concatenation
+      inner, part = (*path, 'parts_1'), synapse.parts[1]
+    elif isinstance(synapse, Residual):
+      inner, part = (*path, 'body'), synapse.body
+    else:
+      inner, part = path, synapse
+    yield from _weighted(network, key, part, _UNIT, inner)
+    if shortcut is not None:
+      down = key.rsplit('.', 1)[0] + '.downsample'
+      yield from _weighted(network, down, shortcut, _UNIT, (*path, 'shortcut'))
+    if network.neuron.initial_theta is not None:
+      yield Leaf(f'{theta}.act_alpha', ('params', layer.name, 'theta'), 'theta')
+
+
 def _weighted(network, name, synapse, names, path):
   """Keys of a convolution or dense layer and of the batch norm behind it."""
   weight, norm = f'{name}.{names.weight}', f'{name}.{names.norm}'
@@ -94,7 +139,8 @@ def _weighted(network, name, synapse, names, path):
   yield Leaf(
     f'{weight}.weight', ('params', *path, 'kernel'), 'kernel', flattened
   )
-  if dense or (network.model in _BIASED and network.bits == 32):
+  biased = network.model in _BIASED and network.bits == 32
+  if dense or biased or network.model == 'yolov2_tiny':
     mean = ('batch_stats', *path, 'norm', 'mean')
     yield Leaf(f'{weight}.bias', mean, 'folded')
   if isinstance(synapse.weights, Apot):

@@ -20,6 +20,8 @@ MODELS = {
   'resnet18': 'cifar_resnet18',
   'imagenet_alexnet': 'imagenet_alexnet',
   'imagenet_vgg16': 'imagenet_vgg16',
+  'tiny': 'yolov2_tiny',
+  'r34': 'yolov2_resnet34',
 }
 
 

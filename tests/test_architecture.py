@@ -41,7 +41,8 @@ ROOMS = {
   'report': 'plots rasters',
   'counting': 'network',
   'torch_names': 'network synapses',
-  'torch_import': 'models network synapses torch_names',
+  'torch_files': '',
+  'torch_import': 'models network synapses torch_files torch_names',
   'batching': 'data devices',
   'evaluation': 'batching network counting data devices tasks',
   'predicting': 'network data',
@@ -115,7 +116,7 @@ def test_few_files_know_the_large_libraries():
   assert importers('grain') == {'data.loader'}
   assert importers('PIL') == {'data.decode'}
   assert not importers('flax') & {'quantize', 'neurons'}
-  assert importers('torch') <= {'torch_import'}
+  assert importers('torch') <= {'torch_files'}
   assert not importers('tensorflow', 'flax.nnx')
 
 

@@ -1,28 +1,62 @@
 """Models by name: each is a function (bits, classes) -> table of layers."""
 
-from collections.abc import Sequence
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.models import yolo
 from fastsnn_jax.models.alexnet import cifar_alexnet, imagenet_alexnet
 from fastsnn_jax.models.resnet import cifar_resnet, cifar_resnet18, small_resnet
 from fastsnn_jax.models.vgg import cifar_vgg11, imagenet_vgg11, imagenet_vgg16
 from fastsnn_jax.network import Network
 from fastsnn_jax.neurons import QuantRelu, Relu
 
-# name -> (table, initial theta)
+
+class _Model(NamedTuple):
+  """How a network of a name is made.
+
+  Attributes:
+    table: (bits, classes) -> layers; of detectors, (bits, classes, anchors).
+    theta: initial.
+    size: side of the square images that the model was drawn up for.
+    static: fields of `Network`; a detector's `anchors` may be a function of the
+      number of classes.
+  """
+
+  table: Callable
+  theta: float = 6.0
+  size: int = 32
+  static: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def _detector(table, size, **static):
+  return _Model(table, 6.0, size, {'task': 'detection', **static})
+
+
 _MODELS = {
-  'cifar_alexnet': (cifar_alexnet, 8.0),
-  'cifar_vgg11': (cifar_vgg11, 8.0),
+  'cifar_alexnet': _Model(cifar_alexnet, 8.0),
+  'cifar_vgg11': _Model(cifar_vgg11, 8.0),
   **{
-    f'cifar_resnet{depth}': (cifar_resnet(depth), 6.0)
+    f'cifar_resnet{depth}': _Model(cifar_resnet(depth))
     for depth in (20, 32, 44, 56, 110)
   },
-  'cifar_resnet18': (cifar_resnet18, 6.0),
-  'imagenet_alexnet': (imagenet_alexnet, 6.0),
-  'imagenet_vgg16': (imagenet_vgg16, 6.0),
-  'imagenet_vgg11': (imagenet_vgg11, 6.0),
-  'small_resnet8': (small_resnet(blocks=1, stem_stride=1), 6.0),
-  'small_resnet14': (small_resnet(blocks=2, stem_stride=2), 6.0),
+  'cifar_resnet18': _Model(cifar_resnet18),
+  'imagenet_alexnet': _Model(imagenet_alexnet, size=224),
+  'imagenet_vgg16': _Model(imagenet_vgg16, size=224),
+  'imagenet_vgg11': _Model(imagenet_vgg11, size=224),
+  'small_resnet8': _Model(small_resnet(blocks=1, stem_stride=1)),
+  'small_resnet14': _Model(small_resnet(blocks=2, stem_stride=2)),
+  'yolov2_tiny': _detector(
+    yolo.yolov2_tiny, 416, stride=32, anchors=yolo.anchors_for
+  ),
+  'yolov2_resnet34': _detector(
+    yolo.yolov2_resnet34, 416, stride=32, anchors=yolo.anchors_for, overlap=0.6
+  ),
+  'small_yolo': _detector(
+    yolo.small_yolo, 96, stride=16, anchors=yolo.SMALL_ANCHORS
+  ),
 }
 
 BITS = (32, 5, 4, 3, 2)
@@ -41,7 +75,7 @@ def input_size(model: str) -> int:
   >>> input_size('cifar_vgg11'), input_size('imagenet_vgg11')
   (32, 224)
   """
-  return 224 if model.startswith('imagenet_') else 32
+  return _MODELS[model].size
 
 
 def build(
@@ -54,10 +88,12 @@ def build(
     bits: 32 gives the float network (`Relu`), 2 to 5 a quantised one
       (`QuantRelu(bits)`); what has so many bits is part of the model's table.
     classes: their number, or their names.
-    **static: further fields of `Network`: mean, std.
+    **static: further fields of `Network`: mean, std, and of detectors anchors
+      (if not given, the reference's for so many classes) and overlap.
 
   Raises:
-    UserError: an unknown model or bit width, fewer than two classes.
+    UserError: an unknown model or bit width, fewer than two classes (one, for
+      a detector), anchors that are no boxes or for a classifier.
 
   >>> build('cifar_resnet20', bits=2).neuron
   QuantRelu(bits=2, initial_theta=6.0)
@@ -68,9 +104,33 @@ def build(
     raise UserError(f'bits={bits!r}: a network has one of {BITS} bits')
   names = range(classes) if isinstance(classes, int) else classes
   names = tuple(map(str, names))
-  if len(names) < 2:
-    raise UserError(f'classes={classes!r}: at least two classes are needed')
-  table, theta = _MODELS[model]
+  table, theta, _, known = _MODELS[model]
+  static = {**known, **static}
+  least, needed = 2, 'two classes are'
+  if 'anchors' in known:  # a detector may look for one kind of thing
+    least, needed = 1, 'one class is'
+  if len(names) < least:
+    raise UserError(f'classes={classes!r}: at least {needed} needed')
+  sizes = (bits, len(names))
+  if 'anchors' in static:
+    static['anchors'] = _anchors(model, known, static['anchors'], len(names))
+    sizes = (*sizes, static['anchors'])
   neuron = Relu() if bits == 32 else QuantRelu(bits, theta)
-  layers = tuple(table(bits, len(names)))
-  return Network(layers, neuron, model, bits, names, **static)
+  return Network(tuple(table(*sizes)), neuron, model, bits, names, **static)
+
+
+def _anchors(model, known, anchors, classes):
+  """As a tuple of pairs, checked."""
+  if 'anchors' not in known:
+    raise UserError(f'anchors={anchors!r}: {model} is no detector; leave it')
+  anchors = anchors(classes) if callable(anchors) else anchors
+  try:
+    boxes = tuple((float(w), float(h)) for w, h in anchors)
+  except (TypeError, ValueError):
+    boxes = ()
+  if not boxes or not all(0 < side < math.inf for box in boxes for side in box):
+    raise UserError(
+      f'anchors={anchors!r}: a detector starts from boxes, each a (width, '
+      'height) in cells, both positive'
+    )
+  return boxes

@@ -32,8 +32,31 @@ def resnet(
     middle: weight quantiser of all other convolutions.
     stem_stride: of the first convolution.
   """
-  layers = [Layer('layer0', Conv(stem, weights=ends, stride=stem_stride))]
-  last, width = 'layer0', stem
+  first = Conv(stem, weights=ends, stride=stem_stride)
+  layers = trunk(first, channels=channels, blocks=blocks, middle=middle)
+  head = Dense(
+    classes,
+    weights=ends,
+    norm=False,
+    kernel_init=torch_uniform,
+    bias_init=torch_bias,
+  )
+  name = f'layer{len(channels) + 1}'
+  pooled = Chain((GlobalAveragePool(), head))
+  return [*layers, Layer(name, pooled, (layers[-1].name,))]
+
+
+def trunk(stem, *, channels, blocks, middle=None):
+  """Firing rows: the first convolution, then stages of residual blocks.
+
+  Args:
+    stem: the first row's `Conv`.
+    channels: of each stage.
+    blocks: of each stage; all stages but the first halve the map.
+    middle: weight quantiser of all convolutions but the stem.
+  """
+  layers = [Layer('layer0', stem)]
+  last, width = 'layer0', stem.features
   for stage, (features, count) in enumerate(zip(channels, blocks, strict=True)):
     for block in range(count):
       stride = 2 if stage > 0 and block == 0 else 1
@@ -48,15 +71,6 @@ def resnet(
       layers.append(Layer(f'{name}.part1', first, (last,)))
       layers.append(Layer(f'{name}.part2', second, (f'{name}.part1', last)))
       last, width = f'{name}.part2', features
-  head = Dense(
-    classes,
-    weights=ends,
-    norm=False,
-    kernel_init=torch_uniform,
-    bias_init=torch_bias,
-  )
-  name = f'layer{len(channels) + 1}'
-  layers.append(Layer(name, Chain((GlobalAveragePool(), head)), (last,)))
   return layers
 
 

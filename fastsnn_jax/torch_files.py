@@ -1,0 +1,78 @@
+"""Files that hold a state_dict, with and without PyTorch."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastsnn_jax.errors import UserError
+
+PREFIX = 'module.'  # of DataParallel and DDP
+
+
+def state_dict(source):
+  """Official keys without prefix to NumPy arrays."""
+  if not isinstance(source, Mapping):
+    source = _read(os.fspath(source))
+  source = source.get('state_dict', source)
+  state = {}
+  for key, value in source.items():
+    if hasattr(value, 'detach'):  # a tensor, without importing torch for it
+      value = value.detach().cpu().numpy()
+    state[key.removeprefix(PREFIX)] = np.asarray(value)
+  return state
+
+
+def _torch(path):
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      f'{path}: PyTorch files need PyTorch, which is not installed; '
+      "pip install 'fastsnn_jax[torch]', or use a .npz file"
+    ) from error
+  return torch
+
+
+def _read(path):
+  if not os.path.isfile(path):
+    raise UserError(f'{path}: no such file')
+  try:
+    if path.endswith('.npz'):
+      with open(path, 'rb') as file:
+        return dict(np.load(file, allow_pickle=False))
+    torch = _torch(path)
+    source = torch.load(path, weights_only=True, map_location='cpu')
+  except UserError:
+    raise
+  except Exception as error:  # a broken file fails in a dozen ways
+    first = (str(error).splitlines() or [''])[0]
+    raise UserError(
+      f'{path}: cannot be read as a checkpoint ({first}); a file of torch.save '
+      'or a .npz is needed'
+    ) from error
+  if not isinstance(source, Mapping):
+    raise UserError(
+      f'{path}: holds a {type(source).__name__}, but a state_dict is needed'
+    )
+  return source
+
+
+def write(state, path, *, bare, prefix):
+  """Writes a state_dict.
+
+  Args:
+    state: keys to arrays.
+    path: `.npz`, or anything else by `torch.save`.
+    bare: not inside {'state_dict': ...}.
+    prefix: in front of every key, in a file of `torch.save`.
+  """
+  if path.endswith('.npz'):
+    np.savez(path, **state)
+    return
+  torch = _torch(path)
+  tensors = {
+    prefix + key: torch.from_numpy(np.array(value))
+    for key, value in state.items()
+  }
+  torch.save(tensors if bare else {'state_dict': tensors}, path)
