@@ -1,0 +1,118 @@
+"""Which of a detector's boxes answers for which object."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.errors import UserError
+
+CONFLICTS = ('last', 'positive')
+_SIMILAR = 0.5  # IoU with an object from which an anchor is not called empty
+
+
+class Targets(NamedTuple):
+  """What each of N boxes ought to say.
+
+  Attributes:
+    objectness: [B, N]; 1 answers for an object, 0 for none, -1 is left alone.
+    label: [B, N], class; of use where objectness is 1, as all that follows.
+    offsets: [B, N, 4], (tx, ty, tw, th), the first two after the sigmoid.
+    weight: [B, N], 2 - share of the image, so that small boxes count too.
+    boxes: [B, N, 4].
+  """
+
+  objectness: jax.Array
+  label: jax.Array
+  offsets: jax.Array
+  weight: jax.Array
+  boxes: jax.Array
+
+
+def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
+  """Targets from padded objects, on the device.
+
+  The cell that holds an object's centre answers for it, with the anchor whose
+  shape is most like the object's. Other anchors of the cell with IoU > 0.5 are
+  left alone. Objects of less than a pixel, or with a centre outside the image,
+  are left out.
+
+  Args:
+    boxes: [B, G, 4], objects in the data's order.
+    label: [B, G], classes, -1 where there is no object.
+    grid: (h, w), cells of the read-out.
+    anchors: A times (width, height), in cells.
+    stride: side of a cell in pixels.
+    conflict: where two objects meet in a cell: 'last', what is written later
+      stands (the reference's rule, by which one object may make the other's
+      anchor be left alone), or 'positive', an anchor that answers for an object
+      is never left alone.
+
+  Raises:
+    UserError: another `conflict`.
+
+  >>> boxes = jnp.array([[[0.5, 0.5, 1.0, 1.0]]])
+  >>> found = assign(boxes, jnp.array([[7]]), grid=(2, 2), anchors=((1, 1),),
+  ...                stride=32)
+  >>> found.objectness.tolist(), found.label.tolist()
+  ([[0.0, 0.0, 0.0, 1.0]], [[0, 0, 0, 7]])
+  """
+  if conflict not in CONFLICTS:
+    raise UserError(
+      f'conflict={conflict!r}: {" or ".join(CONFLICTS)} is needed'
+    )
+  dtype = jnp.promote_types(boxes.dtype, jnp.float32)
+  boxes, anchors = boxes.astype(dtype), jnp.asarray(anchors, dtype)
+  height, width = grid
+  scale = jnp.array([width, height], dtype)  # cells to an image
+
+  def place(table, truth):
+    """One object into the table of an image, [h w, A, 11]."""
+    box, label = truth
+    size = (box[2:] - box[:2]) * scale
+    centre = (box[:2] + box[2:]) / 2 * scale
+    inside = jnp.all((centre >= 0) & (centre < scale))
+    real = (label >= 0) & jnp.all(size * stride >= 1) & inside
+    size = jnp.where(real, size, 1)
+    column, row = cell = jnp.where(inside, jnp.floor(centre), 0).astype(int)
+
+    both = jnp.prod(jnp.minimum(size, anchors), -1)
+    union = jnp.prod(size) + jnp.prod(anchors, -1) - both
+    similar = both / (union + 1e-20)
+    best = jnp.arange(len(anchors)) == jnp.argmax(similar)
+
+    here = row * width + column
+    old = table[here]
+    new = jnp.concatenate(
+      [
+        jnp.ones(1, dtype),
+        label[None].astype(dtype),
+        centre - cell,
+        jnp.zeros(2, dtype),
+        2 - jnp.prod(size / scale, keepdims=True),
+        box,
+      ]
+    )
+    new = jnp.broadcast_to(new, old.shape)
+    new = new.at[:, 4:6].set(jnp.log(size / anchors))
+    alone = (similar > _SIMILAR) & ~best
+    if conflict == 'positive':
+      alone &= old[:, 0] != 1
+    left = old.at[:, 0].set(-1).at[:, 6].set(-1)
+    changed = jnp.where(alone[:, None], left, old)
+    changed = jnp.where(best[:, None], new, changed)
+    return table.at[here].set(jnp.where(real, changed, old)), None
+
+  def image(boxes, label):
+    empty = jnp.zeros((height * width, len(anchors), 11), dtype)
+    table, _ = jax.lax.scan(place, empty, (boxes, label))
+    return table.reshape(-1, 11)
+
+  table = jax.vmap(image)(boxes, label)
+  return Targets(
+    objectness=table[..., 0],
+    label=table[..., 1].astype(jnp.int32),
+    offsets=table[..., 2:6],
+    weight=table[..., 6],
+    boxes=table[..., 7:],
+  )
