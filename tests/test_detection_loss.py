@@ -165,7 +165,9 @@ def test_iou_is_the_reference_s():
   np.testing.assert_allclose(found, data['iou/score'], atol=1e-6)
 
 
-@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+@pytest.mark.parametrize(
+  'dtype', [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)]
+)
 def test_one_training_step_is_the_reference_s(dtype):
   data = golden.load('det_train_tiny_b3.npz')
   state = {

@@ -1,0 +1,116 @@
+"""Object detection: objects are padded lists of boxes, the metric is mAP50.
+
+A batch has 'boxes' [B, G, 4], (x1, y1, x2, y2) in shares of the image, 'label'
+[B, G] with -1 where there is no object, and 'mask'; where the data has them,
+'difficult' [B, G] and 'size' [B, 2], (width, height) in pixels.
+
+Average precision is no sum of per-batch numbers, so `rows` gives what of each
+image has to be kept until all have been seen.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax.tasks import boxes as geometry
+from fastsnn_jax.tasks.average_precision import voc
+from fastsnn_jax.tasks.detection_loss import loss
+from fastsnn_jax.tasks.nms import candidates, suppress
+
+__all__ = ['agree', 'loss', 'predict', 'rows', 'summarize']
+
+METRIC = 'mAP50'
+_SAME = 0.95  # IoU over which two detections are the same
+_TRUTH = ('boxes', 'label', 'difficult', 'size')
+
+
+def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
+  """The boxes that an output stands by, by falling score.
+
+  Args:
+    outputs: [B, h, w, A (5 + C)].
+    anchors: A times (width, height), in cells.
+    overlap: IoU above which the weaker of two boxes of a class goes.
+    threshold: least score.
+    limit: boxes per image at most, K; None for as many as there are. A step
+      each; the mean average precision needs more than one would look at.
+
+  Returns:
+    {'boxes': [B, K, 4], 'scores': [B, K], 'classes': [B, K]}; places that are
+    left over have score 0 and class -1.
+
+  >>> found = predict(jnp.zeros((1, 2, 2, 2 * 7)), anchors=((1, 1), (2, 2)))
+  >>> found['boxes'].shape, round(float(found['scores'][0, 0]), 2)
+  ((1, 8, 4), 0.25)
+  """
+  keep = functools.partial(
+    suppress, threshold=threshold, overlap=overlap, limit=limit
+  )
+  kept = jax.vmap(keep)(candidates(outputs, anchors))
+  return {key: kept[key] for key in ('boxes', 'scores', 'classes')}
+
+
+def agree(predictions, others, batch, *, shown=0.25):
+  """Images on which two networks detect the same.
+
+  One to one, each pair of one class and with IoU > 0.95, nothing left over. Two
+  boxes of a class that both are so near a third are so near each other that
+  `predict` keeps only one: to find a partner is to find one's own.
+
+  Args:
+    predictions, others: as from `predict`.
+    batch: has 'mask'.
+    shown: least score of what is compared. The many boxes of next to no score
+      are kept for the sake of average precision only.
+
+  Returns:
+    Their number among the real rows, scalar.
+  """
+  there = [
+    (p['scores'] >= shown) & (p['classes'] >= 0) for p in (predictions, others)
+  ]
+  iou = geometry.iou(predictions['boxes'][:, :, None], others['boxes'][:, None])
+  pair = (iou > _SAME) & there[0][:, :, None] & there[1][:, None]
+  pair &= predictions['classes'][:, :, None] == others['classes'][:, None]
+  same = jnp.all(jnp.any(pair, 2) == there[0], 1)
+  same &= jnp.all(jnp.any(pair, 1) == there[1], 1)
+  same &= jnp.sum(there[0], 1) == jnp.sum(there[1], 1)
+  return jnp.sum(same * batch['mask'])
+
+
+def rows(predictions, batch):
+  """What of each image has to be kept until all have been seen.
+
+  Returns:
+    {'found': predictions, 'truth': the objects}, [B, ...] each.
+  """
+  truth = {key: batch[key] for key in _TRUTH if key in batch}
+  return {'found': predictions, 'truth': truth}
+
+
+def summarize(sums, kept=None, *, classes, rounded=False):
+  """Metrics of all images, on the host.
+
+  Args:
+    sums: sum of what `loss` gave, or {} if no loss was taken.
+    kept: `rows` of all images in one, without the padded ones; None while
+      training, when only the loss is reported.
+    classes: their number.
+    rounded: print and read detections as the reference does; see `voc`.
+
+  Returns:
+    {'mAP50': mean over classes of the area under precision over recall,
+    'mAP50_11point': the reference's eleven-point mean} and the mean losses.
+  """
+  result = {}
+  if kept is not None:
+    kept = jax.tree.map(np.asarray, kept)
+    found = voc(kept['found'], kept['truth'], classes, rounded=rounded)
+    result[METRIC] = found['mean_area']
+    result[f'{METRIC}_11point'] = found['mean_11point']
+  for name, value in sums.items():
+    if name.endswith('loss'):
+      result[name] = float(value / sums['count'])
+  return result
