@@ -152,6 +152,19 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
   return array if array.ndim == 3 else array[..., None]
 
 
+def size_of(path) -> tuple[int, int]:
+  """(width, height) of a picture file, from its header.
+
+  Raises:
+    Undecodable: see there.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      return image.size
+  except Exception as error:  # see `_decoded`
+    raise Undecodable(f'{type(error).__name__}: {error}') from error
+
+
 def _decoded(encoded, work):
   try:
     with PIL.Image.open(io.BytesIO(encoded)) as image:
