@@ -44,5 +44,8 @@ def for_network(network, **settings) -> Task:
 
   tasks = {'classification': classification}
   if network.task not in tasks:
-    raise UserError(f'task={network.task!r}: the tasks are {", ".join(tasks)}')
+    raise UserError(
+      f'task={network.task!r}: so far only networks for {", ".join(tasks)} are '
+      'trained and judged; others are built, imported, converted and applied'
+    )
   return tasks[network.task](len(network.classes), **settings)
