@@ -13,7 +13,7 @@ from fastsnn_jax.neurons import (
   Relu,
   integrate_and_fire,
 )
-from fastsnn_jax.predicting import classify
+from fastsnn_jax.predicting import classify, detect
 from fastsnn_jax.quantize import (
   apot_levels,
   quantize_activation,
@@ -38,6 +38,7 @@ __all__ = [
   'classify',
   'compare',
   'convert',
+  'detect',
   'evaluate',
   'finetune',
   'integrate_and_fire',

@@ -93,6 +93,8 @@ class Network:
       have this side.
     anchors: (width, height) in cells of the boxes that a detector starts from.
     overlap: IoU above which a detector keeps only the better of two boxes.
+    size: side of the square that a detector sees of an image of any size; 0 for
+      a side near the image's own.
   """
 
   layers: tuple[Layer, ...]
@@ -106,6 +108,7 @@ class Network:
   stride: int = 1
   anchors: tuple[tuple[float, float], ...] = ()
   overlap: float = 0.5
+  size: int = 0
 
   def __post_init__(self):
     object.__setattr__(self, 'layers', tuple(self.layers))

@@ -1,13 +1,16 @@
 """Raw images in, answers out."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.data import normalize
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import Network
+from fastsnn_jax.tasks import detection
 
 
 @functools.partial(jax.jit, static_argnames='network')
@@ -28,7 +31,11 @@ def classify(network: Network, variables, images) -> np.ndarray:
 
   Returns:
     [B] (or a scalar) indices into `network.classes`.
+
+  Raises:
+    UserError: a network for another task.
   """
+  _check_task(network, 'classification', 'classify')
   images = jnp.asarray(images)
   single = images.ndim == 3
   output = _predict(
@@ -36,3 +43,136 @@ def classify(network: Network, variables, images) -> np.ndarray:
   )
   classes = np.asarray(jnp.argmax(output, -1))
   return classes[0] if single else classes
+
+
+class Detections(NamedTuple):
+  """What is in one image, by falling score.
+
+  Attributes:
+    boxes: float32 [n, 4], (x1, y1, x2, y2) in pixels of the image.
+    scores: float32 [n], in 0..1.
+    classes: int32 [n], indices into `network.classes`.
+  """
+
+  boxes: np.ndarray
+  scores: np.ndarray
+  classes: np.ndarray
+
+
+def detect(
+  network: Network,
+  variables,
+  images,
+  *,
+  size: int | None = None,
+  threshold: float = 0.25,
+  limit: int = 100,
+) -> Detections | list[Detections]:
+  """Objects in raw images.
+
+  An image is squashed to a square of `size` pixels, as in training, and the
+  boxes are mapped back. A new size of images compiles the resizing only.
+
+  Args:
+    network, variables: a detector, float, quantised or spiking.
+    images: [B, H, W, C], one [H, W, C], or a list of such of several sizes;
+      uint8 or floats in 0..255.
+    size: a multiple of `network.stride`; None for `network.size`.
+    threshold: least score.
+    limit: objects in an image at most.
+
+  Returns:
+    `Detections`, or for more than one image a list of them.
+
+  Raises:
+    UserError: a network for another task, or a size that it cannot take.
+
+  >>> import fastsnn_jax as fs
+  >>> network = fs.build('small_yolo', classes=['cat', 'dog'], mean=(0.5,) * 3,
+  ...                    std=(0.25,) * 3)
+  >>> variables = network.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+  >>> found = fs.detect(network, variables, np.zeros((50, 70, 3), np.uint8))
+  >>> found.boxes.shape
+  (0, 4)
+  """
+  _check_task(network, 'detection', 'detect')
+  if isinstance(images, list | tuple):
+    return [
+      detect(
+        network,
+        variables,
+        image,
+        size=size,
+        threshold=threshold,
+        limit=limit,
+      )
+      for image in images
+    ]
+  images = jnp.asarray(images)
+  batch = images[None] if images.ndim == 3 else images
+  if batch.ndim != 4:
+    raise UserError(
+      f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
+      '[H, W, C]'
+    )
+  height, width = batch.shape[1:3]
+  side = network.size if size is None else size
+  sides = (side, side) if side else _near((height, width), network.stride)
+  found = jax.device_get(
+    _detect(
+      variables,
+      _resize(batch, sides=sides),
+      network=network,
+      threshold=threshold,
+      limit=limit,
+    )
+  )
+  scale = np.array([width, height, width, height], np.float32)
+  several = []
+  for boxes, scores, classes in zip(
+    *(found[key] for key in Detections._fields), strict=True
+  ):
+    some = classes >= 0
+    several.append(
+      Detections(
+        boxes[some].astype(np.float32) * scale,
+        scores[some].astype(np.float32),
+        classes[some].astype(np.int32),
+      )
+    )
+  return several[0] if images.ndim == 3 else several
+
+
+@functools.partial(jax.jit, static_argnames='sides')
+def _resize(images, *, sides):
+  shape = images.shape[0], *sides, images.shape[-1]
+  return jax.image.resize(images.astype(jnp.float32), shape, 'linear')
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'limit'))
+def _detect(variables, images, *, network, threshold, limit):
+  output, _ = network.apply(
+    variables, normalize(images, network.mean, network.std)
+  )
+  return detection.predict(
+    output,
+    anchors=network.anchors,
+    overlap=network.overlap,
+    threshold=threshold,
+    limit=limit,
+  )
+
+
+def _near(sides, stride):
+  return tuple(max(round(side / stride), 1) * stride for side in sides)
+
+
+def _check_task(network, task, name):
+  if network.task != task:
+    raise UserError(
+      f'{name}: the network is for {network.task}, not for {task}; '
+      f'use fs.{_ANSWERS.get(network.task, "evaluate")}'
+    )
+
+
+_ANSWERS = {'classification': 'classify', 'detection': 'detect'}

@@ -12,6 +12,8 @@ from fastsnn_jax.models import build
 from fastsnn_jax.network import Network
 from fastsnn_jax.neurons import IntegrateAndFire
 
+_DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
+
 
 def save(directory, network: Network | Experiment, variables, **meta) -> None:
   """Writes a network and its variables; `load` brings both back.
@@ -51,7 +53,7 @@ def _detector(network):
   """What only detectors have beside their layers."""
   if not network.anchors:
     return {}
-  return {'anchors': network.anchors, 'overlap': network.overlap}
+  return {key: getattr(network, key) for key in _DETECTOR}
 
 
 def _steps(network):
@@ -93,7 +95,7 @@ def load_with_meta(directory, network: Network | None = None):
       meta['classes'],
       mean=tuple(meta['mean']),
       std=tuple(meta['std']),
-      **{key: meta[key] for key in ('anchors', 'overlap') if key in meta},
+      **{key: meta[key] for key in _DETECTOR if key in meta},
     )
     if meta['neuron'] is not None:
       neuron = IntegrateAndFire(**meta['neuron'])

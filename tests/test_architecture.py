@@ -45,7 +45,7 @@ ROOMS = {
   'torch_import': 'models network synapses torch_files torch_names',
   'batching': 'data devices',
   'evaluation': 'batching network counting data devices tasks',
-  'predicting': 'network data',
+  'predicting': 'network data tasks',
   'gradients': 'devices network tasks',
   'recipe': '',
   'training': 'data devices gradients recipe tasks',

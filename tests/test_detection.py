@@ -1,5 +1,6 @@
 """The task of detection: predictions, agreement and the metric."""
 
+import dataclasses
 import functools
 
 import jax
@@ -128,6 +129,92 @@ def test_a_sharded_batch_is_predicted_without_communication():
   alone = predict(outputs(1, rows=8))
   for key, value in run(images).items():
     np.testing.assert_array_equal(value, alone[key])
+
+
+# --- fs.detect --------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def detector():
+  """(network, variables) that finds a lot of nothing in particular."""
+  network = fs.build(
+    'small_yolo', 2, 3, mean=(0.5,) * 3, std=(0.25,) * 3, size=48
+  )
+  variables = network.init(jax.random.key(0), jnp.ones((1, 48, 48, 3)))
+  bias = variables['params']['pred']['synapse']['bias']
+  variables['params']['pred']['synapse']['bias'] = bias.at[:3].set(2.0)
+  return network, variables
+
+
+def picture(height=48, width=48):
+  rng = np.random.default_rng(height * width)
+  coarse = rng.integers(0, 256, (6, 6, 3))
+  rows, columns = (np.arange(n) * 6 // n for n in (height, width))
+  return coarse[rows][:, columns].astype(np.uint8)
+
+
+def test_detect_is_the_network_s_prediction_in_pixels(detector):
+  network, variables = detector
+  image = picture()
+  found = fs.detect(network, variables, image)
+  output, _ = network.apply(
+    variables, ((image[None] / 255 - 0.5) / 0.25).astype('f')
+  )
+  expected = detection.predict(
+    output, anchors=network.anchors, threshold=0.25, limit=100
+  )
+  some = np.asarray(expected['classes'][0] >= 0)
+  assert 0 < some.sum() == len(found.scores)
+  np.testing.assert_allclose(
+    found.boxes, 48 * expected['boxes'][0][some], rtol=1e-4, atol=1e-3
+  )
+  np.testing.assert_allclose(
+    found.scores, expected['scores'][0][some], rtol=1e-4
+  )
+  np.testing.assert_array_equal(found.classes, expected['classes'][0][some])
+
+
+def test_detect_takes_images_of_any_size_and_maps_the_boxes_back(detector):
+  network, variables = detector
+  image = picture()
+  large = image.repeat(2, 0).repeat(3, 1)  # 96 x 144
+  whole = fs.detect(network, variables, image, threshold=0.3)
+  # A picture of flat patches looks the same squashed, but for their edges.
+  mapped = fs.detect(network, variables, large, threshold=0.0, limit=27)
+  assert (mapped.boxes[:, 2] <= 144).all()
+  assert (mapped.boxes[:, 3] <= 96).all()
+  assert mapped.boxes[:, 2].max() > 96
+  pair = fs.detect(network, variables, [image, large], threshold=0.3)
+  np.testing.assert_array_equal(pair[0].boxes, whole.boxes)
+  batch = fs.detect(network, variables, np.stack([image, image]), threshold=0.3)
+  for one in batch:
+    np.testing.assert_allclose(one.boxes, whole.boxes, rtol=1e-4, atol=1e-3)
+  other = fs.detect(network, variables, large, size=32, threshold=0.0)
+  assert len(other.scores) <= 4 * 3
+  floats = fs.detect(
+    network, variables, image.astype('f'), threshold=0.3, limit=2
+  )
+  np.testing.assert_array_equal(floats.boxes, whole.boxes[:2])
+  free = dataclasses.replace(network, size=0)
+  assert len(fs.detect(free, variables, large, threshold=0.0).scores) > 27
+  snn = fs.to_spiking(network, 'settled')
+  again = fs.detect(snn, variables, image, threshold=0.3)
+  np.testing.assert_allclose(again.boxes, whole.boxes, atol=1e-2)
+
+
+def test_detect_refuses_what_it_cannot_take(detector):
+  network, variables = detector
+  with pytest.raises(fs.UserError, match=r'50 x 50 .* multiples of 16'):
+    fs.detect(network, variables, picture(), size=50)
+  with pytest.raises(fs.UserError, match=r'shape \(48, 48\)'):
+    fs.detect(network, variables, picture()[..., 0])
+  with pytest.raises(fs.UserError, match=r'for detection.*use fs\.detect'):
+    fs.classify(network, variables, picture())
+  with pytest.raises(fs.UserError, match=r'classification.*use fs\.classify'):
+    fs.detect(fs.build('small_resnet8'), {}, picture())
+
+
+# --- learning ---------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -102,7 +102,8 @@ def test_what_is_static_beside_the_layers(model):
   anchors = len(network.anchors)
   head = network.layers[-1].synapse
   assert head.features == anchors * 8
-  assert input_size(model) % network.stride == 0
+  assert network.size == input_size(model)
+  assert network.size % network.stride == 0
   for side in (96, 160):
     output, _ = jax.eval_shape(
       network.apply,
@@ -124,7 +125,7 @@ def test_anchors_are_the_data_set_s_or_one_s_own(tmp_path):
   assert fs.build('yolov2_tiny', classes=80).anchors == yolo.COCO_ANCHORS
   assert fs.build('yolov2_resnet34', classes=3).overlap == 0.6
   assert fs.build('yolov2_tiny', classes=3).overlap == 0.5
-  mine = fs.build('small_yolo', 2, 1, anchors=[[1, 2]], overlap=0.4)
+  mine = fs.build('small_yolo', 2, 1, anchors=[[1, 2]], overlap=0.4, size=64)
   assert mine.anchors == ((1.0, 2.0),)
   assert mine.layers[-1].synapse.features == 6
   hash(mine)

@@ -32,7 +32,7 @@ class _Model(NamedTuple):
 
 
 def _detector(table, size, **static):
-  return _Model(table, 6.0, size, {'task': 'detection', **static})
+  return _Model(table, 6.0, size, {'task': 'detection', 'size': size, **static})
 
 
 _MODELS = {
@@ -89,7 +89,7 @@ def build(
       (`QuantRelu(bits)`); what has so many bits is part of the model's table.
     classes: their number, or their names.
     **static: further fields of `Network`: mean, std, and of detectors anchors
-      (if not given, the reference's for so many classes) and overlap.
+      (if not given, the reference's for so many classes), overlap and size.
 
   Raises:
     UserError: an unknown model or bit width, fewer than two classes (one, for
