@@ -48,7 +48,8 @@ def step(network, variables, images):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--model', default='cifar_resnet20', choices=fs.models())
+  models = [name for name in fs.models() if 'yolo' not in name]
+  parser.add_argument('--model', default='cifar_resnet20', choices=models)
   parser.add_argument('--batch', type=int, default=64)
   args = parser.parse_args()
   shape = (args.batch, 32, 32, 3)
