@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # A registered model that compiles in a second; small_resnet8 takes ten.
 REGISTER = """
-from fastsnn_jax.models import _MODELS
+from fastsnn_jax.models import _MODELS, _Model
 from fastsnn_jax.models.resnet import resnet
 from fastsnn_jax.synapses import Apot, EightBit
 
@@ -42,7 +42,7 @@ def table(bits, classes):
     stem_stride=2,
   )
 
-_MODELS['tiny_resnet'] = (table, 6.0)
+_MODELS['tiny_resnet'] = _Model(table, 6.0)
 """
 
 CONFIG = (
