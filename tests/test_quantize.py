@@ -318,7 +318,9 @@ def test_weights_agree_with_numpy(dtype, gradient, data, bits, alpha):
     w, alpha, bits, g, gradient
   )
   eps = np.finfo(dtype).eps
-  scale = np.max(np.abs(g)) / np.std(w) + 1e-30
+  # Far from zero, w - mean(w) has lost as many digits as |w| / std counts.
+  lost = max(1, np.max(np.abs(w)) / np.std(w))
+  scale = np.max(np.abs(g)) / np.std(w) * lost + 1e-30
   np.testing.assert_allclose(dw, expected, rtol=0, atol=100 * eps * scale)
   # Each term holds the weight's own rounding, so the cotangents count too.
   slack = terms + np.sum(np.abs(g)) * max(1, np.max(np.abs(w / alpha)))
