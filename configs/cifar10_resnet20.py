@@ -4,7 +4,10 @@
     --workdir runs/cifar10 --data.path DIR_OF_PREPARED_DATA
   python convert.py --workdir runs/cifar10
 
-The paper's 300 epochs a stage are configs/cifar10_resnet20_paper.py.
+Measured on the JPEG copies: float 83.78 %, 4 bits 83.59, 3 bits 82.63, 2 bits
+80.40; the README has the spiking networks. Training took 94 minutes on two
+cores that did other work besides. The paper's 300 epochs a stage are
+configs/cifar10_resnet20_paper.py.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
