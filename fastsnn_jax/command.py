@@ -45,7 +45,7 @@ def train_command(arguments: list[str]) -> None:
     return workdir, profile, experiment
 
   workdir, profile, experiment = _parse(main, arguments, 'train.py')
-  fs.train(experiment, workdir, **({'profile': True} if profile else {}))
+  fs.train(experiment, workdir, profile=profile)
 
 
 def convert_command(arguments: list[str]) -> None:
@@ -57,10 +57,8 @@ def convert_command(arguments: list[str]) -> None:
   from fastsnn_jax import experiment, official, recipes
 
   directory = _early(arguments, '--workdir')
-  file, network = (
-    _early(arguments, '--from-torch'),
-    _early(arguments, '--model'),
-  )
+  file = _early(arguments, '--from-torch')
+  network = _early(arguments, '--model')
   flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
   default = schema.Conversion()
   if file:

@@ -1,7 +1,7 @@
 """The main job: train at falling precision, convert, repair, judge, report.
 
-`train` and `convert` are what train.py and convert.py call. Beside the command
-lines and the storage, this is the library file that reads the configuration.
+`train` and `convert` are what train.py and convert.py call. `stages` does the
+work of one stage, `judging` that of one bit width.
 """
 
 import contextlib

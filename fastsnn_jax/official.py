@@ -31,7 +31,7 @@ def adopt(
 
   Args:
     path: of the checkpoint; see `fs.load_torch`.
-    model: one of `fs.models()` that the reference has.
+    model: one of `fs.models()`.
     bits: of the checkpoint, which does not say it.
     workdir: gets the network.
     data_name: of the data set that it was trained on; if not given cifar10 or

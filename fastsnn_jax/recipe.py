@@ -78,10 +78,7 @@ class Recipe:
     schedule = {
       'constant': lambda: optax.constant_schedule(rate),
       'cosine': lambda: optax.cosine_decay_schedule(rate, self.steps),
-      'step': lambda: optax.piecewise_constant_schedule(
-        rate,
-        self._drops(),
-      ),
+      'step': lambda: optax.piecewise_constant_schedule(rate, self._drops()),
     }[self.schedule]()
     if not self.warmup:
       return schedule

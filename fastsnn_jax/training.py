@@ -20,7 +20,17 @@ from fastsnn_jax.gradients import gradients
 from fastsnn_jax.recipe import Recipe
 from fastsnn_jax.tasks import Task
 
-__all__ = ['SLOTS', 'Recipe', 'TrainState', 'create', 'train_batch']
+__all__ = [
+  'SLOTS',
+  'Recipe',
+  'TrainState',
+  'create',
+  'graft',
+  'keep_best',
+  'train_batch',
+  'train_chunk',
+  'train_step',
+]
 
 SLOTS = 64  # of a scan: the most steps that one call runs
 

@@ -95,8 +95,7 @@ def product(weights, x, kernel, alpha, quantum, multiply):
   quantum too (theta of a spiking layer, theta / T of a quantised one), the
   product of the whole numbers is exact in float32, below 2^24, in any order of
   summation and on any device, and the two scales follow once. A quantised
-  network and its settled twin then decide alike but for the norm's last bits:
-  with rounded products, 14 of 200 images had an early spike decided otherwise.
+  network and its settled twin then decide alike but for the norm's last bits.
 
   Args:
     weights: `Apot`, `EightBit` or None.

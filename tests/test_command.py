@@ -45,7 +45,7 @@ def called(monkeypatch):
   calls = []
   for name in ('train', 'convert'):
     monkeypatch.setattr(
-      fs, name, lambda *args, name=name: calls.append((name, args))
+      fs, name, lambda *args, name=name, **options: calls.append((name, args))
     )
   return calls
 
@@ -226,7 +226,7 @@ def test_a_wrong_setting_of_converting_is_one_line_and_code_2(
 
 
 def test_an_interrupt_is_code_130_without_a_traceback(run, monkeypatch):
-  def interrupted(*args):
+  def interrupted(*args, **options):
     raise KeyboardInterrupt
 
   monkeypatch.setattr('os._exit', sys.exit)  # the test shall live on
@@ -238,7 +238,7 @@ def test_an_interrupt_is_code_130_without_a_traceback(run, monkeypatch):
 
 
 def test_a_fault_of_ours_is_no_mistake_of_the_users(run, monkeypatch):
-  def broken(*args):
+  def broken(*args, **options):
     raise RuntimeError('a bug')
 
   monkeypatch.setattr(fs, 'train', broken)

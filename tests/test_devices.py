@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from test_training import drawn_data
 
 import fastsnn_jax as fs
 from fastsnn_jax import devices, evaluation, feeding, running, tasks, training
@@ -62,17 +63,6 @@ def mesh_of(count):
 
 def on(count, recipe=RECIPE, **changes):
   return dataclasses.replace(recipe, mesh=mesh_of(count), **changes)
-
-
-def drawn_data():
-  """Images whose class is the quadrant that is bright, in noise."""
-  random = np.random.default_rng(0)
-  label = random.integers(0, CLASSES, IMAGES).astype(np.int32)
-  image = random.integers(0, 120, (IMAGES, 4, 4, 1)).astype(np.uint8)
-  for picture, quadrant in zip(image, label, strict=True):
-    top, left = 2 * (quadrant // 2), 2 * (quadrant % 2)
-    picture[top : top + 2, left : left + 2] += 120
-  return {'image': image, 'label': label}
 
 
 @functools.cache

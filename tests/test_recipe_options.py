@@ -14,10 +14,10 @@ from test_devices import (
   RECIPE,
   TASK,
   assert_close,
-  drawn_data,
   initial,
   run_stage,
 )
+from test_training import drawn_data
 
 from fastsnn_jax import running, tasks, training
 

@@ -539,3 +539,10 @@ def test_a_save_of_another_run_is_refused_naming_what_differs(tmp_path):
     name = 'seed' if other['seed'] else 'model'
     assert f'{name}={other[name]}' in message
     assert f'{name}={ {"seed": 0, "model": "a"}[name] }' in message
+
+
+def test_a_trace_of_some_steps_is_written_and_changes_no_bit(tmp_path):
+  plain, _ = run_stage(tmp_path / 'plain')
+  traced, _ = run_stage(tmp_path / 'traced', trace=tmp_path / 'profile')
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert_equal_bits(traced, plain)
