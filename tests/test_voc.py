@@ -6,7 +6,7 @@ import pytest
 from conftest import find_shared
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import voc
+from fastsnn_jax.data import boxed, voc
 
 
 def annotation(objects, size=(20, 10)):
@@ -53,7 +53,7 @@ def test_boxes_are_shares_of_the_picture_counted_from_one(tmp_path):
   write(tmp_path, {'trainval': {'a': [CAT, DOG]}, 'test': {'b': [CAT]}})
   found = voc.read(tmp_path)
   assert found.classes == ('Dog', 'cat')
-  assert not voc.warnings(found.repairs)
+  assert not boxed.warnings(found.repairs)
   (record,) = found.train
   assert record.size == (20, 10)
   np.testing.assert_allclose(record.boxes, [[0, 0, 0.5, 0.5], [0.1, 0.1, 1, 1]])
@@ -74,17 +74,17 @@ def test_classes_are_the_names_but_for_case(tmp_path):
 def test_arrays_have_places_for_the_most_objects(tmp_path):
   write(tmp_path, {'train': {'a': [CAT, DOG], 'c': [CAT]}, 'val': {'b': [CAT]}})
   records = voc.read(tmp_path, ['cat', 'dog']).train
-  whole = voc.arrays(records, 8)
+  whole = boxed.arrays(records, 8)
   assert whole['image'].shape == (2, 8, 8, 3)
   assert (whole['image'] == [255, 0, 0]).all()
   assert whole['label'].tolist() == [[0, 1], [0, -1]]
   assert whole['difficult'].tolist() == [[False, True], [False, False]]
   assert whole['size'].tolist() == [[20, 10], [20, 10]]
   assert not whole['boxes'][1, 1].any()
-  easy = voc.arrays(records, 8, difficult=False, places=3)
+  easy = boxed.arrays(records, 8, difficult=False, places=3)
   assert easy['label'].tolist() == [[0, -1, -1], [0, -1, -1]]
   with pytest.raises(fs.UserError, match=r'places=1: a picture has 2 objects'):
-    voc.arrays(records, 8, places=1)
+    boxed.arrays(records, 8, places=1)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_images_are_kept_or_left_out_and_counted(tmp_path):
   (tmp_path / 'JPEGImages' / 'gone.png').unlink()
   found = voc.read(tmp_path, ['cat'])
   assert [len(record.label) for record in found.train] == [1, 0, 0]
-  assert voc.warnings(found.repairs) == [
+  assert boxed.warnings(found.repairs) == [
     '2 images left out: no picture, or no annotation to read',
     '1 images without objects, kept as such',
     '1 objects of an unknown class left out',
   ]
-  labels = voc.arrays(found.train, 4)['label']
+  labels = boxed.arrays(found.train, 4)['label']
   assert labels.tolist() == [[0], [-1], [-1]]
 
 
@@ -142,7 +142,7 @@ def test_the_picture_s_own_size_is_believed(tmp_path):
   assert found.repairs['resized'] == 2
   np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.5, 0.5]])
   write(tmp_path, pictures, said=(0, 0))  # some tools write no size
-  assert not voc.warnings(voc.read(tmp_path).repairs)
+  assert not boxed.warnings(voc.read(tmp_path).repairs)
 
 
 def test_vocdevkit_and_lists_of_classes(tmp_path):
@@ -154,7 +154,7 @@ def test_vocdevkit_and_lists_of_classes(tmp_path):
     write(tmp_path / 'VOCdevkit' / f'VOC{year}', splits)
   for directory in (tmp_path, tmp_path / 'VOCdevkit'):
     found = voc.read(directory)
-    assert [record.path.stem for record in found.train] == ['a', 'c', 'd']
+    assert [record.picture.stem for record in found.train] == ['a', 'c', 'd']
     assert found.classes == voc.CLASSES
     assert found.train[0].label.tolist() == [14]
   alone = tmp_path / 'VOCdevkit' / 'VOC2007'
@@ -184,14 +184,14 @@ def test_a_picture_that_breaks_off_is_named(tmp_path):
   path = tmp_path / 'JPEGImages' / 'a.png'
   path.write_bytes(path.read_bytes()[:40])
   with pytest.raises(fs.UserError, match=r'a\.png cannot be decoded'):
-    voc.arrays(records, 4)
+    boxed.arrays(records, 4)
 
 
 def test_real_annotations():
   found = voc.read(find_shared('data', 'bccd'))
   assert (len(found.train), len(found.test)) == (292, 72)
   assert found.classes == ('Platelets', 'RBC', 'WBC')
-  assert voc.warnings(found.repairs) == ['2 boxes of no size left out']
+  assert boxed.warnings(found.repairs) == ['2 boxes of no size left out']
   for record in (*found.train, *found.test):
     assert (record.boxes >= 0).all()
     assert (record.boxes <= 1).all()
