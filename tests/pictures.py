@@ -29,8 +29,9 @@ def write_tfds(
   """Writes a data set as TFDS does, without TensorFlow.
 
   Args:
-    parts: {split: list of (image as encoded bytes, label)}; each split goes to
-      two shards.
+    parts: {split: list of (image as encoded bytes, label), or of {feature: its
+      values}}; each split goes to two shards.
+    name: of the set, or set/config.
   """
   import tensorflow_datasets as tfds
   from array_record.python.array_record_module import ArrayRecordWriter
@@ -45,17 +46,22 @@ def write_tfds(
     }
   )
   features.save_config(folder)
-  splits = []
+  splits, name = [], name.split('/')[0]
   for part, rows in parts.items():
     shards = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     for number, shard in enumerate(shards):
       file = f'{name}-{part}.{file_format}-{number:05}-of-00002'
       writer = ArrayRecordWriter(str(folder / file), 'group_size:1')
-      for image, label in shard:
+      for row in shard:
+        if not isinstance(row, dict):
+          row = {'image': [row[0]], 'label': [row[1]]}
         example = tf_example_pb2.Example()
-        feature = example.features.feature
-        feature['image'].bytes_list.value.append(image)
-        feature['label'].int64_list.value.append(label)
+        for key, values in row.items():
+          feature = example.features.feature[key]
+          values = np.array(values, object).ravel().tolist()
+          kinds = {bytes: feature.bytes_list, float: feature.float_list}
+          kind = type(values[0]) if values else int
+          kinds.get(kind, feature.int64_list).value.extend(values)
         writer.write(example.SerializeToString())
       writer.close()
     splits.append(

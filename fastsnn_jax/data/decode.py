@@ -153,7 +153,7 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 
 
 def size_of(path) -> tuple[int, int]:
-  """(width, height) of a picture file, from its header.
+  """(width, height) of a picture, a path or a stream, from its header.
 
   Raises:
     Undecodable: see there.

@@ -138,8 +138,8 @@ def open_folder(folder):
   return builder, label
 
 
-def sources(builder, folder, parts, decoders=None):
-  """The data sources of these splits."""
+def sources(builder, folder, parts, **options):
+  """The data sources of these splits; options are `as_data_source`'s."""
   missing = set(parts) - set(builder.info.splits)
   if missing:
     raise UserError(
@@ -147,7 +147,7 @@ def sources(builder, folder, parts, decoders=None):
       f'{" and ".join(parts)}, so choose another set'
     )
   try:
-    return builder.as_data_source(parts, decoders=decoders)
+    return builder.as_data_source(parts, **options)
   except NotImplementedError as error:
     form = builder.info.file_format.value
     raise UserError(
