@@ -112,8 +112,10 @@ def test_few_files_know_the_large_libraries():
   assert importers('tensorflow_datasets') == {
     'data.tfds_source',
     'data.tfds_records',
+    'data.tfds_boxed',
   }
   assert importers('grain') == {'data.loader'}
+  assert importers('pycocotools') == {'tasks.coco_metrics'}
   assert importers('PIL') == {'data.decode'}
   assert not importers('flax') & {'quantize', 'neurons'}
   assert importers('torch') <= {'torch_files'}
@@ -135,7 +137,7 @@ def test_only_the_experiment_s_rooms_read_the_schema():
 def test_importing_the_package_loads_no_heavy_library():
   script = (
     'import sys, fastsnn_jax; print(*{"tensorflow_datasets", "tensorflow", '
-    '"orbax", "matplotlib", "torch", "grain"} & '
+    '"orbax", "matplotlib", "torch", "grain", "pycocotools"} & '
     '{n.split(".")[0] for n in sys.modules})'
   )
   done = subprocess.run(
