@@ -37,15 +37,18 @@ CLASSES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A classification set, whole, in memory.
+  """A data set, whole, in memory.
 
   Attributes:
     name: What it is called in reports and checkpoints.
-    train: `{'image': uint8 [N, H, W, C], 'label': int32 [N]}`.
+    train: `{'image': uint8 [N, H, W, C], 'label': int32 [N]}`, or the labels
+      of another task.
     test: The same, to be looked at once.
     classes: Names of the classes; `label` indexes them.
     mean: Per channel, of images in 0..1; what `normalize` takes.
     std: Per channel, of images in 0..1.
+    validation: A third split, if the set has its own; otherwise a part of
+      `train` is held out.
   """
 
   name: str
@@ -54,6 +57,7 @@ class Dataset:
   classes: tuple[str, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  validation: dict[str, np.ndarray] | None = None
 
 
 def assemble(name, train, test, classes=None) -> Dataset:

@@ -1,0 +1,186 @@
+"""How a scene is drawn: digits in their places, their colours, the ground.
+
+All arithmetic is on integers: where they are held as floats, they are small
+enough for sums and products to be exact in any order. No machine and no version
+of NumPy can draw another picture.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+MOST = 5  # digits in a scene
+
+_TRIES = 12  # to find a digit a place
+_COLOURS = 6  # of which it gets one
+# The layers of a background: cells along a side, channels, strength of 256.
+_LAYERS = ((2, 3, 110), (4, 3, 50), (8, 1, 44), (32, 1, 34))
+_BYTES = sum(cells**2 * channels for cells, channels, _ in _LAYERS)
+# Random words of a scene: of its background, and more than all else can take.
+_GROUND = -(-_BYTES // 8)
+WORDS = _GROUND + 1 + MOST * (3 + 2 * _TRIES + 2 * _COLOURS)
+
+
+class Thing(NamedTuple):
+  """A digit in its place.
+
+  Attributes:
+    label: which digit.
+    cover: int32 [h, w], its opacity, 0 to 256: where it is not 0 there is ink.
+      The ink reaches all four sides.
+    top, left: of that rectangle, in pixels.
+  """
+
+  label: int
+  cover: np.ndarray
+  top: int
+  left: int
+
+  @property
+  def corners(self):
+    """(x1, y1, x2, y2) in pixels, each pixel being 1 wide."""
+    height, width = self.cover.shape
+    return self.left, self.top, self.left + width, self.top + height
+
+  @property
+  def window(self):
+    """The rectangle as an index of the scene."""
+    x1, y1, x2, y2 = self.corners
+    return slice(y1, y2), slice(x1, x2)
+
+
+def draw(words, images, labels, size) -> tuple[np.ndarray, list[Thing]]:
+  """A scene.
+
+  Args:
+    words: uint64 [WORDS], random.
+    images: uint8 [N, 8, 8], the digits to choose from.
+    labels: [N].
+    size: side of the scene in pixels.
+
+  Returns:
+    uint8 [size, size, 3], and what is on it, from the back to the front.
+  """
+  rest = iter(words[_GROUND:].tolist())
+
+  def below(n):
+    return next(rest) % n
+
+  things = _place(below, images, labels, size)
+  canvas = _background(words[:_GROUND], size)
+  _paint(below, canvas, things)
+  return canvas.astype(np.uint8), things
+
+
+def _place(below, images, labels, size):
+  """Some digits, from the back to the front.
+
+  Of each at least half of the ink stays in sight, and no rectangle overlaps
+  another by more than a third of the smaller. A digit for which there is no
+  room is left out. `below(n)` is a random integer below n.
+  """
+  things, ink, seen = [], [], []
+  owner = np.full((size, size), MOST)  # that is nobody
+  for _ in range(1 + below(MOST)):
+    index = below(len(images))
+    height = size * 3 // 16 + below(size * 5 // 16 + 1)
+    width = height * (90 + below(26)) // 100
+    cover = _cover(images[index], height, width)
+    inked = cover > 0
+    for _ in range(_TRIES):
+      top, left = (below(size - side + 1) for side in cover.shape)
+      thing = Thing(int(labels[index]), cover, top, left)
+      if any(_crowded(thing, other) for other in things):
+        continue
+      owners = owner[thing.window]
+      hidden = np.bincount(owners[inked], minlength=MOST).tolist()
+      left_over = [s - h for s, h in zip(seen, hidden, strict=False)]
+      if all(2 * s >= i for s, i in zip(left_over, ink, strict=True)):
+        owners[inked] = len(things)
+        things.append(thing)
+        ink.append(int(np.count_nonzero(inked)))
+        seen = [*left_over, ink[-1]]
+        break
+  return things
+
+
+def _crowded(thing, other):
+  a, b = thing.corners, other.corners
+  width = min(a[2], b[2]) - max(a[0], b[0])
+  height = min(a[3], b[3]) - max(a[1], b[1])
+  overlap = max(width, 0) * max(height, 0)
+  return 3 * overlap > min(thing.cover.size, other.cover.size)
+
+
+def _cover(image, height, width):
+  """The opacity of a digit whose eight pixels are so high and wide."""
+  padded = np.pad(image.astype(np.float64), 1)
+  value = _enlarged(padded, height * 10 // 8, width * 10 // 8)
+  # The outline is where the grey is 120 of 255, and a pixel or two wide.
+  value = (value - 120 * 2**16) * max(height // 8, 1)
+  cover = np.clip(value.astype(np.int64) // 2**16 + 128, 0, 256)
+  cover[cover < 64] = 0
+  rows, columns = (np.flatnonzero(cover.any(axis)) for axis in (1, 0))
+  cover = cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+  return cover.astype(np.int32)
+
+
+def _background(words, size):
+  """Four layers of noise, the first a gradient, the last two grey."""
+  # The low byte of a word first, whatever the machine's own order.
+  noise = words.astype('<u8').view(np.uint8)[:_BYTES]
+  noise = noise.astype(np.float64) - 128
+  result = np.zeros((3, size, size))
+  for cells, channels, strength in _LAYERS:
+    layer, noise = np.split(noise, [cells**2 * channels])
+    layer = layer.reshape(channels, cells, cells)
+    result += _enlarged(layer, size, size) * strength
+  result = (result.astype(np.int64) >> 24) + 128
+  return np.clip(result, 0, 255).astype(np.int32).transpose(1, 2, 0)
+
+
+def _paint(below, canvas, things):
+  """One over the other, each in the colour that stands out most of some."""
+  used = []
+  for thing in things:
+    window = canvas[thing.window]
+    there = [*used, window.sum((0, 1)) // thing.cover.size]
+    colours = np.stack([_colour(below) for _ in range(_COLOURS)])
+    steps = colours[:, None] - np.stack(there)
+    apart = 2 * np.abs(steps @ [3, 6, 1]) + 5 * np.abs(steps).sum(-1)
+    used.append(colours[apart.min(1).argmax()])
+    window += (used[-1] - window) * thing.cover[..., None] >> 8
+
+
+def _colour(below):
+  """One of the hues, somewhat towards black or white."""
+  hue, tone = below(1530), below(384)
+  colour = [abs((hue + 510 * i) % 1530 - 765) - 255 for i in range(3)]
+  colour = np.clip(colour, 0, 255)
+  if tone < 192:
+    return colour * (256 - tone) >> 8
+  return 255 - ((255 - colour) * (448 - tone) >> 8)
+
+
+def _enlarged(image, height, width):
+  """[..., h, w] integers to [..., height, width] ones, 2^16 times as large."""
+  rows, columns = image.shape[-2:]
+  return _weights(rows, height) @ image @ _weights(columns, width).T
+
+
+@functools.lru_cache(maxsize=1024)
+def _weights(inputs, outputs):
+  """Cubic interpolation as a matrix of integers; rows sum to about 256."""
+  unit = 2 * outputs  # distances are counted in such parts of a cell
+  centre = (2 * np.arange(outputs, dtype=np.int64)[:, None] + 1) * inputs
+  cells = np.arange(-2, inputs + 2)
+  d = np.abs(centre - outputs - unit * cells)
+  near = 3 * d**3 - 5 * d**2 * unit + 2 * unit**3
+  far = -(d**3) + 5 * d**2 * unit - 8 * d * unit**2 + 4 * unit**3
+  value = np.where(d < unit, near, np.where(d < 2 * unit, far, 0))
+  value = (value * 128 + unit**3 // 2) // unit**3
+  result = np.zeros((outputs, inputs))
+  for i, cell in enumerate(cells):  # beyond the edge all is as at the edge
+    result[:, min(max(cell, 0), inputs - 1)] += value[:, i]
+  return result
