@@ -28,7 +28,8 @@ class Data:
   jitter: float = 0.0
   """Random brightness, contrast and saturation, each by 1 ± jitter."""
   held_out: float = 0.1
-  """Share of the training images that selects the best epoch."""
+  """Share of the training images that selects the best epoch, where the set has
+  no validation images of its own."""
   stream: bool = False
   """Read images from disk all along; otherwise they are kept on the device."""
   size: int | None = None

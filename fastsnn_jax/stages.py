@@ -175,6 +175,8 @@ def _parts(config, dataset):
   share, seed = config.data.held_out, config.seed
   if config.data.stream:
     return dataset.train.split(share, seed)
+  if dataset.validation is not None:
+    return dataset.train, dataset.validation
   return data.split(dataset.train, share, seed)
 
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastsnn_jax import stages
+from fastsnn_jax.config import Experiment
 from fastsnn_jax.data import digits, drawing, scenes
 from fastsnn_jax.errors import UserError
 
@@ -180,3 +182,10 @@ def test_no_digit_is_in_two_splits():
 def test_what_cannot_be_drawn_is_refused(changes, message):
   with pytest.raises(UserError, match=message):
     scenes.segmentation(**changes)
+
+
+def test_training_is_judged_on_the_validation_scenes():
+  found = both()[0]
+  fitting, held_out = stages._parts(Experiment(), found)
+  assert fitting is found.train
+  assert held_out is found.validation
