@@ -2,7 +2,8 @@
 
 Batches are cut out of arrays, or come from a loader; the last is padded and
 masked, so that every image counts once. Each is one call of a jitted function;
-its sums are fetched while the next one runs, and added up in float64.
+its sums are fetched while the next one runs, and added up in float64. What is
+no sum of numbers, as average precision, keeps something of every image.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,22 +70,27 @@ def accumulate(
   mesh: Mesh | None = None,
   advance: Callable[[], None] = lambda: None,
 ):
-  """Sums the 'sums' of every batch, and takes the maximum of the 'max'.
+  """Sums the 'sums' of every batch, takes the largest 'max', keeps the 'rows'.
 
   Args:
-    function: batch -> {'sums': tree, 'max': tree}, jitted.
+    function: batch -> {'sums': tree, 'max': tree, 'rows': tree}, jitted; the
+      latter two where there are any. 'rows' has a row per image first, and is
+      given back with those of all images, without the padded ones.
     data: see `batches`.
     size: images per batch.
     mesh: over whose devices the rows are shared out; None for one device.
     advance: called after each batch.
   """
-  total, waiting = None, None
+  total, waiting, kept = None, None, []
 
-  def fetch(tree):
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+  def fetch(running, mask):
+    running = dict(running)
+    if running.get('rows'):
+      rows, mask = devices.whole((running.pop('rows'), mask))
+      kept.append(jax.tree.map(lambda x: x[mask > 0], rows))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), running)
 
   def add(total, tree):
-    tree = fetch(tree)
     if total is None:
       return tree
     result = {'sums': jax.tree.map(np.add, total['sums'], tree['sums'])}
@@ -97,7 +103,10 @@ def accumulate(
       batch = devices.by_row(batch, mesh)
     running = function(batch)  # while it runs, the one before is fetched
     if waiting is not None:
-      total = add(total, waiting)
-    waiting = running
+      total = add(total, fetch(*waiting))
+    waiting = running, batch['mask']
     advance()
-  return add(total, waiting)
+  total = add(total, fetch(*waiting))
+  if kept:
+    total['rows'] = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+  return total

@@ -22,18 +22,22 @@ class Data:
   eval_batch: int = 100
   """Images per evaluation step."""
   crop: int = 4
-  """Zero padding in pixels for random crops; 0 for none."""
+  """Random crops: pixels of padding for classification; for boxes and masks
+  random parts of the image, unless it is 0."""
   flip: bool = True
   """Mirror training images at random."""
   jitter: float = 0.0
-  """Random brightness, contrast and saturation, each by 1 ± jitter."""
+  """Random brightness, contrast and saturation, each by 1 ± jitter; detection
+  changes the hue too, and its reference has 0.5."""
   held_out: float = 0.1
   """Share of the training images that selects the best epoch, where the set has
   no validation images of its own."""
   stream: bool = False
   """Read images from disk all along; otherwise they are kept on the device."""
   size: int | None = None
-  """Side of streamed images: random crops of the pictures, resized to it."""
+  """Side that images are brought to: streamed ones, and those with boxes."""
+  sizes: tuple[int, ...] = ()
+  """Sides between which training changes every ten steps, for detection."""
   workers: int = 0
   """Processes that decode streamed images; 0 for threads."""
 
@@ -42,12 +46,7 @@ class Data:
     check(self, 'jitter', lambda v: 0 <= v < 1, 'in [0, 1)')
     check(self, 'workers', lambda v: v >= 0, 'at least 0')
     check(self, 'size', lambda v: v is None or v >= 1, 'at least 1, or none')
-    check(
-      self,
-      'size',
-      lambda v: v is None or self.stream,
-      'left out, or stream=True: only streamed images are resized',
-    )
+    check(self, 'sizes', lambda v: all(s >= 1 for s in v), 'at least 1 each')
     for name in ('batch', 'eval_batch'):
       check(self, name, lambda v: v >= 1, 'at least 1')
     check(self, 'crop', lambda v: v >= 0, 'at least 0')
@@ -66,7 +65,7 @@ class Stage:
   """Of SGD, at the start."""
   weight_decay: float = 1e-4
   """Added to the gradient as weight_decay * parameter."""
-  schedule: Literal['step', 'cosine', 'constant'] = 'step'
+  schedule: Literal['step', 'cosine', 'poly', 'constant'] = 'step'
   """step: a tenth at each milestone."""
   milestones: tuple[float, ...] = (0.5, 0.75)
   """Shares of the epochs, for the schedule step."""
@@ -177,6 +176,8 @@ class Experiment:
   """Of SGD."""
   warmup: float = 0.0
   """Epochs in which the learning rate rises to the schedule's."""
+  warmup_power: float = 1.0
+  """Of the share of the warm-up that is over; detection's reference has 4."""
   smoothing: float = 0.0
   """Share of the target that label smoothing spreads over all classes."""
   ema: float = 0.0
@@ -206,6 +207,7 @@ class Experiment:
       self, 'save_steps', lambda v: v is None or v >= 1, 'at least 1, or none'
     )
     check(self, 'warmup', lambda v: v >= 0, 'at least 0')
+    check(self, 'warmup_power', lambda v: v > 0, 'above 0')
     for name in ('smoothing', 'ema'):
       check(self, name, lambda v: 0 <= v < 1, 'in [0, 1)')
 

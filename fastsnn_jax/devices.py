@@ -101,6 +101,13 @@ def by_row(batch, on: Mesh):
   )
 
 
+def whole(tree):
+  """Arrays that are shared out by row, on the host of every process."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def keep_by_row(tree, on: Mesh | None):
   """Under `jit`: each device goes on with its rows."""
   if on is None:

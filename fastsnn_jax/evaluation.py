@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from fastsnn_jax import counting, devices, tasks
 from fastsnn_jax.batching import accumulate, batches, image_shape
-from fastsnn_jax.data import normalize
+from fastsnn_jax.data import present
 from fastsnn_jax.network import IMAGE, Network
 from fastsnn_jax.tasks import Task
 
@@ -50,14 +50,18 @@ def evaluate(
     batch,
     mesh=mesh,
   )
-  return task.summarize(total['sums'])
+  return task.summarize(total['sums'], total.get('rows'))
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
 def _measure(variables, batch, *, network, task):
-  images = normalize(batch['image'], network.mean, network.std)
+  images = present(network, batch['image'])
   output, _ = network.apply(variables, images)
-  return {'sums': task.measure(task.predict(output), batch)}
+  predictions = task.predict(output)
+  return {
+    'sums': task.measure(predictions, batch),
+    'rows': task.rows(predictions, batch),
+  }
 
 
 def compare(
@@ -96,6 +100,8 @@ def compare(
   """
   task = task or tasks.for_network(ann)
   shape = image_shape(data)
+  if ann.size:
+    shape = (ann.size, ann.size, shape[-1])
   networks = {label: network for label, (network, _) in spiking.items()}
   trees = {label: variables for label, (_, variables) in spiking.items()}
   fans = counting.connections(ann, ann_variables, shape)
@@ -122,9 +128,7 @@ def compare(
   neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
   images = float(total['sums']['images'])
   return {
-    label: _row(
-      network, total['sums'], total['max'], label, task, macs, neurons, images
-    )
+    label: _row(network, total, label, task, macs, neurons, images)
     for label, network in networks.items()
   }
 
@@ -139,7 +143,7 @@ def _neurons(network, fans):
 
 @functools.partial(jax.jit, static_argnames=('ann', 'networks', 'task'))
 def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
-  images = normalize(batch['image'], ann.mean, ann.std)
+  images = present(ann, batch['image'])
   target, ann_activations = ann.apply(ann_variables, images)
   wanted = task.predict(target)
   result = {
@@ -148,6 +152,7 @@ def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
       'images': jnp.sum(batch['mask']),  # without what could not be decoded
     },
     'max': {},
+    'rows': {'ann': task.rows(wanted, batch)},
   }
   for label, network in networks:
     variables = trees[label]
@@ -168,6 +173,9 @@ def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
       'quiet': _quiet(spikes, batch['mask']),
     }
     result['max'][label] = jnp.max(difference)
+    result['rows'][label] = jax.vmap(lambda p: task.rows(p, batch), out_axes=1)(
+      predicted
+    )
   return result
 
 
@@ -215,14 +223,17 @@ def _quiet(spikes, mask):
   return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
 
 
-def _row(network, sums, maxima, label, task, macs, neurons, images):
+def _row(network, total, label, task, macs, neurons, images):
+  sums, rows = total['sums'], total.get('rows', {'ann': None, label: None})
   mine, steps = sums[label], network.neuron.total_steps
-  over_time = [
-    task.summarize(jax.tree.map(lambda x, t=t: x[t], mine['metric']))[
-      task.metric
-    ]
-    for t in range(steps)
-  ]
+
+  def at(t):
+    """The metrics of the answers after step t."""
+    kept = jax.tree.map(lambda x: x[:, t], rows[label])
+    return task.summarize(jax.tree.map(lambda x: x[t], mine['metric']), kept)
+
+  over_time = [at(t)[task.metric] for t in range(steps)]
+  ann = task.summarize(sums['ann'], rows['ann'])[task.metric]
   # In the table's order: jit gives dicts back sorted by name.
   layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
   spikes = {name: values[0] / images for name, values in layers.items()}
@@ -237,9 +248,9 @@ def _row(network, sums, maxima, label, task, macs, neurons, images):
     'T': network.neuron.steps,
     'steps': steps,
     task.metric: over_time[-1],
-    f'ann_{task.metric}': task.summarize(sums['ann'])[task.metric],
+    f'ann_{task.metric}': ann,
     'agreement': agree[-1],
-    'max_logit_difference': float(maxima[label]),
+    'max_logit_difference': float(total['max'][label]),
     'mean_firing_rate': sum(spikes.values()) / sum(neurons.values()) / steps,
     'spikes_per_image': sum(spikes.values()),
     'synops_per_image': float(mine['synops']) / images

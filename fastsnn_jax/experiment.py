@@ -23,6 +23,8 @@ from fastsnn_jax import (
 )
 from fastsnn_jax.config import Conversion, Experiment, flat, from_dict, to_dict
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.models import task_of
+from fastsnn_jax.opening import network_of, open_data
 from fastsnn_jax.progress import Log, say, signals
 from fastsnn_jax.running import check_identity
 from fastsnn_jax.storage import load, load_with_meta, save
@@ -50,7 +52,7 @@ def train(
     SystemExit: SIGTERM or SIGINT; all is saved.
   """
   workdir = pathlib.Path(workdir)
-  dataset = stages.open_data(config.data)
+  dataset = open_data(config.model, config.data)
   variables, networks = None, {}
   trace = workdir / 'profile' if profile else None
   with signals() as asked, contextlib.closing(Log(workdir)) as log:
@@ -63,7 +65,7 @@ def train(
         network, variables, meta = load_with_meta(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
       else:
-        network = stages.network_of(config, stage, dataset)
+        network = network_of(config.model, stage.bits, config.data, dataset)
         variables = stages.train_stage(
           config, stage, network, variables, dataset, workdir, log, asked, trace
         )
@@ -125,7 +127,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
         f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
         f'{trained}'
       )
-  dataset = stages.open_data(config.data, settings.data_path)
+  dataset = open_data(config.model, config.data, settings.data_path)
   if config.data.stream:
     dataset = _for_conversion(dataset, config, settings)
   rows, tuning, rasters = [], [], {}
@@ -163,13 +165,14 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     if devices.first():
       image = batching.first_image(dataset.test)
       rasters[f'{bits} bits'] = judging.raster(snn, tuned, image)
+  metric = tasks.for_network(ann).metric
   results = {
     'model': config.model,
     'dataset': dataset.name,
     'task': ann.task,
-    'metric': tasks.for_network(ann).metric,
+    'metric': metric,
     'images': rows[0]['images'],
-    'float_accuracy': _float_metric(workdir, dataset, config),
+    f'float_{metric}': _float_metric(workdir, dataset, config),
     'rows': rows,
     'tuning': tuning,
     'training': Log(workdir).curves(),
@@ -209,6 +212,8 @@ def _for_conversion(dataset, config, settings):
 
 def _tunings(config, settings):
   """One `Tuning` per schedule asked for."""
+  # Boxes and masks are of no use to it: its targets are activations.
+  shifted = not config.data.size and (task_of(config.model) == 'classification')
   return tuple(
     finetuning.Tuning(
       schedule=schedule,
@@ -218,7 +223,7 @@ def _tunings(config, settings):
       batch=config.data.batch,
       batch_norm=settings.batch_norm,
       accept=settings.accept,
-      crop=0 if config.data.size else config.data.crop,
+      crop=config.data.crop if shifted else 0,
       flip=config.data.flip,
       mesh=stages.mesh(),
     )

@@ -9,9 +9,32 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fastsnn_jax import devices, training
 from fastsnn_jax.data import Loader, prefetch_to_device
+
+SIDE_STEPS = 10  # between two changes of the images' side (detection.md 3.7)
+
+
+class _Sides:
+  """Which side the images of a step have, the same on every process."""
+
+  def __init__(self, key, recipe):
+    self._recipe, self._seed = recipe, 0
+    if recipe.sides:
+      self._seed = int(np.asarray(jax.random.key_data(key)).ravel()[-1])
+
+  def runs(self, step: int, stop: int):
+    """Yields (stop, side) of the runs of steps that have one side."""
+    sides = self._recipe.sides
+    while sides and step < stop:
+      block = step // SIDE_STEPS
+      step = min(stop, (block + 1) * SIDE_STEPS)
+      drawn = np.random.PCG64([self._seed, block]).random_raw()
+      yield step, sides[drawn % len(sides)]
+    if not sides:
+      yield stop, None
 
 
 class Resident:
@@ -25,16 +48,18 @@ class Resident:
   def __init__(self, data, key, **static):
     mesh = static['recipe'].mesh
     put = functools.partial(devices.everywhere, on=mesh) if mesh else _put
+    self._sides = _Sides(key, static['recipe'])
     self._data, self._key, self._static = put(data), put(key), static
 
   wait_share = 0.0
 
   def advance(self, state, step: int, stop: int):
     """(state, sums, bad_step) after step number `stop` - 1."""
-    del step  # the state knows it
-    return training.train_chunk(
-      state, self._data, self._key, stop, **self._static
-    )
+    for end, side in self._sides.runs(step, stop):
+      state, sums, bad = training.train_chunk(
+        state, self._data, self._key, end, side=side, **self._static
+      )
+    return state, sums, bad
 
   def warnings(self) -> list[str]:
     return []
@@ -58,6 +83,7 @@ class Streaming:
   def __init__(self, loader: Loader, key, **static):
     self._mesh = static['recipe'].mesh or devices.mesh()
     self._loader, self._static = loader, static
+    self._sides = _Sides(key, static['recipe'])
     self._key = devices.everywhere(key, self._mesh)
     self._batches, self._at = None, None
     self._running = collections.deque()
@@ -76,13 +102,15 @@ class Streaming:
         self._loader.training(step),
         functools.partial(devices.by_row, on=self._mesh),
       )
-    for _ in range(step, stop):
-      if len(self._running) > 1:  # no more batches on the device than that
-        jax.block_until_ready(self._running.popleft())
-      state, sums, bad = training.train_batch(
-        state, next(self._batches), self._key, **self._static
-      )
-      self._running.append(bad)
+    for end, side in self._sides.runs(step, stop):
+      for _ in range(step, end):
+        if len(self._running) > 1:  # no more batches on the device than that
+          jax.block_until_ready(self._running.popleft())
+        state, sums, bad = training.train_batch(
+          state, next(self._batches), self._key, side=side, **self._static
+        )
+        self._running.append(bad)
+      step = end
     self._at = stop
     return state, sums, bad
 

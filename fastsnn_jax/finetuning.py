@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from fastsnn_jax import devices, evaluation, tasks
-from fastsnn_jax.data import crop_flip, normalize
+from fastsnn_jax.data import crop_flip, present
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import IMAGE, Network, own_variables
 from fastsnn_jax.quantize import straight_through
@@ -131,7 +131,7 @@ def tune_chunk(
       key, images[indices], padding=tuning.crop, flip=tuning.flip
     )
     drawn = devices.keep_by_row(drawn, tuning.mesh)
-    shown = normalize(drawn, ann.mean, ann.std)
+    shown = present(ann, drawn)
     tuned, opt_state, losses = tune_step(
       tuned,
       opt_state,

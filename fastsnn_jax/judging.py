@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from fastsnn_jax import evaluation, tasks
 from fastsnn_jax.batching import count, even
 from fastsnn_jax.conversion import to_spiking
-from fastsnn_jax.data import Dataset, normalize
+from fastsnn_jax.data import Dataset, present
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.finetuning import Tuning, finetune
 from fastsnn_jax.network import Network
@@ -137,7 +137,7 @@ def raster(network: Network, variables, image, neurons: int = 48) -> dict:
     {'layers': names, 'spikes': int8 [steps, neurons] per layer, 'image', 'T'}.
   """
   variables = jax.device_get(variables)  # run here, whoever else has them
-  shown = normalize(jnp.asarray(image)[None], network.mean, network.std)
+  shown = present(network, jnp.asarray(image)[None])
   _, activations = jax.jit(network.apply)(variables, shown)
   # In the table's order: jit gives dicts back sorted by name.
   names, spikes = [layer.name for layer in network.firing], []

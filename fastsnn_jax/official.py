@@ -7,10 +7,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax import checkpoint, data, recipes
+from fastsnn_jax import checkpoint, recipes
 from fastsnn_jax.config import Stage, to_dict
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.models import build
+from fastsnn_jax.opening import network_of, open_data
 from fastsnn_jax.storage import load_with_meta, save
 from fastsnn_jax.torch_import import load_torch
 
@@ -44,11 +44,17 @@ def adopt(
   """
   recipe = recipes.recommended(model)
   variables = load_torch(path, model, bits)
-  dataset = data.load(data_name or recipe.data.name, data_path)
-  network = build(
-    model, bits, dataset.classes, mean=dataset.mean, std=dataset.std
+  settings = dataclasses.replace(
+    recipe.data, name=data_name or recipe.data.name, path=data_path
   )
-  image = jax.ShapeDtypeStruct(dataset.test['image'][:1].shape, jnp.float32)
+  dataset = open_data(model, settings)
+  network = network_of(model, bits, settings, dataset)
+  if network.size or settings.stream:
+    side = network.size or settings.size
+    shape = (side, side, 3)
+  else:
+    shape = dataset.test['image'].shape[1:]
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   needed = jax.eval_shape(network.init, jax.random.key(0), image)
   found = dict(jax.tree_util.tree_leaves_with_path(variables))
   for key, leaf in jax.tree_util.tree_leaves_with_path(needed):
@@ -75,7 +81,7 @@ def adopt(
       )
   experiment = recipes.recommended(
     model,
-    data=dataclasses.replace(recipe.data, name=dataset.name, path=data_path),
+    data=settings,
     stages=(Stage(bits),),
     convert=dataclasses.replace(recipe.convert, bits=(bits,)),
   )

@@ -158,7 +158,7 @@ def _name_layers(axes, names):
 
 
 def _over_time(rows, metric):
-  """Accuracy and agreement after every step: a column per bit width."""
+  """The metric and agreement after every step: a column per bit width."""
   groups = _by_bits(rows, 'over_time')
   if not groups:
     return None
@@ -171,9 +171,9 @@ def _over_time(rows, metric):
         y = _numbers(row.get(key) or [], 100)
         _line(ax, range(1, len(y) + 1), y, row)
       ax.axvline(group[0]['T'], **MARK_T)
-    if group[0].get('ann_accuracy') is not None:
+    if group[0].get(f'ann_{metric}') is not None:
       look = {'color': '#000000', 'ls': (0, (6, 4)), 'lw': 1}
-      ann = 100 * group[0]['ann_accuracy']
+      ann = 100 * group[0][f'ann_{metric}']
       column[0].axhline(ann, label='quantised ANN', **look)
     column[0].set_title(f'{bits} bits, T = {group[0]["T"]}', fontsize=10)
     count_on(column[-1], 'time step')
@@ -268,7 +268,7 @@ def _quiet(rows):
 
 
 def _training(training, metric):
-  """Loss above, accuracy below; a column per stage."""
+  """Loss above, the metric below; a column per stage."""
   stages = {stage: curves for stage, curves in training.items() if curves}
   if not stages:
     return None
@@ -278,7 +278,7 @@ def _training(training, metric):
   }
   figure, axes = _grid(2, len(stages), 1.9, sharex='col', sharey='row')
   for column, (stage, curves) in zip(axes.T, stages.items(), strict=True):
-    for ax, name, scale in zip(column, ('loss', 'accuracy'), (1, 100)):  # noqa: B905
+    for ax, name, scale in zip(column, ('loss', metric), (1, 100)):  # noqa: B905
       for split, style in (('train', '-'), ('val', '--')):
         y = _numbers(curves.get(f'{split}_{name}') or [], scale)
         if len(y):

@@ -20,7 +20,8 @@ class Recipe:
       same epoch, which batch norm sees and the loss does not.
     batch: images per step.
     learning_rate: at the start.
-    schedule: 'step' (a tenth at each milestone), 'cosine' or 'constant'.
+    schedule: 'step' (a tenth at each milestone), 'cosine', 'poly' (the power
+      0.9 of what is left of the stage) or 'constant'.
     milestones: shares of the stage's epochs.
     momentum: of SGD.
     weight_decay: added to the gradient as weight_decay * parameter.
@@ -28,11 +29,12 @@ class Recipe:
       or 'kernels' only.
     method: 'sgd' or 'adamw'.
     warmup: steps in which the rate rises to the schedule's.
-    ema: decay of the moving average of the variables, 0 for none; at step t it
-      is at most (1 + t) / (10 + t).
-    crop: zero padding in pixels for random crops; 0 for none.
-    flip: mirror images at random.
-    jitter: strength of the random brightness, contrast and saturation.
+    warmup_power: of the share of the warm-up that is over; 1 rises evenly.
+    ema: decay of the moving average of the variables, 0 for none; times
+      1 - exp(-t / 2000) behind step t (spec/detection.md 4).
+    crop, flip, jitter: see `data.augment`.
+    sides: of the square images between which training changes every
+      ten steps; () for one size.
     dtype, accumulate, remat: see `gradients.gradients`.
     mesh: over whose devices batches are sharded; None for one device.
     per_device: batch norm takes statistics of its own on each device.
@@ -49,10 +51,12 @@ class Recipe:
   decay: str = 'all'
   method: str = 'sgd'
   warmup: int = 0
+  warmup_power: float = 1.0
   ema: float = 0.0
   crop: int = 4
   flip: bool = True
   jitter: float = 0.0
+  sides: tuple[int, ...] = ()
   dtype: str = 'float32'
   accumulate: int = 1
   remat: bool = False
@@ -78,13 +82,19 @@ class Recipe:
     schedule = {
       'constant': lambda: optax.constant_schedule(rate),
       'cosine': lambda: optax.cosine_decay_schedule(rate, self.steps),
+      'poly': lambda: optax.polynomial_schedule(rate, 0, 0.9, self.steps),
       'step': lambda: optax.piecewise_constant_schedule(rate, self._drops()),
     }[self.schedule]()
     if not self.warmup:
       return schedule
-    return lambda step: (
-      schedule(step) * jnp.minimum((step + 1) / self.warmup, 1)
-    )
+    # A linear rise starts above 0; the reference's, of power 4, at 0.
+    first = 1 if self.warmup_power == 1 else 0
+
+    def warmed(step):
+      share = jnp.minimum((step + first) / self.warmup, 1)
+      return schedule(step) * share**self.warmup_power
+
+    return warmed
 
   def gradients(self) -> dict[str, Any]:
     """The settings of `gradients.gradients`."""

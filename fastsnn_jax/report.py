@@ -73,10 +73,12 @@ def _pages(directory, results, rasters):
     lstrip_blocks=True,
   )
   environment.filters['percent'] = percent
-  groups = _groups(results['rows'])
+  metric = results.get('metric', 'accuracy')
+  groups = _groups(results['rows'], metric)
   known = {
     'results': results,
-    'metric': results.get('metric', 'accuracy'),
+    'metric': metric,
+    'float': results.get(f'float_{metric}'),
     'columns': _columns(results),
     'groups': groups,
     'best': [group['best'] for group in groups],
@@ -95,8 +97,8 @@ def _columns(results):
   metric = results.get('metric', 'accuracy')
   head = metric.capitalize() if metric.islower() else metric  # mAP stays mAP
   columns = (
-    _Column(head, percent, lambda row: row.get('accuracy')),
-    _Column('ANN ' + metric, percent, lambda row: row.get('ann_accuracy')),
+    _Column(head, percent, lambda row: row.get(metric)),
+    _Column('ANN ' + metric, percent, lambda row: row.get(f'ann_{metric}')),
     _Column('Agreement', percent, lambda row: row.get('agreement')),
     _Column(
       'Largest logit difference',
@@ -126,11 +128,11 @@ def _ratio(row):
   return synops / macs if synops is not None and macs else None
 
 
-def _groups(rows):
+def _groups(rows, metric):
   """Rows of one bit width together, each group with its best row.
 
-  Best is the most accurate; of equals the one that agrees more often, and
-  then the one with the least work.
+  Best is the one of the highest metric; of equals the one that agrees more
+  often, and then the one with the least work.
   """
   groups = {}
   for row in rows:
@@ -142,7 +144,7 @@ def _groups(rows):
 
     work = row.get('synops_per_image')
     work = math.inf if work is None else work
-    return known('accuracy'), known('agreement'), -work
+    return known(metric), known('agreement'), -work
 
   return [
     {'bits': bits, 'T': steps, 'rows': rows, 'best': max(rows, key=merit)}

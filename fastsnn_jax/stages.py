@@ -9,7 +9,7 @@ from fastsnn_jax import data, devices, evaluation, feeding, tasks, training
 from fastsnn_jax.batching import even
 from fastsnn_jax.config import to_dict
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.models import build
+from fastsnn_jax.models import task_of
 from fastsnn_jax.running import run_stage
 from fastsnn_jax.storage import save
 
@@ -17,14 +17,6 @@ from fastsnn_jax.storage import save
 def mesh():
   """Over all devices, or None where there is one: nothing to share out."""
   return devices.mesh() if jax.device_count() > 1 else None
-
-
-def open_data(settings, path=None):
-  """The data set of a `config.Data`: in memory, or as a stream."""
-  path = path or settings.path
-  if settings.stream:
-    return data.open_stream(settings.name, path)
-  return data.load(settings.name, path)
 
 
 def judged_part(part, settings, *, shared=True):
@@ -46,17 +38,6 @@ def judged_part(part, settings, *, shared=True):
     workers=settings.workers,
     process_index=jax.process_index() if shared else 0,
     process_count=jax.process_count() if shared else 1,
-  )
-
-
-def network_of(config, stage, dataset):
-  """The stage's network for this data set."""
-  return build(
-    config.model,
-    stage.bits,
-    dataset.classes,
-    mean=dataset.mean,
-    std=dataset.std,
   )
 
 
@@ -203,6 +184,7 @@ def _recipe(config, stage, epoch_steps, on):
       f'data.batch={config.data.batch}, in {parts} parts (compute.accumulate '
       f'times devices), which all have one size; choose a multiple of {parts}'
     )
+  cropped = config.data.size and task_of(config.model) == 'classification'
   return training.Recipe(
     steps=stage.epochs * epoch_steps,
     epoch_steps=epoch_steps,
@@ -215,11 +197,13 @@ def _recipe(config, stage, epoch_steps, on):
     decay=config.decay,
     method=config.optimizer,
     warmup=round(config.warmup * epoch_steps),
+    warmup_power=config.warmup_power,
     ema=config.ema,
-    # The loader's crops take the place of these.
-    crop=0 if config.data.size else config.data.crop,
+    # Where the loader crops, it takes the place of this.
+    crop=0 if cropped else config.data.crop,
     flip=config.data.flip,
     jitter=config.data.jitter,
+    sides=config.data.sizes,
     dtype=config.compute.dtype,
     accumulate=config.compute.accumulate,
     remat=config.compute.remat,

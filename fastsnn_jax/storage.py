@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax import checkpoint, data
+from fastsnn_jax import checkpoint
 from fastsnn_jax.config import Experiment, to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import build
 from fastsnn_jax.network import Network
 from fastsnn_jax.neurons import IntegrateAndFire
+from fastsnn_jax.opening import network_of, open_data
 
 _DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
 
@@ -27,13 +28,11 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
   """
   if isinstance(network, Experiment):
     meta = {'experiment': to_dict(network), **meta}
-    dataset = data.load(network.data.name, network.data.path)
-    network = build(
+    network = network_of(
       network.model,
       network.stages[-1].bits,
-      dataset.classes,
-      mean=dataset.mean,
-      std=dataset.std,
+      network.data,
+      open_data(network.model, network.data),
     )
   meta = {
     'model': network.model,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fastsnn_jax.data import color_jitter, crop_flip, normalize
+from fastsnn_jax.data import augment, normalize, resize
 from fastsnn_jax.devices import keep_by_row
 from fastsnn_jax.gradients import gradients
 from fastsnn_jax.recipe import Recipe
@@ -56,8 +56,9 @@ class TrainState(NamedTuple):
 def create(variables, recipe: Recipe, task: Task) -> TrainState:
   """The state before the first step, from these variables (copied)."""
   variables = jax.tree.map(jnp.array, variables)
-  batch = {'label': jnp.zeros(1, jnp.int32), 'mask': jnp.ones(1)}
-  _, sums = jax.eval_shape(task.loss, jnp.zeros((1, task.outputs)), batch)
+  outputs = jnp.zeros((1, *task.map, task.outputs))
+  labels = {name: jnp.zeros((1, *s), t) for name, s, t in task.labels}
+  _, sums = jax.eval_shape(task.loss, outputs, {**labels, 'mask': jnp.ones(1)})
   return TrainState(
     variables=variables,
     opt_state=recipe.optimizer().init(variables['params']),
@@ -93,7 +94,7 @@ def train_step(
   average = state.average
   if average:
     # Early on a shorter average, or it would be the start for long.
-    decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+    decay = ema * (1 - jnp.exp(-(state.step + 1) / 2000))
     average = optax.incremental_update(variables, average, 1 - decay)
   return state._replace(
     variables=variables,
@@ -107,10 +108,10 @@ def train_step(
 
 @functools.partial(
   jax.jit,
-  static_argnames=('network', 'task', 'recipe'),
+  static_argnames=('network', 'task', 'recipe', 'side'),
   donate_argnames='state',
 )
-def train_chunk(state, data, key, stop, *, network, task, recipe):
+def train_chunk(state, data, key, stop, *, network, task, recipe, side=None):
   """Steps up to number `stop` of this stage, `SLOTS` at most, in one epoch.
 
   Args:
@@ -119,6 +120,7 @@ def train_chunk(state, data, key, stop, *, network, task, recipe):
     key: of the stage.
     stop: traced, so that every length of a chunk is one program.
     network, task, recipe: static.
+    side: that images are resized to; None to leave them; static too.
 
   Returns:
     (state, sums of the epoch so far, bad_step); the latter two survive the
@@ -137,7 +139,7 @@ def train_chunk(state, data, key, stop, *, network, task, recipe):
     batch = jax.tree.map(lambda x: x[rows], data)
     batch['mask'] = (position < size).astype(jnp.float32)
     batch = keep_by_row(batch, recipe.mesh)
-    return _augmented_step(state, batch, draw_key, network, task, recipe)
+    return _augmented_step(state, batch, draw_key, network, task, recipe, side)
 
   def slot(state, _):
     going = (state.step < stop) & (state.bad_step < 0)
@@ -149,17 +151,17 @@ def train_chunk(state, data, key, stop, *, network, task, recipe):
 
 @functools.partial(
   jax.jit,
-  static_argnames=('network', 'task', 'recipe'),
+  static_argnames=('network', 'task', 'recipe', 'side'),
   donate_argnames='state',
 )
-def train_batch(state, batch, key, *, network, task, recipe):
+def train_batch(state, batch, key, *, network, task, recipe, side=None):
   """One step on a batch that came in; nothing once a step was bad.
 
   Args:
     state: `TrainState`; donated.
     batch: 'image' uint8, the task's labels and 'mask', sharded by row.
     key: of the stage.
-    network, task, recipe: static.
+    network, task, recipe, side: static.
 
   Returns:
     As `train_chunk`.
@@ -167,7 +169,7 @@ def train_batch(state, batch, key, *, network, task, recipe):
   _, draw_key = jax.random.split(key)
 
   def step(state):
-    return _augmented_step(state, batch, draw_key, network, task, recipe)
+    return _augmented_step(state, batch, draw_key, network, task, recipe, side)
 
   state = _open_epoch(state, recipe)
   state = jax.lax.cond(state.bad_step < 0, step, lambda s: s, state)
@@ -181,13 +183,14 @@ def _open_epoch(state, recipe):
   return state._replace(sums=sums)
 
 
-def _augmented_step(state, batch, draw_key, network, task, recipe):
+def _augmented_step(state, batch, draw_key, network, task, recipe, side):
   key = jax.random.fold_in(draw_key, state.step)
-  images = crop_flip(key, batch['image'], padding=recipe.crop, flip=recipe.flip)
-  if recipe.jitter:
-    # Another key: what crop_flip draws hangs on the key alone.
-    images = color_jitter(jax.random.fold_in(key, 1), images, recipe.jitter)
-  images = normalize(images, network.mean, network.std)
+  batch = augment(
+    key, batch, crop=recipe.crop, flip=recipe.flip, jitter=recipe.jitter
+  )
+  images = normalize(batch['image'], network.mean, network.std)
+  if side is not None:
+    images = resize(images, side)
   return train_step(
     state,
     {**batch, 'image': images},

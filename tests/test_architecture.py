@@ -58,8 +58,9 @@ ROOMS = {
     'network conversion data tasks batching evaluation finetuning progress'
   ),
   'recipes': 'config',
-  'official': 'checkpoint config data models recipes storage torch_import',
-  'storage': 'network neurons models config checkpoint data',
+  'opening': 'data models',
+  'official': 'checkpoint config opening recipes storage torch_import',
+  'storage': 'network neurons models config checkpoint opening',
   'stages': EVERYTHING,
   'experiment': EVERYTHING,
   'command': 'config devices experiment official recipes',

@@ -101,7 +101,7 @@ def test_the_moving_average_follows_each_step_and_is_what_is_judged():
       task=TASK,
       recipe=OPTIONS,
     )
-    decay = min(0.8, (1 + step) / (10 + step))
+    decay = 0.8 * (1 - np.exp(-(step + 1) / 2000))
     average = jax.tree.map(
       lambda a, v, decay=decay: decay * a + (1 - decay) * np.asarray(v),
       average,

@@ -10,7 +10,14 @@ then work on the device.
 import pathlib
 
 from fastsnn_jax.data import digits, idx, tfds_source
-from fastsnn_jax.data.augment import color_jitter, crop_flip, normalize
+from fastsnn_jax.data.augment import (
+  augment,
+  color_jitter,
+  crop_flip,
+  normalize,
+  present,
+  resize,
+)
 from fastsnn_jax.data.dataset import Dataset, split
 from fastsnn_jax.data.loader import Loader
 from fastsnn_jax.data.prefetch import prefetch_to_device
@@ -20,6 +27,7 @@ from fastsnn_jax.errors import UserError
 __all__ = [
   'Dataset',
   'Loader',
+  'augment',
   'color_jitter',
   'crop_flip',
   'load',
@@ -27,6 +35,8 @@ __all__ = [
   'normalize',
   'open_stream',
   'prefetch_to_device',
+  'present',
+  'resize',
   'split',
 ]
 

@@ -36,6 +36,57 @@ def normalize(images, mean, std):
   return (images.astype(jnp.float32) / 255 - mean) / std
 
 
+def resize(images, side: int):
+  """Square images of another size: bilinear, without smoothing beforehand.
+
+  As the reference resizes batches in multi-scale training and in evaluation
+  (spec/detection.md 3.7, 5).
+
+  >>> resize(jnp.ones((1, 64, 64, 3)), 32).shape
+  (1, 32, 32, 3)
+  """
+  if images.shape[1:3] == (side, side):
+    return images
+  shape = (len(images), side, side, images.shape[-1])
+  return jax.image.resize(images, shape, 'linear', antialias=False)
+
+
+def present(network, images):
+  """What a network is shown of raw square images: normalised, at its size.
+
+  Args:
+    network: has mean, std and size; size 0 takes images as they are.
+    images: [B, H, W, C], uint8 or floats in 0..255.
+  """
+  images = normalize(images, network.mean, network.std)
+  return resize(images, network.size) if network.size else images
+
+
+def augment(key, batch, *, crop, flip, jitter):
+  """A training batch, changed at random as its labels allow.
+
+  Args:
+    key: a JAX random key.
+    batch: raw images and labels, see `tasks`.
+    crop: classification: padding in pixels of `crop_flip`. Boxes and masks:
+      random parts of the images, unless it is 0.
+    flip: mirror half of the images.
+    jitter: strength of `color_jitter`; with boxes, half of `distort` of
+      `augment_boxes`.
+  """
+  if 'boxes' in batch:
+    from fastsnn_jax.data.augment_boxes import augment_boxes
+
+    return augment_boxes(
+      key, batch, crop=bool(crop), flip=flip, distort=2 * jitter
+    )
+  images = crop_flip(key, batch['image'], padding=crop, flip=flip)
+  if jitter:
+    # Another key: what crop_flip draws hangs on the key alone.
+    images = color_jitter(jax.random.fold_in(key, 1), images, jitter)
+  return {**batch, 'image': images}
+
+
 def crop_flip(key, images, *, padding=4, flip=True):
   """Moves each image by a random offset and mirrors half of them.
 

@@ -41,14 +41,15 @@ class Dataset:
 
   Attributes:
     name: What it is called in reports and checkpoints.
-    train: `{'image': uint8 [N, H, W, C], 'label': int32 [N]}`, or the labels
-      of another task.
+    train: `{'image': uint8 [N, H, W, C], 'label': int32 [N]}`, or the labels of
+      another task, see `tasks`.
     test: The same, to be looked at once.
     classes: Names of the classes; `label` indexes them.
     mean: Per channel, of images in 0..1; what `normalize` takes.
     std: Per channel, of images in 0..1.
     validation: A third split, if the set has its own; otherwise a part of
       `train` is held out.
+    notes: What was found wrong and mended, for the user to know.
   """
 
   name: str
@@ -58,6 +59,7 @@ class Dataset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   validation: dict[str, np.ndarray] | None = None
+  notes: tuple[str, ...] = ()
 
 
 def assemble(name, train, test, classes=None) -> Dataset:

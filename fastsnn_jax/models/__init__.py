@@ -78,6 +78,21 @@ def input_size(model: str) -> int:
   return _MODELS[model].size
 
 
+def task_of(model: str) -> str:
+  """'classification', 'detection' or 'segmentation'.
+
+  >>> task_of('small_yolo')
+  'detection'
+  """
+  return _known(model).static.get('task', 'classification')
+
+
+def _known(model):
+  if model not in _MODELS:
+    raise UserError(f'model={model!r}: no such model; {", ".join(_MODELS)}')
+  return _MODELS[model]
+
+
 def build(
   model: str, bits: int = 32, classes: int | Sequence[str] = 10, **static
 ) -> Network:
@@ -98,13 +113,12 @@ def build(
   >>> build('cifar_resnet20', bits=2).neuron
   QuantRelu(bits=2, initial_theta=6.0)
   """
-  if model not in _MODELS:
-    raise UserError(f'model={model!r}: no such model; {", ".join(_MODELS)}')
+  known = _known(model)
   if bits not in BITS:
     raise UserError(f'bits={bits!r}: a network has one of {BITS} bits')
   names = range(classes) if isinstance(classes, int) else classes
   names = tuple(map(str, names))
-  table, theta, _, known = _MODELS[model]
+  table, theta, _, known = known
   static = {**known, **static}
   least, needed = 2, 'two classes are'
   if 'anchors' in known:  # a detector may look for one kind of thing

@@ -20,8 +20,12 @@ class Task(NamedTuple):
     predict: outputs -> predictions, under jit.
     measure: (predictions, batch) -> tree of sums, padded rows masked out.
     agree: (predictions, others, batch) -> (rows' sum of agreement in 0..1).
-    summarize: sum of measure's trees -> {name: float}, on the host.
+    summarize: (sum of measure's trees, rows) -> {name: float}, on the host.
     metric: the name in `summarize` by which networks are compared.
+    rows: (predictions, batch) -> tree with a row per image, of which
+      `summarize` gets those of all images: for metrics that are no sums.
+    map: smallest (h, w) that `loss` takes, () if outputs have no place.
+    labels: (name, shape, dtype) of each label of an image of that size.
   """
 
   outputs: int
@@ -31,6 +35,9 @@ class Task(NamedTuple):
   agree: Callable
   summarize: Callable
   metric: str
+  rows: Callable = lambda predictions, batch: {}
+  map: tuple[int, ...] = ()
+  labels: tuple[tuple, ...] = (('label', (), 'int32'),)
 
 
 def for_network(network, **settings) -> Task:
@@ -41,11 +48,14 @@ def for_network(network, **settings) -> Task:
     **settings: of the task: smoothing, for classification.
   """
   from fastsnn_jax.tasks.classification import classification
+  from fastsnn_jax.tasks.detection import detection
 
-  tasks = {'classification': classification}
-  if network.task not in tasks:
+  classes = len(network.classes)
+  if network.task == 'classification':
+    return classification(classes, **settings)
+  if settings:
     raise UserError(
-      f'task={network.task!r}: so far only networks for {", ".join(tasks)} are '
-      'trained and judged; others are built, imported, converted and applied'
+      f'{", ".join(settings)}: of use in classification, but the network is '
+      f'for {network.task}; leave it out'
     )
-  return tasks[network.task](len(network.classes), **settings)
+  return detection(classes, network.anchors, network.stride, network.overlap)

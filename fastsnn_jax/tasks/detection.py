@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks import boxes as geometry
 from fastsnn_jax.tasks.average_precision import voc
 from fastsnn_jax.tasks.detection_loss import loss
 from fastsnn_jax.tasks.nms import candidates, suppress
 
-__all__ = ['agree', 'loss', 'predict', 'rows', 'summarize']
+__all__ = ['agree', 'detection', 'loss', 'predict', 'rows', 'summarize']
 
 METRIC = 'mAP50'
+_KEPT = 100  # boxes of an image on which average precision is taken
 _SAME = 0.95  # IoU over which two detections are the same
 _TRUTH = ('boxes', 'label', 'difficult', 'size')
 
@@ -80,6 +82,12 @@ def agree(predictions, others, batch, *, shown=0.25):
   return jnp.sum(same * batch['mask'])
 
 
+def measure(predictions, batch):
+  """Images; the rest is no sum."""
+  del predictions
+  return {'count': jnp.sum(batch['mask'])}
+
+
 def rows(predictions, batch):
   """What of each image has to be kept until all have been seen.
 
@@ -114,3 +122,34 @@ def summarize(sums, kept=None, *, classes, rounded=False):
     if name.endswith('loss'):
       result[name] = float(value / sums['count'])
   return result
+
+
+@functools.cache  # one object per problem: jitted functions know it again
+def detection(
+  classes: int,
+  anchors: tuple[tuple[float, float], ...],
+  stride: int,
+  overlap: float = 0.5,
+) -> Task:
+  """The task for so many classes and a network's anchors.
+
+  Args:
+    classes: their number.
+    anchors: A times (width, height), in cells.
+    stride: side of a cell in pixels.
+    overlap: IoU above which the weaker of two boxes of a class goes.
+  """
+  return Task(
+    outputs=len(anchors) * (5 + classes),
+    loss=functools.partial(loss, anchors=anchors, stride=stride),
+    predict=functools.partial(
+      predict, anchors=anchors, overlap=overlap, limit=_KEPT
+    ),
+    measure=measure,
+    agree=agree,
+    summarize=functools.partial(summarize, classes=classes),
+    metric=METRIC,
+    rows=rows,
+    map=(1, 1),
+    labels=(('boxes', (1, 4), 'float32'), ('label', (1,), 'int32')),
+  )

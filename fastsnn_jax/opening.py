@@ -1,0 +1,54 @@
+"""A model and its data: what is read, and the network that is made for it."""
+
+from fastsnn_jax import data
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.models import build, input_size, task_of
+
+
+def open_data(model, settings, path=None):
+  """The data set that a model is trained on: in memory, or as a stream.
+
+  Args:
+    model: its name; it says what labels are needed.
+    settings: `config.Data`.
+    path: of the data, if it is not where the settings say.
+
+  Raises:
+    UserError: no such data, or settings that do not go with the model's task.
+  """
+  path, task = path or settings.path, task_of(model)
+  if task == 'classification':
+    if settings.sizes or (settings.size and not settings.stream):
+      raise UserError(
+        f'data.size={settings.size}, data.sizes={settings.sizes}: images to '
+        'classify have the size that they have, unless they are streamed; '
+        'leave both out, or set data.size and stream=True'
+      )
+    if settings.stream:
+      return data.open_stream(settings.name, path)
+    return data.load(settings.name, path)
+  from fastsnn_jax.data import detection
+
+  size = side_of(model, settings)
+  return detection.load(
+    settings.name, path, size=size, train_size=max(size, *settings.sizes, 0)
+  )
+
+
+def side_of(model, settings) -> int:
+  """Of the square images that a detector is judged on."""
+  return settings.size or input_size(model)
+
+
+def network_of(model, bits, settings, dataset):
+  """The network of a model for this data set.
+
+  Args:
+    model, bits: as for `build`.
+    settings: `config.Data`.
+    dataset: as from `open_data`.
+  """
+  static = {'mean': dataset.mean, 'std': dataset.std}
+  if task_of(model) != 'classification':
+    static['size'] = side_of(model, settings)
+  return build(model, bits, dataset.classes, **static)
