@@ -232,6 +232,12 @@ def _row(network, total, label, task, macs, neurons, images):
     kept = jax.tree.map(lambda x: x[:, t], rows[label])
     return task.summarize(jax.tree.map(lambda x: x[t], mine['metric']), kept)
 
+  classes = {}
+  if task.by_class:
+    last = jax.tree.map(lambda x: x[:, -1], rows[label])
+    sum_of_last = jax.tree.map(lambda x: x[-1], mine['metric'])
+    classes['by_class'] = task.by_class(sum_of_last, last)
+    classes['ann_by_class'] = task.by_class(sums['ann'], rows['ann'])
   over_time = [at(t)[task.metric] for t in range(steps)]
   ann = task.summarize(sums['ann'], rows['ann'])[task.metric]
   # In the table's order: jit gives dicts back sorted by name.
@@ -257,6 +263,7 @@ def _row(network, total, label, task, macs, neurons, images):
     + next(iter(macs.values())),
     'macs_per_image': sum(macs.values()),
     **quiet,
+    **classes,
     'over_time': over_time,
     'agreement_over_time': agree,
     'layers': [

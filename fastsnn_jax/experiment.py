@@ -130,7 +130,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   dataset = open_data(config.model, config.data, settings.data_path)
   if config.data.stream:
     dataset = _for_conversion(dataset, config, settings)
-  rows, tuning, rasters = [], [], {}
+  rows, tuning, rasters, examples = [], [], {}, {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')
     if (ann.bits, meta.get('dataset')) != (bits, dataset.name):
@@ -165,12 +165,17 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     if devices.first():
       image = batching.first_image(dataset.test)
       rasters[f'{bits} bits'] = judging.raster(snn, tuned, image)
+      if ann.task != 'classification':
+        examples[f'{bits} bits'] = judging.examples(
+          ann, variables, snn, tuned, dataset.test
+        )
   metric = tasks.for_network(ann).metric
   results = {
     'model': config.model,
     'dataset': dataset.name,
     'task': ann.task,
     'metric': metric,
+    'classes': list(ann.classes),
     'images': rows[0]['images'],
     f'float_{metric}': _float_metric(workdir, dataset, config),
     'rows': rows,
@@ -180,7 +185,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     'version': __version__,
   }
   if devices.first():
-    report.write(workdir / 'report', results, rasters)
+    report.write(workdir / 'report', results, rasters, examples)
   return results
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fastsnn_jax import evaluation, tasks
-from fastsnn_jax.batching import count, even
+from fastsnn_jax.batching import batches, count, even
 from fastsnn_jax.conversion import to_spiking
 from fastsnn_jax.data import Dataset, present
 from fastsnn_jax.errors import UserError
@@ -128,6 +128,32 @@ def _judge(ann, variables, dataset, batch, mesh, spiking, tuned):
     )
     rows.append({'bits': ann.bits, 'mode': mode, 'tuned': tuned, **row})
   return rows
+
+
+def examples(ann, variables, snn, tuned, data, number: int = 4) -> dict:
+  """The first images of a set, and what both networks say of them.
+
+  Returns:
+    {'image', 'truth', 'ann', 'snn'}, as `pictures.draw` takes them.
+  """
+  task = tasks.for_network(ann)
+  batch = next(batches(data, number))
+  batch = {name: np.asarray(x)[:number] for name, x in batch.items()}
+  shown = present(ann, batch['image'])
+
+  @functools.partial(jax.jit, static_argnames='network')
+  def answer(variables, network):
+    return task.predict(network.apply(variables, shown)[0])
+
+  truth = batch['label']
+  if 'boxes' in batch:
+    truth = {name: batch[name] for name in ('boxes', 'label')}
+  return {
+    'image': batch['image'],
+    'truth': truth,
+    'ann': jax.device_get(answer(jax.device_get(variables), network=ann)),
+    'snn': jax.device_get(answer(jax.device_get(tuned), network=snn)),
+  }
 
 
 def raster(network: Network, variables, image, neurons: int = 48) -> dict:

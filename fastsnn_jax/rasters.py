@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from fastsnn_jax.plots import BLUE, GREY, MARK_T, VERMILLION, count_on
+from fastsnn_jax.canvas import BLUE, GREY, MARK_T, VERMILLION, count_on
 
 _MAX_BANDS = 24  # layers in one figure
 _MAX_NEURONS = 168  # and neurons, one in 2.6 points of height

@@ -24,7 +24,12 @@ class _Column(NamedTuple):
   value: Callable[[dict], Any]
 
 
-def write(directory, results: dict, rasters: dict | None = None) -> None:
+def write(
+  directory,
+  results: dict,
+  rasters: dict | None = None,
+  examples: dict | None = None,
+) -> None:
   """Writes `results.json`, `report.md`, `report.html` and `plots/*.png`.
 
   Args:
@@ -34,6 +39,7 @@ def write(directory, results: dict, rasters: dict | None = None) -> None:
       else is there gets its section. Accuracies are in [0, 1].
     rasters: name -> `layers`, `spikes` (an int array `[steps, neurons]` a
       layer), `image` (uint8 `[H, W, C]`) and `T`.
+    examples: name -> images and answers, see `pictures.draw`.
   """
   for key in ('model', 'dataset', 'rows'):
     if key not in results:
@@ -48,7 +54,7 @@ def write(directory, results: dict, rasters: dict | None = None) -> None:
     results = _plain(results)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False)
     _save(directory / 'results.json', text + '\n')
-    _pages(directory, results, rasters)
+    _pages(directory, results, rasters or {}, examples or {})
   except OSError as error:
     raise UserError(
       f'cannot write the report to {str(directory)!r}: {error.strerror}; '
@@ -56,16 +62,17 @@ def write(directory, results: dict, rasters: dict | None = None) -> None:
     ) from error
 
 
-def _pages(directory, results, rasters):
+def _pages(directory, results, rasters, examples):
   import jinja2
 
-  from fastsnn_jax import plots
+  from fastsnn_jax import canvas, pictures, plots
   from fastsnn_jax import rasters as spikes
 
-  curves, bands = plots.draw(results), spikes.draw(rasters or {})
-  figures = curves | bands
+  curves, bands = plots.draw(results), spikes.draw(rasters)
+  answers = pictures.draw(examples, results.get('classes') or ())
+  figures = curves | bands | answers
   for name, figure in figures.items():
-    plots.png(figure, directory / 'plots' / f'{name}.png')
+    canvas.png(figure, directory / 'plots' / f'{name}.png')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=lambda name: name == 'report.html.jinja',
@@ -84,8 +91,9 @@ def _pages(directory, results, rasters):
     'best': [group['best'] for group in groups],
     'figures': figures,
     'rasters': list(bands),
-    'label': plots.label,
-    'svg': plots.svg,
+    'pictures': list(answers),
+    'label': canvas.label,
+    'svg': canvas.svg,
   }
   for page in ('report.md', 'report.html'):
     template = environment.get_template(f'{page}.jinja')

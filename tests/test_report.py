@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsnn_jax import plots, report
+from fastsnn_jax import canvas, plots, report
 from fastsnn_jax.errors import UserError
 
 LAYERS = ['conv1', *(f'layer{i}.{j}.part1' for i in (1, 2) for j in range(3))]
@@ -150,7 +150,7 @@ def test_html_has_every_number_and_one_best_row_per_bit_width(full):
     line for line in re.findall(r'<tr.*?</tr>', body, re.S) if '<td>' in line
   ]
   for row, line in zip(results['rows'], lines, strict=True):
-    assert f'>{plots.label(row)}</th>' in line
+    assert f'>{canvas.label(row)}</th>' in line
     cells = re.findall(r'<td>(.*?)</td>', line)
     assert sorted(cells) == sorted(numbers(row))
   for bits in (2, 3):

@@ -24,6 +24,8 @@ class Task(NamedTuple):
     metric: the name in `summarize` by which networks are compared.
     rows: (predictions, batch) -> tree with a row per image, of which
       `summarize` gets those of all images: for metrics that are no sums.
+    by_class: (sum of measure's trees, rows) -> the metric of each class, None
+      where it has none; None for a task that has no such thing.
     map: smallest (h, w) that `loss` takes, () if outputs have no place.
     labels: (name, shape, dtype) of each label of an image of that size.
   """
@@ -36,6 +38,7 @@ class Task(NamedTuple):
   summarize: Callable
   metric: str
   rows: Callable = lambda predictions, batch: {}
+  by_class: Callable | None = None
   map: tuple[int, ...] = ()
   labels: tuple[tuple, ...] = (('label', (), 'int32'),)
 

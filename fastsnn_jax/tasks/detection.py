@@ -114,14 +114,25 @@ def summarize(sums, kept=None, *, classes, rounded=False):
   """
   result = {}
   if kept is not None:
-    kept = jax.tree.map(np.asarray, kept)
-    found = voc(kept['found'], kept['truth'], classes, rounded=rounded)
+    found = voc(*_on_host(kept), classes, rounded=rounded)
     result[METRIC] = found['mean_area']
     result[f'{METRIC}_11point'] = found['mean_11point']
   for name, value in sums.items():
     if name.endswith('loss'):
       result[name] = float(value / sums['count'])
   return result
+
+
+def by_class(sums, kept, *, classes):
+  """Average precision of each class, None where the images have no object."""
+  del sums
+  found = voc(*_on_host(kept), classes)
+  return [None if np.isnan(area) else area for area in found['area']]
+
+
+def _on_host(kept):
+  kept = jax.tree.map(np.asarray, kept)
+  return kept['found'], kept['truth']
 
 
 @functools.cache  # one object per problem: jitted functions know it again
@@ -150,6 +161,7 @@ def detection(
     summarize=functools.partial(summarize, classes=classes),
     metric=METRIC,
     rows=rows,
+    by_class=functools.partial(by_class, classes=classes),
     map=(1, 1),
     labels=(('boxes', (1, 4), 'float32'), ('label', (1,), 'int32')),
   )
