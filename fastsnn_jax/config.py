@@ -170,6 +170,8 @@ class Experiment:
   compute: Compute = Compute()
   seed: int = 0
   """Of initial values, shuffling and augmentation."""
+  pretrained: str | None = None
+  """File of torchvision's ResNet-34, for the trunk of the first stage."""
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
   """The reference: sgd."""
   momentum: float = 0.9

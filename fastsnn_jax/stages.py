@@ -10,6 +10,7 @@ from fastsnn_jax.batching import even
 from fastsnn_jax.config import to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import task_of
+from fastsnn_jax.pretrained import with_trunk
 from fastsnn_jax.running import run_stage
 from fastsnn_jax.storage import save
 
@@ -100,6 +101,8 @@ def train_stage(
   variables = network.init(init_key, image)
   if previous is not None:
     variables = training.graft(variables, previous)
+  elif config.pretrained:
+    variables = with_trunk(variables, config.model, config.pretrained)
   judged_images = judged_part(held_out, config.data)
 
   def score(variables, epoch):
