@@ -38,6 +38,8 @@ class Data:
   """Side that images are brought to: streamed ones, and those with boxes."""
   sizes: tuple[int, ...] = ()
   """Sides between which training changes every ten steps, for detection."""
+  anchors: int | None = None
+  """How many are fitted to the boxes of the set; the model's if not given."""
   workers: int = 0
   """Processes that decode streamed images; 0 for threads."""
 
@@ -46,6 +48,7 @@ class Data:
     check(self, 'jitter', lambda v: 0 <= v < 1, 'in [0, 1)')
     check(self, 'workers', lambda v: v >= 0, 'at least 0')
     check(self, 'size', lambda v: v is None or v >= 1, 'at least 1, or none')
+    check(self, 'anchors', lambda v: v is None or v >= 1, 'at least 1, or none')
     check(self, 'sizes', lambda v: all(s >= 1 for s in v), 'at least 1 each')
     for name in ('batch', 'eval_batch'):
       check(self, name, lambda v: v >= 1, 'at least 1')

@@ -1,8 +1,9 @@
 """A model and its data: what is read, and the network that is made for it."""
 
 from fastsnn_jax import data
+from fastsnn_jax.data import anchors
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.models import build, input_size, task_of
+from fastsnn_jax.models import build, input_size, stride_of, task_of
 
 
 def open_data(model, settings, path=None):
@@ -50,5 +51,12 @@ def network_of(model, bits, settings, dataset):
   """
   static = {'mean': dataset.mean, 'std': dataset.std}
   if task_of(model) != 'classification':
-    static['size'] = side_of(model, settings)
+    static['size'] = side = side_of(model, settings)
+  if settings.anchors and task_of(model) == 'detection':
+    static['anchors'] = anchors.fit(
+      dataset.train['boxes'],
+      dataset.train['label'],
+      settings.anchors,
+      side // stride_of(model),
+    )
   return build(model, bits, dataset.classes, **static)

@@ -8,6 +8,7 @@ import dataclasses
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.models import task_of
 
 _CIFAR = Data('cifar10', batch=128, eval_batch=100, crop=4, flip=True)
 _IMAGENET = Data(
@@ -33,6 +34,21 @@ _IMAGENET_STAGES = (
   Stage(3, learning_rate=0.01, **_CONSTANT),
   Stage(2, learning_rate=0.01, **_CONSTANT),
 )
+_BOXES = Data(
+  'voc',
+  batch=16,
+  eval_batch=16,
+  size=416,
+  sizes=tuple(range(320, 609, 32)),
+  jitter=0.5,
+)
+_DETECTION = _same(
+  (32, 4, 3, 2),
+  epochs=250,
+  learning_rate=1e-3,
+  weight_decay=5e-4,
+  milestones=(0.6, 0.8),
+)
 # Fine-tuning of the C10 folder, the ResNets, ResNet-18, and ImageNet.
 _C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
 _RES = {'tune_epochs': 8}
@@ -50,6 +66,12 @@ _REFERENCE = {
   'imagenet_alexnet': (_IMAGENET, _IMAGENET_STAGES, _RES),
   'imagenet_vgg16': (_IMAGENET, _IMAGENET_STAGES, _RES),
   'imagenet_vgg11': (_IMAGENET, _IMAGENET_STAGES, _RES),
+  'yolov2_tiny': (_BOXES, _DETECTION, {}),
+  'yolov2_resnet34': (_BOXES, _DETECTION, {}),
+}
+# What else a family does: fields of `Experiment`.
+_BESIDES = {
+  'detection': {'warmup': 2.0, 'warmup_power': 4.0, 'ema': 0.9999},
 }
 
 
@@ -63,7 +85,10 @@ def reference(model: str, **changes) -> Experiment:
   is layer by layer: the CIFAR AlexNet and VGG11 without moving batch statistics
   and with a weight decay of 5e-4, the CIFAR ResNets and the ImageNet networks
   for 8 epochs a layer. Where the scripts document nothing (VGG11, VGG16,
-  ResNet-18), these are their defaults.
+  ResNet-18), these are their defaults. Detection: 250 epochs at each of 32, 4,
+  3 and 2 bits on sides from 320 to 608, two epochs of warm-up, a moving average
+  of the weights, judged at 416 (spec/detection.md 4); no fine-tuning, and only
+  signed neurons.
 
   Args:
     model: one of `fs.models()` that the reference has.
@@ -86,8 +111,13 @@ def reference(model: str, **changes) -> Experiment:
     mode=('signed',),
     **tuning,
   )
+  besides = _BESIDES.get(task_of(model), {})
+  if task_of(model) != 'classification':
+    convert = dataclasses.replace(convert, tune=('none',))
   return dataclasses.replace(
-    Experiment(model, data, stages, convert, decay='all', select='test'),
+    Experiment(
+      model, data, stages, convert, decay='all', select='test', **besides
+    ),
     **changes,
   )
 

@@ -60,7 +60,7 @@ ROOMS = {
   'judging': (
     'network conversion data tasks batching evaluation finetuning progress'
   ),
-  'recipes': 'config',
+  'recipes': 'config models',
   'opening': 'data models',
   'official': 'checkpoint config opening recipes storage torch_import',
   'storage': 'network neurons models config checkpoint opening',

@@ -87,6 +87,15 @@ def task_of(model: str) -> str:
   return _known(model).static.get('task', 'classification')
 
 
+def stride_of(model: str) -> int:
+  """Side of a cell of the read-out, in pixels; 1 for a classifier.
+
+  >>> stride_of('small_yolo')
+  16
+  """
+  return _known(model).static.get('stride', 1)
+
+
 def _known(model):
   if model not in _MODELS:
     raise UserError(f'model={model!r}: no such model; {", ".join(_MODELS)}')

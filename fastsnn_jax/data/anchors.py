@@ -1,0 +1,60 @@
+"""Anchors for a data set of one's own: the shapes that its boxes have."""
+
+import numpy as np
+
+from fastsnn_jax.errors import UserError
+
+_ROUNDS = 200
+
+
+def fit(
+  boxes, label, count: int, cells: int
+) -> tuple[tuple[float, float], ...]:
+  """Clusters the shapes of boxes by k-means with the distance 1 - IoU.
+
+  The IoU is that of two boxes with one centre, by which objects are given to
+  anchors (spec/detection.md 3.2). Starts at quantiles of the area, so that one
+  data set has one answer.
+
+  Args:
+    boxes: [N, G, 4], (x1, y1, x2, y2) in shares of the image.
+    label: [N, G], -1 where there is no object.
+    count: of anchors, A.
+    cells: along a side of the image.
+
+  Returns:
+    A times (width, height) in cells, by rising area.
+
+  Raises:
+    UserError: fewer objects than anchors.
+
+  >>> boxes = np.array([[[0, 0, 0.1, 0.2], [0.5, 0.5, 0.9, 0.7]]])
+  >>> fit(boxes, np.array([[0, 1]]), 2, 10)
+  ((1.0, 2.0), (4.0, 2.0))
+  """
+  shapes = boxes[label >= 0].astype(np.float64)
+  shapes = (shapes[:, 2:] - shapes[:, :2]) * cells
+  if not 1 <= count <= len(shapes):
+    raise UserError(
+      f'anchors={count}, but the training images have {len(shapes)} objects; '
+      'at least one anchor and an object for each are needed'
+    )
+  areas = shapes.prod(1)
+  order = np.argsort(areas, kind='stable')
+  starts = ((np.arange(count) + 0.5) / count * len(shapes)).astype(int)
+  centres, nearest = shapes[order[starts]], None
+  for _ in range(_ROUNDS):
+    both = np.minimum(shapes[:, None], centres).prod(2)
+    union = areas[:, None] + centres.prod(1) - both
+    now = np.argmax(both / union, 1)
+    if nearest is not None and np.array_equal(now, nearest):
+      break
+    nearest = now
+    centres = np.stack(
+      [
+        shapes[now == k].mean(0) if np.any(now == k) else centres[k]
+        for k in range(count)
+      ]
+    )
+  centres = centres[np.argsort(centres.prod(1), kind='stable')]
+  return tuple((round(w, 3), round(h, 3)) for w, h in centres.tolist())
