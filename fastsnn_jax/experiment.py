@@ -53,6 +53,8 @@ def train(
   """
   workdir = pathlib.Path(workdir)
   dataset = open_data(config.model, config.data)
+  for note in dataset.notes:
+    say(f'{dataset.name}: {note}')
   variables, networks = None, {}
   trace = workdir / 'profile' if profile else None
   with signals() as asked, contextlib.closing(Log(workdir)) as log:
@@ -77,7 +79,7 @@ def train(
     results[name] = evaluation.evaluate(
       network,
       variables,
-      stages.judged_part(dataset.test, config.data),
+      stages.judged_part(dataset.test, config.model, config.data),
       batch=config.data.eval_batch,
       mesh=stages.mesh(),
     )[metric]
@@ -202,7 +204,9 @@ def _for_conversion(dataset, config, settings):
   elif wanted < len(rows):
     rows, _ = rows.split(1 - wanted / len(rows), config.seed)
   # All of them on every process: each step takes its share of any images.
-  parts = stages.judged_part(rows, config.data, shared=False).evaluation()
+  parts = stages.judged_part(
+    rows, config.model, config.data, shared=False
+  ).evaluation()
   parts = list(parts)
   arrays = {
     name: np.concatenate([part[name] for part in parts]) for name in parts[0]
@@ -211,7 +215,7 @@ def _for_conversion(dataset, config, settings):
   return dataclasses.replace(
     dataset,
     train={name: x[real] for name, x in arrays.items()},
-    test=stages.judged_part(dataset.test, config.data),
+    test=stages.judged_part(dataset.test, config.model, config.data),
   )
 
 

@@ -30,6 +30,8 @@ def open_data(model, settings, path=None):
     return data.load(settings.name, path)
   from fastsnn_jax.data import detection
 
+  if settings.stream:
+    return detection.open_stream(settings.name, path)
   size = side_of(model, settings)
   return detection.load(
     settings.name, path, size=size, train_size=max(size, *settings.sizes, 0)
@@ -53,10 +55,10 @@ def network_of(model, bits, settings, dataset):
   if task_of(model) != 'classification':
     static['size'] = side = side_of(model, settings)
   if settings.anchors and task_of(model) == 'detection':
-    static['anchors'] = anchors.fit(
-      dataset.train['boxes'],
-      dataset.train['label'],
-      settings.anchors,
-      side // stride_of(model),
+    train = dataset.train
+    boxes = (
+      train.boxes() if settings.stream else (train['boxes'], train['label'])
     )
+    cells = side // stride_of(model)
+    static['anchors'] = anchors.fit(*boxes, settings.anchors, cells)
   return build(model, bits, dataset.classes, **static)

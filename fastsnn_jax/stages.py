@@ -10,6 +10,7 @@ from fastsnn_jax.batching import even
 from fastsnn_jax.config import to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import task_of
+from fastsnn_jax.opening import side_of
 from fastsnn_jax.pretrained import with_trunk
 from fastsnn_jax.running import run_stage
 from fastsnn_jax.storage import save
@@ -20,11 +21,12 @@ def mesh():
   return devices.mesh() if jax.device_count() > 1 else None
 
 
-def judged_part(part, settings, *, shared=True):
+def judged_part(part, model, settings, *, shared=True):
   """Arrays as they are, or a loader of a stream's split, for evaluation.
 
   Args:
     part: of a data set.
+    model: its name.
     settings: `config.Data`.
     shared: among the processes; otherwise each loads all of it.
   """
@@ -34,7 +36,7 @@ def judged_part(part, settings, *, shared=True):
     part,
     batch=even(settings.eval_batch, mesh()),
     seed=0,
-    size=settings.size,
+    **_size_and_crop(model, settings, train=False),
     train=False,
     workers=settings.workers,
     process_index=jax.process_index() if shared else 0,
@@ -103,7 +105,7 @@ def train_stage(
     variables = training.graft(variables, previous)
   elif config.pretrained:
     variables = with_trunk(variables, config.model, config.pretrained)
-  judged_images = judged_part(held_out, config.data)
+  judged_images = judged_part(held_out, config.model, config.data)
 
   def score(variables, epoch):
     judged = evaluation.evaluate(
@@ -164,14 +166,26 @@ def _parts(config, dataset):
   return data.split(dataset.train, share, seed)
 
 
+def _size_and_crop(model, settings, train):
+  """Of a loader."""
+  if task_of(model) == 'classification':
+    crop = train and settings.size
+    return {
+      'size': settings.size,
+      'crop': 'random_resized' if crop else 'none',
+    }
+  size = side_of(model, settings)
+  largest = max(size, *settings.sizes, 0) if train else size
+  return {'size': largest, 'crop': 'squash'}
+
+
 def _training_loader(config, source):
   return data.Loader(
     source,
     batch=config.data.batch,
     seed=config.seed,
-    size=config.data.size,
+    **_size_and_crop(config.model, config.data, train=True),
     train=True,
-    crop='random_resized' if config.data.size else 'none',
     workers=config.data.workers,
     process_index=jax.process_index(),
     process_count=jax.process_count(),

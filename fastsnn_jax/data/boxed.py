@@ -184,27 +184,25 @@ def check(records, classes, where, layout) -> None:
     )
 
 
-def arrays(
-  records, size: int, *, difficult=True, crowd=True, places=None, threads=None
+def labels(
+  records, *, difficult=True, crowd=True, places=None
 ) -> dict[str, np.ndarray]:
-  """Records as arrays, the pictures squashed to a square.
+  """Records as arrays, all but the pictures.
 
   Args:
     records: of a split.
-    size: side in pixels.
     difficult: keep difficult objects; training leaves them out.
     crowd: keep crowds, as the reference does also in training.
     places: objects there is room for, G; None for the most that a picture has.
-    threads: that decode; None for one a core.
 
   Returns:
-    {'image': uint8 [N, size, size, 3], 'boxes': float32 [N, G, 4], 'label':
-    int32 [N, G], -1 where there is no object, 'difficult': bool [N, G],
-    'crowd': bool [N, G], 'area': float32 [N, G], pixels of the picture as it
-    was, 'size': int32 [N, 2], its (width, height)}.
+    {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
+    object, 'difficult': bool [N, G], 'crowd': bool [N, G], 'area': float32 [N,
+    G], pixels of the picture as it was, 'size': int32 [N, 2], its (width,
+    height)}.
 
   Raises:
-    UserError: a picture that cannot be decoded, or with more than G objects.
+    UserError: a picture with more than G objects.
   """
   keep = [
     (difficult | ~item.difficult) & (crowd | ~item.crowd) for item in records
@@ -218,7 +216,6 @@ def arrays(
     )
   count = len(records)
   result = {
-    'image': np.zeros((count, size, size, 3), np.uint8),
     'boxes': np.zeros((count, places, 4), np.float32),
     'label': np.full((count, places), -1, np.int32),
     'difficult': np.zeros((count, places), bool),
@@ -230,6 +227,31 @@ def arrays(
     for key in ('boxes', 'label', 'difficult', 'crowd', 'area'):
       values = getattr(item, key)[kept]
       result[key][i, : len(values)] = values
+  return result
+
+
+def arrays(
+  records, size: int, *, threads=None, **settings
+) -> dict[str, np.ndarray]:
+  """Records as arrays, the pictures squashed to a square.
+
+  Args:
+    records: of a split.
+    size: side in pixels.
+    threads: that decode; None for one a core.
+    **settings: of `labels`.
+
+  Returns:
+    {'image': uint8 [N, size, size, 3]} and what `labels` gives.
+
+  Raises:
+    UserError: a picture that cannot be decoded, or with more than G objects.
+  """
+  count = len(records)
+  result = {
+    'image': np.zeros((count, size, size, 3), np.uint8),
+    **labels(records, **settings),
+  }
 
   def fill(i):
     result['image'][i] = _squashed(records[i].picture, size, i)

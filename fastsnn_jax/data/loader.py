@@ -19,7 +19,7 @@ from fastsnn_jax.data.stream import Source
 from fastsnn_jax.data.workers import check_room, cores, start_worker
 from fastsnn_jax.errors import UserError
 
-CROPS = ('none', 'random_resized')
+CROPS = ('none', 'random_resized', 'squash')
 
 _ENDLESS = 2**50  # examples; more than a run can see
 _PATIENCE = 100  # examples, before pictures that fail become an error
@@ -35,8 +35,8 @@ class Loader:
     size: of the images, in pixels, which then are RGB. None takes them as they
       are; then all must have one size, and the channels of the set.
     train: whether `training` crops; False shows it what evaluation sees.
-    crop: 'none', or 'random_resized' for ImageNet's (see `decode.random_box`),
-      which needs a size.
+    crop: 'none'; 'random_resized' for ImageNet's (see `decode.random_box`); or
+      'squash', the whole picture, for boxes. The latter two need a size.
     process_index, process_count: this process gets that part of each batch.
     workers: processes that decode; 0 for threads of this one. Pillow lets
       threads run side by side, so workers pay off on many cores only, and take
@@ -68,7 +68,8 @@ class Loader:
       source, batch, seed, size, crop, process_index, process_count, workers
     )
     self.source, self.batch, self.seed, self.size = source, batch, seed, size
-    self.random = train and crop != 'none'
+    self.random = train and crop == 'random_resized'
+    self.squash = crop == 'squash'
     self.process_index, self.workers = process_index, workers
     self.local = batch // process_count
     self.epoch_steps = -(-len(source) // batch)
@@ -95,8 +96,9 @@ class Loader:
     cannot be decoded keeps its row, grey and with mask 0.
 
     Returns:
-      An iterator of {'image': uint8 [B/P, *shape], 'label': int32 [B/P],
-      'mask': float32 [B/P]}; `close` it to end its threads or workers.
+      An iterator of {'image': uint8 [B/P, *shape], 'label': int32 [B/P], or
+      the labels that the source has, 'mask': float32 [B/P]}; `close` it to end
+      its threads or workers.
 
     Raises:
       UserError: a negative step; when iterated, files that cannot be read, or
@@ -127,6 +129,8 @@ class Loader:
     try:
       if self.size is None:
         image = self._as_it_is(encoded, index)
+      elif self.squash:
+        image = decode.resized(encoded, self.size, _everything)
       elif train and self.random:
         draws = Draws(self.seed, step * self.batch + row)
         box = functools.partial(decode.random_box, uniform=draws)
@@ -137,9 +141,10 @@ class Loader:
     except decode.Undecodable:
       skipped, image = index, np.full(self.shape, 127, np.uint8)
     counts = position < len(self.source) and skipped < 0
+    labels = label if isinstance(label, dict) else {'label': np.int32(label)}
     return {
       'image': image,
-      'label': np.int32(label),
+      **labels,
       'mask': np.float32(counts),
       'skipped': np.int64(skipped),
     }
@@ -202,6 +207,10 @@ class Loader:
         yield batch
     finally:
       batches.close()
+
+
+def _everything(width, height):
+  return 0, 0, width, height
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from fastsnn_jax.errors import UserError
 class Source:
   """Encoded pictures and labels, by number.
 
-  `source[i]` is (encoded bytes, label). Sources can be pickled, and read from
-  several threads at once.
+  `source[i]` is (encoded bytes, label), or a dict of labels in its place.
+  Sources can be pickled, and read from several threads at once.
 
   Args:
     records: has `len`, `[i]` as above, `name(i)`, and `channels` (1, 3, or None
@@ -43,6 +43,10 @@ class Source:
   def name(self, index: int) -> str:
     """What an example is called in messages: a path, or a number."""
     return self._records.name(self._rows[index])
+
+  def boxes(self):
+    """Boxes [N, G, 4] and their labels [N, G], where the records have them."""
+    return tuple(x[self._rows] for x in self._records.boxes())
 
   def take(self, rows) -> 'Source':
     """The examples of these numbers, in this order.
@@ -70,7 +74,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-  """A classification set on disk.
+  """A data set on disk.
 
   Attributes:
     name: what it is called in reports and checkpoints.
@@ -80,6 +84,7 @@ class Streamed:
     mean: per channel, of images in 0..1: the known ones of the set, otherwise
       ImageNet's.
     std: likewise.
+    notes: what was found wrong and mended, for the user to know.
   """
 
   name: str
@@ -88,6 +93,7 @@ class Streamed:
   classes: tuple[str, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  notes: tuple[str, ...] = ()
 
 
 def open_stream(name: str, path: str | None = None) -> Streamed:

@@ -39,6 +39,12 @@ class Picture:
     return self.examples.name(self.index)
 
 
+def found(name, directory) -> bool:
+  """Whether there is a prepared set of this name."""
+  configs = (name, *(f'{name}/{config}' for config in _CONFIGS.get(name, ())))
+  return any(tfds_source.find(config, directory) for config in configs)
+
+
 def read(name, directory=None, classes=None, *, exact=False) -> boxed.Boxed:
   """Reads the annotations of a prepared data set.
 
