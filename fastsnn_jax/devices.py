@@ -19,38 +19,81 @@ from fastsnn_jax.errors import UserError
 AXIS = 'data'
 
 
+# What helps where the processes of a launch do not find one another.
+_ADVICE = {
+  'variables': 'check JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and '
+  'JAX_PROCESS_ID, or unset them to run alone',
+  'slurm': 'start the tasks with srun, or set SLURM_NTASKS=1 to run alone',
+  'mpi': 'JAX knows the mpirun of Open MPI 4; otherwise give each process '
+  'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID',
+  'tpu': 'give the same command to all workers of the pod at once, each with '
+  "pip install '.[tpu]'; JAX_COORDINATOR_PORT=8476 chooses a port that the "
+  'firewall leaves open',
+  'tpu host': "pip install '.[tpu]', and let the host reach its metadata "
+  'server, which names the other hosts; TPU_SKIP_MDS_QUERY=1 says that there '
+  'are none',
+}
+
+
 def start() -> None:
   """Joins the other processes of a launch on several hosts, if it is one.
 
   Where `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` are
-  set they are used; SLURM with several tasks and TPU pods are recognised by
-  JAX. To be called before any other use of JAX.
+  set they are used; SLURM and Open MPI with several tasks and TPUs are
+  recognised, and JAX knows how to join there. To be called before any other
+  use of JAX.
 
   Raises:
     UserError: the other processes could not be reached.
   """
-  environment = os.environ
-  address = environment.get('JAX_COORDINATOR_ADDRESS')
-  several = int(
-    environment.get('SLURM_NTASKS') or 1
-  ) > 1 or ',' in environment.get('TPU_WORKER_HOSTNAMES', '')
-  if not address and not several:
+  launch = _launch()
+  if launch is None or jax.distributed.is_initialized():
     return
   settings = {}
-  if address:
+  if launch == 'variables':
     settings = {
-      'coordinator_address': address,
+      'coordinator_address': os.environ['JAX_COORDINATOR_ADDRESS'],
       'num_processes': _number('JAX_NUM_PROCESSES'),
       'process_id': _number('JAX_PROCESS_ID'),
     }
   try:
     jax.distributed.initialize(**settings)
-  except (RuntimeError, ValueError) as error:
-    line = str(error).splitlines()[0]
+  except (RuntimeError, ValueError, OSError, ImportError) as error:
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    if launch == 'tpu host' and 'coordinator_address should be' in line:
+      return  # asked, JAX knows of no others
     raise UserError(
-      f'the processes of this launch cannot be joined ({line}); check '
-      'JAX_COORDINATOR_ADDRESS, or unset it to run alone'
+      f'the processes of this launch cannot be joined ({line}); '
+      f'{_ADVICE[launch]}'
     ) from error
+
+
+def _launch() -> str | None:
+  """What started this process among others, a key of `_ADVICE`, or None."""
+  environment = os.environ
+  if environment.get('JAX_COORDINATOR_ADDRESS'):
+    return 'variables'
+  for name, launch in (
+    ('SLURM_NTASKS', 'slurm'),
+    ('OMPI_COMM_WORLD_SIZE', 'mpi'),
+    ('MEGASCALE_NUM_SLICES', 'tpu'),
+  ):
+    if int(environment.get(name) or 1) > 1:
+      return launch
+  # Kubernetes names the hosts of a slice here. A single one may be called
+  # 'local', which is no address to join at.
+  hosts = environment.get('TPU_PROCESS_ADDRESSES') or environment.get(
+    'TPU_WORKER_HOSTNAMES'
+  )
+  if hosts:
+    return 'tpu' if ',' in hosts else None
+  # Elsewhere only the metadata server knows, which JAX then asks. 'tpu' it
+  # puts among the platforms by itself where it sees chips and libtpu; where it
+  # sees no chips it sets this variable.
+  platforms = (jax.config.jax_platforms or '').split(',')
+  if 'tpu' in platforms and not environment.get('TPU_SKIP_MDS_QUERY'):
+    return 'tpu host'
+  return None
 
 
 def _number(name):
