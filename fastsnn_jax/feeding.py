@@ -6,6 +6,7 @@ kinds draw what a step's number says, so they can begin anywhere.
 
 import collections
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,40 @@ class _Sides:
       yield stop, None
 
 
-class Resident:
+class _Feed:
+  """What both kinds share: the program of a step, and what it cost to make."""
+
+  def __init__(self, key, static):
+    self._sides = _Sides(key, static['recipe'])
+    self._static, self._seen = static, set()
+    self._spent = {'compile': 0.0}
+
+  def _run(self, function, *arguments, side):
+    """One call; it returns at once, but for the first of each side."""
+    began = time.perf_counter()
+    result = function(*arguments, side=side, **self._static)
+    if side not in self._seen:  # then it was compiled, or taken from the cache
+      self._seen.add(side)
+      self._spent['compile'] += time.perf_counter() - began
+    return result
+
+  def spent(self) -> dict[str, float]:
+    """Seconds so far: 'compile', and of a stream 'start' and 'wait'.
+
+    The start is that until the first batch was there, waiting the time in
+    which the devices had nothing to do because the next one was not.
+    """
+    return dict(self._spent)
+
+  def warnings(self) -> list[str]:
+    """What the user should know, each thing once."""
+    return []
+
+  def close(self) -> None:
+    """Ends threads and processes."""
+
+
+class Resident(_Feed):
   """Data that live on every device; many steps are one call.
 
   Args:
@@ -46,33 +80,25 @@ class Resident:
   """
 
   def __init__(self, data, key, **static):
+    super().__init__(key, static)
     mesh = static['recipe'].mesh
     put = functools.partial(devices.everywhere, on=mesh) if mesh else _put
-    self._sides = _Sides(key, static['recipe'])
-    self._data, self._key, self._static = put(data), put(key), static
-
-  wait_share = 0.0
+    self._data, self._key = put(data), put(key)
 
   def advance(self, state, step: int, stop: int):
     """(state, sums, bad_step) after step number `stop` - 1."""
     for end, side in self._sides.runs(step, stop):
-      state, sums, bad = training.train_chunk(
-        state, self._data, self._key, end, side=side, **self._static
+      state, sums, bad = self._run(
+        training.train_chunk, state, self._data, self._key, end, side=side
       )
     return state, sums, bad
-
-  def warnings(self) -> list[str]:
-    return []
-
-  def close(self) -> None:
-    pass
 
 
 def _put(tree):
   return jax.tree.map(jnp.asarray, tree)
 
 
-class Streaming:
+class Streaming(_Feed):
   """Batches of a loader, each put on the devices while those before run.
 
   Args:
@@ -81,52 +107,56 @@ class Streaming:
   """
 
   def __init__(self, loader: Loader, key, **static):
+    super().__init__(key, static)
+    self._spent |= {'start': 0.0, 'wait': 0.0}
     self._mesh = static['recipe'].mesh or devices.mesh()
-    self._loader, self._static = loader, static
-    self._sides = _Sides(key, static['recipe'])
+    self._loader = loader
     self._key = devices.everywhere(key, self._mesh)
     self._batches, self._at = None, None
     self._running = collections.deque()
-    self._told = 0
 
-  @property
-  def wait_share(self) -> float:
-    """Share of the time in which the device waited for input."""
-    return self._batches.wait_share if self._batches else 0.0
+  def spent(self) -> dict[str, float]:
+    spent = super().spent()
+    if self._batches is not None:
+      spent['start'] += self._batches.start_seconds
+      spent['wait'] += self._batches.wait_seconds
+    return spent
 
   def advance(self, state, step: int, stop: int):
     """(state, sums, bad_step) after step number `stop` - 1."""
     if self._at != step:
-      self.close()
-      self._batches = prefetch_to_device(
-        self._loader.training(step),
-        functools.partial(devices.by_row, on=self._mesh),
-      )
+      self._open(step)
     for end, side in self._sides.runs(step, stop):
       for _ in range(step, end):
         if len(self._running) > 1:  # no more batches on the device than that
           jax.block_until_ready(self._running.popleft())
-        state, sums, bad = training.train_batch(
-          state, next(self._batches), self._key, side=side, **self._static
+        batch = next(self._batches)
+        state, sums, bad = self._run(
+          training.train_batch, state, batch, self._key, side=side
         )
         self._running.append(bad)
       step = end
     self._at = stop
     return state, sums, bad
 
+  def _open(self, step):
+    began = time.perf_counter()
+    self.close()
+    self._batches = prefetch_to_device(
+      self._loader.training(step),
+      functools.partial(devices.by_row, on=self._mesh),
+      busy=self._busy,
+    )
+    self._spent['start'] += time.perf_counter() - began
+
+  def _busy(self):
+    return bool(self._running) and not self._running[-1].is_ready()
+
   def warnings(self) -> list[str]:
-    """What the user should know, each thing once."""
-    found, count = [], self._loader.skipped
-    if count > self._told:
-      names = ', '.join(self._loader.skipped_names[self._told :][:3])
-      found.append(
-        f'{count - self._told} more pictures cannot be decoded and are left '
-        f'out ({names}{", …" if count - self._told > 3 else ""})'
-      )
-      self._told = count
-    return found
+    return self._loader.complaints()
 
   def close(self) -> None:
     if self._batches is not None:
+      self._spent = self.spent()
       self._batches.close()
       self._batches = None

@@ -14,6 +14,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import Network
 from fastsnn_jax.progress import Bar, Log
 from fastsnn_jax.tasks import Task
+from fastsnn_jax.watch import Watch
 
 CHUNK_SECONDS = 1.0
 TOO_LONG = 0.1  # share of the time in which devices may wait for images
@@ -62,17 +63,21 @@ def run_stage(
   """
   state = training.create(variables, recipe, task)
   store = Store(directory)
-  state = _resume(store, state, identity)
+  state, judged = _resume(store, state, identity)
   if recipe.mesh is not None:
     state = devices.everywhere(state, recipe.mesh)
   step = int(state.step)
-  log.rewind(name, step)
+  # The row of an epoch that is still to be judged is written again.
+  log.rewind(name, step if judged else step - 1)
   saves = _Saves(store, identity, step, save_seconds, save_steps)
-  chunk, watch = 1, _Watch(recipe, step, trace)
+  chunk, watch = 1, Watch(recipe, step, trace)
 
-  with Bar(
-    f'{name}: {recipe.steps // recipe.epoch_steps} epochs', recipe.steps, step
-  ) as bar:
+  with (
+    contextlib.closing(feed),
+    Bar(
+      f'{name}: {recipe.steps // recipe.epoch_steps} epochs', recipe.steps, step
+    ) as bar,
+  ):
     waiting = []
 
     def fetch():
@@ -86,8 +91,30 @@ def run_stage(
       bar.advance(count, _note(task.summarize(sums), recipe.batch / took))
       for line in feed.warnings():
         bar.line(f'{name}: {line}', own=True)
-      return took, sums
+      return took
 
+    def judge(state, measured):
+      """The state behind an epoch, with what its score makes the best."""
+      epoch = step // recipe.epoch_steps
+      found = score(state.shown, epoch)
+      state = training.keep_best(state, found['score'])
+      train = task.summarize(jax.device_get(state.sums))
+      row = {f'train_{k}': v for k, v in train.items()}
+      row.update(
+        {f'val_{k}': v for k, v in found.items() if k != 'score'}, **measured
+      )
+      log.write(name, step, epoch=epoch, **row)
+      bar.line(_line(name, epoch, row))
+      if row.get('input_wait', 0) > TOO_LONG:
+        bar.line(
+          f'{name}: the devices wait for images {100 * row["input_wait"]:.0f}'
+          ' % of the time; raise --data.workers, or store smaller images'
+        )
+      watch.resume(step, feed.spent())
+      return state
+
+    if not judged:
+      state = judge(state, {})
     while step < recipe.steps:
       epoch_end = (step // recipe.epoch_steps + 1) * recipe.epoch_steps
       stop = min(step + chunk, epoch_end)
@@ -97,41 +124,23 @@ def run_stage(
       step = stop
       if step < epoch_end and len(waiting) < 2:
         continue  # the next chunk is sent before this one is looked at
-      took, sums = fetch()
-      chunk = int(np.clip(CHUNK_SECONDS / took, 1, training.SLOTS))
+      chunk = int(np.clip(CHUNK_SECONDS / fetch(), 1, training.SLOTS))
       chunk = devices.agree(chunk)
       # Once: a save has to follow the check for NaN.
       signal = devices.any_of(asked() or 0)
       due = signal or saves.due(step)
       if step == epoch_end or due:
         while waiting:
-          _, sums = fetch()
-      if step == epoch_end:
-        epoch = step // recipe.epoch_steps
-        measured = watch.epoch(step, feed.wait_share)
-        judged = score(state.shown, epoch)
-        state = training.keep_best(state, judged['score'])
-        row = {f'train_{k}': v for k, v in task.summarize(sums).items()}
-        row.update(
-          {f'val_{k}': v for k, v in judged.items() if k != 'score'}, **measured
-        )
-        log.write(name, step, epoch=epoch, **row)
-        bar.line(_line(name, epoch, row))
-        if row.get('input_wait', 0) > TOO_LONG:
-          bar.line(
-            f'{name}: the devices wait for images {100 * row["input_wait"]:.0f}'
-            ' % of the time; raise --data.workers, or store smaller images'
-          )
-        watch.resume(step)
-      if due:
-        saves.write(step, state)
+          fetch()
+      if due:  # before judging, which may take longer than a machine stays
+        saves.write(step, state, judged=step != epoch_end)
       if signal:
         store.close()
-        feed.close()
         bar.line(f'{name}: saved at step {step}; the same command goes on')
         raise SystemExit(128 + signal)
+      if step == epoch_end:
+        state = judge(state, watch.epoch(step, feed.spent()))
   store.close()
-  feed.close()
   return state.best, float(state.best_score)
 
 
@@ -150,68 +159,12 @@ class _Saves:
       due |= step - self._last_step >= self._steps
     return bool(devices.agree(due))
 
-  def write(self, step, state):
+  def write(self, step, state, *, judged):
     if step != self.step:
-      self._store.save(step, state, {'identity': self._identity})
+      meta = {'identity': self._identity, 'judged': judged}
+      self._store.save(step, state, meta)
     self.step = self._last_step = step
     self._last = time.monotonic()
-
-
-class _Watch:
-  """How long steps take, and a trace of some of them."""
-
-  def __init__(self, recipe, step, trace):
-    self._recipe, self._trace = recipe, trace
-    self._chunks, self._compile = 0, None
-    self.resume(step)
-
-  def resume(self, step):
-    """Time runs again, after an evaluation."""
-    self._last = self._epoch_start = time.monotonic()
-    self._epoch_step = step
-
-  @contextlib.contextmanager
-  def starting(self):
-    """Around the start of a chunk; the first one is compiled there."""
-    if self._trace is not None and self._chunks == 2:
-      jax.profiler.start_trace(str(self._trace))
-    began = time.monotonic()
-    yield
-    if self._chunks == 0:
-      self._compile = time.monotonic() - began
-    self._chunks += 1
-
-  def took(self, count) -> float:
-    """Seconds a step of the chunk that has just ended."""
-    now = time.monotonic()
-    took, self._last = (now - self._last) / count, now
-    if self._trace is not None and self._chunks >= 4:
-      self._end_trace()
-    return took
-
-  def _end_trace(self):
-    if self._chunks > 2:
-      jax.profiler.stop_trace()
-    self._trace = None
-
-  def epoch(self, step, wait_share) -> dict[str, float]:
-    """What was measured since the epoch began, or the run went on."""
-    if self._trace is not None:
-      self._end_trace()
-    seconds = (time.monotonic() - self._epoch_start) / (step - self._epoch_step)
-    rate = self._recipe.batch / seconds
-    row = {'images_per_second': round(rate, 1), 'step_seconds': seconds}
-    if self._recipe.mesh is not None:
-      row['images_per_second_per_device'] = round(
-        rate / self._recipe.mesh.size, 1
-      )
-    if wait_share:
-      row['input_wait'] = wait_share
-    if memory := jax.local_devices()[0].memory_stats():  # None on a CPU
-      row['peak_device_bytes'] = memory.get('peak_bytes_in_use', 0)
-    if self._compile is not None:
-      row['compile_seconds'], self._compile = self._compile, None
-    return row
 
 
 def _not_finite(name, bad, recipe, saves, directory):
@@ -226,13 +179,14 @@ def _not_finite(name, bad, recipe, saves, directory):
 
 
 def _resume(store, state, identity):
-  """The newest state on disk, or the one given."""
+  """(newest state on disk or the one given, whether it was judged)."""
   step = max(store.steps(), default=-1)
   there = store.directory.is_dir()  # made by the first process
   devices.check_shared(store.directory, step if there else -2)
   if step < 0:
-    return state
-  found = store.meta(step)['identity']
+    return state, True
+  meta = store.meta(step)
+  found = meta['identity']
   if found != identity:
     ours, theirs = _difference(identity, found)
     raise UserError(
@@ -240,7 +194,7 @@ def _resume(store, state, identity):
       'for; give the same settings, another --workdir, or remove it'
     )
   tree, _ = store.load(step, like=state)
-  return jax.tree.map(jnp.array, tree)
+  return jax.tree.map(jnp.array, tree), meta.get('judged', True)
 
 
 def check_identity(directory, asked: dict, found: dict) -> None:

@@ -55,7 +55,8 @@ ROOMS = {
   'feeding': 'data devices training',
   'tuning': '',
   'finetuning': 'tuning network quantize data devices tasks evaluation',
-  'running': 'network tasks training devices checkpoint progress',
+  'watch': '',
+  'running': 'network tasks training devices checkpoint progress watch',
   # What experiment is made of: it alone joins the two halves of the house.
   'judging': (
     'network conversion data tasks batching evaluation finetuning progress'

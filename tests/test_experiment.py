@@ -515,6 +515,7 @@ def rows_without_speed(workdir):
     'images_per_second_per_device',
     'step_seconds',
     'compile_seconds',
+    'start_seconds',
     'input_wait',
   }
   return [

@@ -1,12 +1,16 @@
 """Data sets on disk: order, resuming, processes, workers, what is skipped."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +21,7 @@ from hypothesis import strategies as st
 from pictures import encode, smooth, write_tfds
 
 from fastsnn_jax import data, evaluation
+from fastsnn_jax.data import prefetch
 from fastsnn_jax.data import workers as workers_module
 from fastsnn_jax.data.order import Draws, permutation
 from fastsnn_jax.data.stream import Source
@@ -436,6 +441,7 @@ def test_tensorflow_and_devices_are_left_alone(tmp_path):
 import sys
 from jax._src import xla_bridge
 from fastsnn_jax import data, evaluation
+from fastsnn_jax.data import prefetch
 from fastsnn_jax.data import workers as workers_module
 assert 'grain' not in sys.modules
 source = data.open_stream('cifar10', {str(tmp_path)!r}).train
@@ -449,11 +455,11 @@ assert not xla_bridge._backends
 # ----------------------------------------------------------------- prefetch
 
 
-def test_prefetching_keeps_order_and_two_in_flight():
+def test_prefetching_keeps_order_and_depth():
   taken, put = [], []
 
   def numbers():
-    for number in range(5):
+    for number in range(9):
       taken.append(number)
       yield {'image': np.full(2, number)}
 
@@ -462,39 +468,109 @@ def test_prefetching_keeps_order_and_two_in_flight():
     return jax.device_put(batch)
 
   batches = data.prefetch_to_device(numbers(), to_device)
-  assert batches.wait_share == 0
   assert taken == []
-  first = next(batches)
-  assert taken == [0, 1]
-  rest = list(batches)
-  got = [int(batch['image'][0]) for batch in [first, *rest]]
-  assert got == [0, 1, 2, 3, 4]
-  assert isinstance(first['image'], jax.Array)
-  assert len(put) == 5
+  got = []
+  for batch in batches:
+    assert isinstance(batch['image'], jax.Array)
+    got.append(int(batch['image'][0]))
+    time.sleep(0.01)  # for the thread to go too far, were it to
+    assert len(put) <= len(got) + 2
+    assert len(taken) <= len(put) + 1
+  assert got == list(range(9))
   assert list(batches) == []
 
 
-def test_waiting_is_measured(monkeypatch):
-  from fastsnn_jax.data import prefetch
+class Clock:
+  """A loader and a device on a clock of their own, for `prefetch.take`.
 
-  clock = [0.0]
-  monkeypatch.setattr(prefetch.time, 'perf_counter', lambda: clock[0])
+  Batch n is there `makes` seconds after the one before, or after the loader
+  had room for it; the device works `steps` seconds on each.
+  """
+
+  def __init__(self, makes, steps, depth=3):
+    self.now = self.free = 0.0
+    self._makes, self._steps, self._depth = makes, steps, depth
+    self._made, self._taken = [], []
+
+  def _next(self):
+    number = len(self._taken)
+    while len(self._made) <= number:
+      room = 0.0
+      if (before := len(self._made) - self._depth) >= 0:
+        room = self._taken[before]
+      last = self._made[-1] if self._made else 0.0
+      self._made.append(max(last, room) + self._makes)
+    return self._made[number]
+
+  def get_nowait(self):
+    return self.get(timeout=0)
+
+  def get(self, timeout=math.inf):
+    there = self._next()
+    if there > self.now + timeout:
+      self.now += timeout
+      raise queue.Empty
+    self.now = max(self.now, there)
+    self._taken.append(self.now)
+    return len(self._taken) - 1
+
+  def busy(self):
+    return self.now < self.free
+
+  def step(self):
+    """Sends a step; two may be on their way, as in `feeding`."""
+    self.free = max(self.free, self.now) + self._steps
+    self.now = max(self.now, self.free - self._steps)
+
+
+@pytest.mark.parametrize(
+  ('makes', 'share'),
+  [(0.5, 0), (0.9, 0), (1.0, 0), (1.02, 0.02), (1.25, 0.2), (2.0, 0.5)],
+)
+def test_waiting_is_what_the_device_loses(monkeypatch, makes, share):
+  clock = Clock(makes, 1.0)
+  monkeypatch.setattr(prefetch.time, 'perf_counter', lambda: clock.now)
+  monkeypatch.setattr(prefetch, '_LOOK', 0.005)
+  prefetch.take(clock, lambda: False)
+  began, waited, steps = clock.now, 0.0, 50
+  for _ in range(steps):
+    clock.step()
+    number, idle = prefetch.take(clock, clock.busy)
+    waited += idle
+  assert number == steps
+  assert waited / (clock.now - began) == pytest.approx(share, abs=0.01)
+  # Nothing else delays it: a step takes as long as the slower of the two.
+  took = (clock.now - began) / steps
+  assert took == pytest.approx(max(makes, 1.0), rel=0.03)
+
+
+def test_the_start_is_no_waiting(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(prefetch.time, 'perf_counter', lambda: now[0])
 
   def slow():
-    while True:
-      clock[0] += 3
-      yield None
+    now[0] += 3
+    yield None
+    yield None
 
-  batches = data.prefetch_to_device(slow(), lambda x: x)
-  next(batches)
-  assert batches.start_seconds == 6
-  assert batches.wait_seconds == 0
-  for _ in range(4):
-    clock[0] += 1  # the caller's own work
+  asked = []
+  batches = data.prefetch_to_device(
+    slow(), lambda x: x, busy=lambda: asked.append(1)
+  )
+  assert list(batches) == [None, None]
+  assert (batches.start_seconds, batches.wait_seconds) in ((3, 0), (0, 0))
+
+
+def test_what_fails_in_the_thread_is_raised_where_it_is_asked_for():
+  def damaged():
+    yield 1
+    raise UserError('damaged')
+
+  batches = data.prefetch_to_device(damaged(), float)
+  assert next(batches) == 1.0
+  with pytest.raises(UserError, match='damaged'):
     next(batches)
-  assert batches.wait_seconds == 12
-  assert batches.wait_share == 0.75
-  batches.close()
+  assert list(batches) == []
 
 
 def test_closing_ends_the_iterator():
@@ -506,8 +582,11 @@ def test_closing_ends_the_iterator():
     finally:
       ended.append(True)
 
+  threads = threading.active_count()
   batches = data.prefetch_to_device(numbers(), lambda x: x)
   next(batches)
   batches.close()
   assert ended == [True]
+  assert threading.active_count() == threads
   assert list(batches) == []
+  data.prefetch_to_device(numbers(), lambda x: x).close()  # not begun

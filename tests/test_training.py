@@ -509,6 +509,7 @@ def test_rows_hold_what_was_measured(tmp_path):
   }
   assert row['stage'] == 'ann2'
   assert 0 <= row['train_accuracy'] <= 1
+  assert Log(tmp_path).rows()[0]['compile_seconds'] > 0
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_save(tmp_path):

@@ -74,7 +74,7 @@ class Loader:
     self.local = batch // process_count
     self.epoch_steps = -(-len(source) // batch)
     self.shape = (size, size, 3) if size else self._find_shape()
-    self._skipped = {}
+    self._skipped, self._told = {}, 0
     # Each worker has a batch in the making and two on their way.
     check_room(3 * workers * self.local * math.prod(self.shape))
 
@@ -87,6 +87,19 @@ class Loader:
   def skipped_names(self) -> tuple[str, ...]:
     """Their names, in the order in which they were met."""
     return tuple(self.source.name(index) for index in self._skipped)
+
+  def complaints(self) -> list[str]:
+    """What the user should know of those skipped since the last call."""
+    new = self.skipped_names[self._told :]
+    self._told += len(new)
+    if not new:
+      return []
+    names = ', '.join(new[:3]) + (', …' if len(new) > 3 else '')
+    more = 'more ' if self._told > len(new) else ''
+    return [
+      f'{len(new)} {more}of {len(self.source)} pictures cannot be decoded and '
+      f'are left out ({names})'
+    ]
 
   def training(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Batches without end, from a step on; epochs follow one another.
