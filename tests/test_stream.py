@@ -404,13 +404,18 @@ def test_worker_processes_give_what_threads_give(tmp_path):
   )
   batches = workers.training(1)
   got = [next(batches)]
+  assert {type(x) for x in got[0].values()} == {np.ndarray}  # none is shared
   # Signals to the whole job do not end the workers before the training.
   children = multiprocessing.active_children()
   assert len(children) == 2
   for child in children:
     os.kill(child.pid, signal.SIGTERM)
     os.kill(child.pid, signal.SIGINT)
-  got += _take(batches, 5)
+  got += [next(batches) for _ in range(5)]
+  for child in children:
+    os.kill(child.pid, signal.SIGKILL)
+  with pytest.raises(UserError, match=r'of 2 worker.*killed .*-9.*fewer worke'):
+    _take(batches, 20)
   assert not multiprocessing.active_children()
   _same(got, _take(threads.training(1), 6))
   _same(list(workers.evaluation()), list(threads.evaluation()))

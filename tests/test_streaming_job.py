@@ -132,7 +132,10 @@ def test_the_trained_network_is_converted(unbroken):
 
 
 @pytest.mark.slow
-def test_a_stream_that_is_killed_ends_as_one_that_is_not(photographs, tmp_path):
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_stream_that_is_killed_ends_as_one_that_is_not(
+  photographs, tmp_path, workers
+):
   config = f"""{REGISTER}
 from fastsnn_jax.config import Data, Experiment, Stage
 
@@ -140,7 +143,7 @@ config = Experiment(
   model='tiny_resnet',
   data=Data(
     'imagenet2012', {str(photographs)!r}, batch=16, eval_batch=16,
-    stream=True, size=16,
+    stream=True, size=16, workers={workers},
   ),
   stages=(Stage(2, epochs=24, learning_rate=0.01),),
   save_steps=3,

@@ -7,6 +7,7 @@ it is imported where it is used: 1.6 s that other runs save.
 
 import dataclasses
 import functools
+import gc
 import math
 from collections.abc import Iterator
 
@@ -114,8 +115,8 @@ class Loader:
       its threads or workers.
 
     Raises:
-      UserError: a negative step; when iterated, files that cannot be read, or
-        more pictures that fail than not.
+      UserError: a negative step; when iterated, files that cannot be read, a
+        worker that was killed, or more pictures that fail than not.
     """
     if start_step < 0:
       raise UserError(f'start_step is {start_step}; it must be 0 or more')
@@ -206,6 +207,8 @@ class Loader:
     seen = failed = 0
     try:
       for batch in batches:
+        if self.workers:  # out of shared memory, which is little, at once
+          batch = {name: np.array(x) for name, x in batch.items()}
         indices = batch.pop('skipped')
         indices = indices[indices >= 0].tolist()
         self._skipped.update(dict.fromkeys(indices))
@@ -218,8 +221,21 @@ class Loader:
             'most must be JPEG, PNG or the like, so look at these files'
           )
         yield batch
+    except RuntimeError as error:
+      if 'terminated unexpectedly' not in str(error):
+        raise
+      raise UserError(
+        f'one of {self.workers} worker processes that decode was killed (exit '
+        f'code {str(error).partition("exit code ")[2].partition(".")[0]}), as '
+        'happens where memory is short; use fewer workers, or none (threads '
+        'decode too), then the same command goes on'
+      ) from error
     finally:
       batches.close()
+      if self.workers:
+        # What grain raised at its end still holds batches, in a circle, which
+        # would stay in shared memory.
+        gc.collect()
 
 
 def _everything(width, height):
