@@ -26,7 +26,7 @@ def open_data(model, settings, path=None):
         'leave both out, or set data.size and stream=True'
       )
     if settings.stream:
-      return data.open_stream(settings.name, path)
+      return data.open_stream(settings.name, path, size=settings.size)
     return data.load(settings.name, path)
   from fastsnn_jax.data import detection
 

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from pictures import encode, smooth, write_tfds
 
 from fastsnn_jax import data, evaluation
+from fastsnn_jax.config import Data
 from fastsnn_jax.data import prefetch
 from fastsnn_jax.data import workers as workers_module
 from fastsnn_jax.data.order import Draws, permutation
 from fastsnn_jax.data.stream import Source
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.opening import network_of, open_data
 
 
 class Pictures:
@@ -358,6 +360,40 @@ def test_tfds_validation_where_test_has_no_labels(tmp_path, unlabelled):
   assert stream.mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.parametrize(
+  ('name', 'channels', 'size', 'mean'),
+  [
+    ('cifar10', 3, None, (0.491, 0.482, 0.447)),
+    ('cifar10', 1, None, ((0.491 + 0.482 + 0.447) / 3,)),
+    ('mine', 1, None, ((0.485 + 0.456 + 0.406) / 3,)),
+    ('mine', 1, 8, (0.485, 0.456, 0.406)),
+    ('mnist', 1, None, (0.1307,)),
+    ('mnist', 1, 8, (0.1307,) * 3),
+  ],
+)
+@pytest.mark.parametrize('layout', ['tfds', 'folder'])
+def test_mean_and_deviation_fit_the_images(
+  tmp_path, layout, name, channels, size, mean
+):
+  picture = encode(_SMOOTH[:9, :9] if channels == 3 else _SMOOTH[:9, :9, 0])
+  if layout == 'tfds':
+    rows = [(picture, i % 3) for i in range(4)]
+    parts = {'train': rows, 'test': rows}
+    write_tfds(tmp_path, parts, name=name, shape=(9, 9, channels))
+  else:
+    for part in ('train/cat', 'train/dog', 'test/cat'):
+      (tmp_path / part).mkdir(parents=True)
+      (tmp_path / part / '1.png').write_bytes(picture)
+  settings = Data(name, str(tmp_path), stream=True, size=size)
+  found = open_data('small_resnet8', settings)
+  assert found.mean == pytest.approx(mean)
+  loader = _loader(found.train, batch=1, size=size)
+  assert len(found.mean) == len(found.std) == loader.shape[-1]
+  network = network_of('small_resnet8', 2, settings, found)
+  (batch,) = _take(loader.training(), 1)
+  assert data.present(network, batch['image']).shape == (1, *loader.shape)
+
+
 def _fails(*arguments):
   with pytest.raises(UserError) as error:
     data.open_stream(*arguments)
@@ -446,6 +482,7 @@ def test_tensorflow_and_devices_are_left_alone(tmp_path):
 import sys
 from jax._src import xla_bridge
 from fastsnn_jax import data, evaluation
+from fastsnn_jax.config import Data
 from fastsnn_jax.data import prefetch
 from fastsnn_jax.data import workers as workers_module
 assert 'grain' not in sys.modules

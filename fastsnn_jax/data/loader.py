@@ -74,7 +74,7 @@ class Loader:
     self.process_index, self.workers = process_index, workers
     self.local = batch // process_count
     self.epoch_steps = -(-len(source) // batch)
-    self.shape = (size, size, 3) if size else self._find_shape()
+    self.shape = (size, size, 3) if size else source.shape()
     self._skipped, self._told = {}, 0
     # Each worker has a batch in the making and two on their way.
     check_room(3 * workers * self.local * math.prod(self.shape))
@@ -162,17 +162,6 @@ class Loader:
       'mask': np.float32(counts),
       'skipped': np.int64(skipped),
     }
-
-  def _find_shape(self):
-    for index in range(min(len(self.source), _PATIENCE)):
-      try:
-        return decode.whole(self.source[index][0], self.source.channels).shape
-      except decode.Undecodable as error:
-        reason = error
-    raise UserError(
-      f'{self.source.name(0)} and {index} more are no pictures ({reason}); '
-      'pictures must be JPEG, PNG or the like, so look at the files'
-    )
 
   def _as_it_is(self, encoded, index):
     image = decode.whole(encoded, self.shape[-1])

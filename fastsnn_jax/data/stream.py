@@ -9,9 +9,11 @@ import pathlib
 
 import numpy as np
 
-from fastsnn_jax.data import folder, tfds_records, tfds_source
+from fastsnn_jax.data import decode, folder, tfds_records, tfds_source
 from fastsnn_jax.data.dataset import MEAN_STD, split
 from fastsnn_jax.errors import UserError
+
+_PATIENCE = 100  # pictures that are tried before none can be decoded
 
 
 class Source:
@@ -39,6 +41,22 @@ class Source:
   @property
   def channels(self) -> int | None:
     return self._records.channels
+
+  def shape(self) -> tuple[int, int, int]:
+    """(height, width, channels) of the first picture that can be decoded.
+
+    Raises:
+      UserError: there is none among the first hundred.
+    """
+    for index in range(min(len(self), _PATIENCE)):
+      try:
+        return decode.whole(self[index][0], self.channels).shape
+      except decode.Undecodable as error:
+        reason = error
+    raise UserError(
+      f'{self.name(0)} and {index} more are no pictures ({reason}); pictures '
+      'must be JPEG, PNG or the like, so look at the files'
+    )
 
   def name(self, index: int) -> str:
     """What an example is called in messages: a path, or a number."""
@@ -82,7 +100,7 @@ class Streamed:
     test: a `Source`, to be looked at once.
     classes: names of the classes; labels index them.
     mean: per channel, of images in 0..1: the known ones of the set, otherwise
-      ImageNet's.
+      ImageNet's; for as many channels as images will have.
     std: likewise.
     notes: what was found wrong and mended, for the user to know.
   """
@@ -96,7 +114,9 @@ class Streamed:
   notes: tuple[str, ...] = ()
 
 
-def open_stream(name: str, path: str | None = None) -> Streamed:
+def open_stream(
+  name: str, path: str | None = None, *, size: int | None = None
+) -> Streamed:
   """Finds a data set on disk without reading its pictures.
 
   Args:
@@ -104,6 +124,8 @@ def open_stream(name: str, path: str | None = None) -> Streamed:
     path: a TFDS data_dir (or the folder of the set, or of one version), or a
       folder with `train/CLASS/PICTURE` and `test/CLASS/PICTURE` (or `val`, or
       `validation`). None for TFDS's default.
+    size: that a `Loader` will give them, which makes them RGB; None for
+      pictures as they are.
 
   Raises:
     UserError: neither is there, or it is not as it should be.
@@ -111,7 +133,7 @@ def open_stream(name: str, path: str | None = None) -> Streamed:
   if path is None:
     directory = tfds_source.default_directory()
     if tfds_source.find(name, directory):
-      return _tfds(name, directory)
+      return _tfds(name, directory, size)
     raise UserError(
       f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
       f'with: {tfds_source.prepare_command(name, directory)}; or give the path '
@@ -124,20 +146,32 @@ def open_stream(name: str, path: str | None = None) -> Streamed:
       f'with pictures arranged as {folder.LAYOUT}'
     )
   if tfds_source.find(name, directory):
-    return _tfds(name, directory)
+    return _tfds(name, directory, size)
   if folder.found(directory):
     train, test, classes = folder.read(directory)
-    return _streamed(name, train, test, classes)
+    return _streamed(name, train, test, classes, size)
   raise UserError(
     f'{path} holds neither a prepared TFDS data set {name!r} nor pictures '
     f'arranged as {folder.LAYOUT}; prepare or arrange it, or give another path'
   )
 
 
-def _tfds(name, directory):
-  return _streamed(name, *tfds_records.read(name, directory))
+def _tfds(name, directory, size):
+  return _streamed(name, *tfds_records.read(name, directory), size)
 
 
-def _streamed(name, train, test, classes):
-  mean, std = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
-  return Streamed(name, Source(train), Source(test), classes, mean, std)
+def _streamed(name, train, test, classes, size):
+  train = Source(train)
+  channels = 3 if size else train.channels
+  if channels not in (1, 3):
+    channels = train.shape()[-1]
+  known = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
+  mean, std = (_fitted(values, channels) for values in known)
+  return Streamed(name, train, Source(test), classes, mean, std)
+
+
+def _fitted(values, channels):
+  """What is known of a channel, for each of another number of channels."""
+  if len(values) == channels:
+    return values
+  return (sum(values) / len(values),) * channels
