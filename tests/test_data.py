@@ -374,6 +374,7 @@ def test_tfds_images_of_different_sizes(tmp_path):
   message = _fails('cifar10', str(tmp_path))
   assert '(6, 5, 3)' in message
   assert '(7, 5, 3)' in message
+  assert '--data.stream --data.size N' in message
 
 
 def test_tfds_format_that_needs_tensorflow(tmp_path):

@@ -124,6 +124,14 @@ def test_missing_splits(tmp_path):
   assert 'has no pictures' in _fails('pets', str(tmp_path))
 
 
+def test_in_memory_the_options_are_named_that_it_takes(tmp_path):
+  _write(tmp_path, 'train/cat/a.jpg', 'test/cat/b.jpg')
+  with pytest.raises(UserError, match='folder of pictures') as error:
+    data.load('pets', str(tmp_path))
+  assert '--data.stream --data.size N' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
 def test_neither_a_set_nor_pictures(tmp_path, monkeypatch):
   for path in (tmp_path, tmp_path / 'nothing'):
     message = _fails('pets', str(path))

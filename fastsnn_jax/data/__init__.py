@@ -9,7 +9,7 @@ then work on the device.
 
 import pathlib
 
-from fastsnn_jax.data import digits, idx, tfds_source
+from fastsnn_jax.data import digits, folder, idx, tfds_source
 from fastsnn_jax.data.augment import (
   augment,
   color_jitter,
@@ -95,6 +95,12 @@ def load(name: str, path: str | None = None) -> Dataset:
     return idx.load(name, directory)
   if name in _TFDS or tfds_source.find(name, directory):
     return tfds_source.load(name, directory)
+  if folder.found(directory):
+    raise UserError(
+      f'{path} holds a folder of pictures, train/CLASS/PICTURE, which are read '
+      'from disk all along; add --data.stream --data.size N (the side that '
+      'they are brought to in pixels, such as 224)'
+    )
   raise UserError(
     f'{path} holds neither idx files (train-images-idx3-ubyte[.gz] and so on) '
     f'nor a prepared TFDS data set {name!r}; known names are '

@@ -170,8 +170,8 @@ def _read(folder, source):
       if image.shape != images.shape[1:]:
         raise UserError(
           f'{folder} holds images of different sizes, {images.shape[1:]} and '
-          f'{image.shape}; a set in memory needs one size, so choose another '
-          'set or resize its images'
+          f'{image.shape}; a set in memory needs one size, so add '
+          '--data.stream --data.size N (the side that images are brought to)'
         )
       images[row], labels[row] = image, example['label']
   return {
