@@ -40,6 +40,20 @@ def batches(data, size: int) -> Iterator[dict[str, np.ndarray]]:
     yield {**batch, 'mask': (rows < total).astype(np.float32)}
 
 
+def collect(loader: Loader) -> dict[str, np.ndarray]:
+  """All examples of a loader that can be decoded, in memory, once."""
+  arrays, filled = {}, 0
+  for batch in loader.evaluation():
+    real = batch.pop('mask') > 0
+    for name, x in batch.items():
+      if name not in arrays:
+        shape = len(loader.source), *x.shape[1:]
+        arrays[name] = np.empty(shape, x.dtype)
+      arrays[name][filled : filled + real.sum()] = x[real]
+    filled += real.sum()
+  return {name: x[:filled] for name, x in arrays.items()}
+
+
 def count(data) -> int:
   """How many images there are."""
   return len(data.source if isinstance(data, Loader) else data['image'])

@@ -106,7 +106,8 @@ class Conversion:
   tune_epochs: int = 1
   """Passes over the tuning images, per layer if sequential."""
   tune_images: int | None = None
-  """Training images to tune and judge with; all if not given."""
+  """Training images to tune and judge with; if not given all, or of streamed
+  ones as many as 2 GB hold."""
   tune_learning_rate: float = 1e-3
   """Of the fine-tuning's SGD."""
   tune_weight_decay: float = 1e-4

@@ -6,9 +6,9 @@ work of one stage, `judging` that of one bit width.
 
 import contextlib
 import dataclasses
+import functools
+import math
 import pathlib
-
-import numpy as np
 
 from fastsnn_jax import (
   batching,
@@ -29,6 +29,8 @@ from fastsnn_jax.progress import Log, say, signals
 from fastsnn_jax.running import check_identity
 from fastsnn_jax.storage import load, load_with_meta, save
 from fastsnn_jax.version import __version__
+
+TUNE_BYTES = 2 * 10**9  # of a stream's images, in memory and on each device
 
 
 def train(
@@ -74,15 +76,17 @@ def train(
         trace = None
       networks[name] = network, variables
   results = {}
+  test = stages.judged_part(dataset.test, config.model, config.data)
   for name, (network, variables) in networks.items():
     metric = tasks.for_network(network).metric
     results[name] = evaluation.evaluate(
       network,
       variables,
-      stages.judged_part(dataset.test, config.model, config.data),
+      test,
       batch=config.data.eval_batch,
       mesh=stages.mesh(),
     )[metric]
+    stages.tell_skipped('test', test)
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
 
@@ -153,6 +157,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       seed=config.seed,
       mesh=stages.mesh(),
     )
+    stages.tell_skipped('test', dataset.test)
     rows += judged.rows
     tuning += judged.tuning
     snn, tuned = judged.chosen
@@ -197,26 +202,34 @@ def _for_conversion(dataset, config, settings):
   Fine-tuning goes over its images again and again: they are decoded once, as
   evaluation sees them, and stay in memory.
   """
-  rows = dataset.train
-  wanted = min(settings.tune_images or len(rows), len(rows))
-  if not settings.schedules:
-    rows = rows.take([0])
-  elif wanted < len(rows):
-    rows, _ = rows.split(1 - wanted / len(rows), config.seed)
-  # All of them on every process: each step takes its share of any images.
-  parts = stages.judged_part(
-    rows, config.model, config.data, shared=False
-  ).evaluation()
-  parts = list(parts)
-  arrays = {
-    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-  }
-  real = arrays.pop('mask') > 0
   return dataclasses.replace(
     dataset,
-    train={name: x[real] for name, x in arrays.items()},
+    train=_tuning_images(dataset.train, config, settings),
     test=stages.judged_part(dataset.test, config.model, config.data),
   )
+
+
+def _tuning_images(source, config, settings):
+  """All of them on every process: each step takes its share of any images."""
+  if not settings.schedules:
+    return {}
+  load = functools.partial(
+    stages.judged_part, model=config.model, settings=config.data, shared=False
+  )
+  wanted, total = settings.tune_images, len(source)
+  if wanted is None:
+    wanted = max(TUNE_BYTES // math.prod(load(source).shape), 1)
+    if wanted < total:
+      say(
+        f'fine-tuning takes {wanted} of {total} training images, '
+        f'{TUNE_BYTES / 1e9:.0f} GB; --tune-images N takes another number'
+      )
+  if wanted < total:
+    source, _ = source.split(1 - wanted / total, config.seed)
+  loader = load(source)
+  images = batching.collect(loader)
+  stages.tell_skipped('fine-tuning', loader, own=False)
+  return images
 
 
 def _tunings(config, settings):

@@ -12,6 +12,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import task_of
 from fastsnn_jax.opening import side_of
 from fastsnn_jax.pretrained import with_trunk
+from fastsnn_jax.progress import say
 from fastsnn_jax.running import run_stage
 from fastsnn_jax.storage import save
 
@@ -42,6 +43,19 @@ def judged_part(part, model, settings, *, shared=True):
     process_index=jax.process_index() if shared else 0,
     process_count=jax.process_count() if shared else 1,
   )
+
+
+def tell_skipped(what: str, part, *, own: bool = True) -> None:
+  """A line on pictures of a loader that cannot be decoded, each told once.
+
+  Args:
+    what: they are for.
+    part: as from `judged_part`.
+    own: each process has pictures of its own.
+  """
+  if isinstance(part, data.Loader):
+    for line in part.complaints():
+      say(f'{what}: {line}', own=own)
 
 
 def identity_of(config, stage, dataset) -> dict:
@@ -115,6 +129,7 @@ def train_stage(
       batch=config.data.eval_batch,
       mesh=on,
     )
+    tell_skipped(f'{name}, validation', judged_images)
     last = config.select == 'last'
     return {**judged, 'score': epoch if last else judged[task.metric]}
 

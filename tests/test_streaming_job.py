@@ -1,7 +1,10 @@
 """The main job on photographs that stream from disk: train, be cut, convert."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import signal
 
 import jax
@@ -12,7 +15,7 @@ from pictures import encode, smooth, write_tfds
 from test_experiment import REGISTER, check_kills, tiny_resnet  # noqa: F401
 
 import fastsnn_jax as fs
-from fastsnn_jax import checkpoint, feeding
+from fastsnn_jax import checkpoint, data, experiment, feeding
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.progress import Log
 
@@ -51,7 +54,7 @@ def photographs(tmp_path_factory):
   return folder
 
 
-def experiment(folder, model, size, batch, epochs=1, **changes):
+def job(folder, model, size, batch, epochs=1, **changes):
   return Experiment(
     model=model,
     data=Data(
@@ -71,18 +74,20 @@ def experiment(folder, model, size, batch, epochs=1, **changes):
 
 
 def small(folder, **changes):
-  return experiment(folder, 'tiny_resnet', 16, 16, epochs=2, **changes)
+  return job(folder, 'tiny_resnet', 16, 16, epochs=2, **changes)
 
 
 @pytest.fixture(scope='module')
 def unbroken(photographs, tmp_path_factory):
-  """The workdir of a run on all devices, and its results."""
-  workdir = tmp_path_factory.mktemp('unbroken')
-  return workdir, fs.train(small(photographs), workdir)
+  """The workdir of a run on all devices, its results and what it said."""
+  workdir, said = tmp_path_factory.mktemp('unbroken'), io.StringIO()
+  with contextlib.redirect_stderr(said):
+    results = fs.train(small(photographs), workdir)
+  return workdir, results, said.getvalue()
 
 
 def test_training_says_how_it_goes(unbroken):
-  workdir, results = unbroken
+  workdir, results, said = unbroken
   assert 0 <= results['ann2'] <= 1
   rows = Log(workdir).rows()
   assert [row['step'] for row in rows] == [5, 10]
@@ -90,9 +95,17 @@ def test_training_says_how_it_goes(unbroken):
     assert np.isfinite(row['train_loss'])
     assert 0 <= row['input_wait'] <= 1
     assert row['images_per_second_per_device'] > 0
+  assert {'compile_seconds', 'start_seconds'} <= rows[0].keys()
+  assert not {'compile_seconds', 'start_seconds'} & rows[1].keys()
+  # Of the two damaged ones, one is among the last twenty, which are judged.
+  lines = [x for x in said.splitlines() if 'cannot be decoded' in x]
+  assert len(lines) == 2
+  assert any(x.startswith('test: 1 of 20 pictures cannot') for x in lines)
+  others = r'ann2(, validation)?: 1 of \d+ pictures cannot be decoded and count'
+  assert any(re.match(others, x) for x in lines)
 
 
-@pytest.mark.parametrize('step', [2, 8])
+@pytest.mark.parametrize('step', [2, 4, 8])
 def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
   photographs, unbroken, tmp_path, monkeypatch, step
 ):
@@ -113,7 +126,7 @@ def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
   saves = (tmp_path / 'unfinished' / 'ann2').glob('[0-9]*')
   assert max(int(path.name) for path in saves) == step + 1
   again = fs.train(config, tmp_path)
-  workdir, results = unbroken
+  workdir, results, _ = unbroken
   assert again == results
   ours, theirs = (
     checkpoint.load(path / 'ann2')[0] for path in (tmp_path, workdir)
@@ -126,15 +139,48 @@ def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
       assert mine[name] == other[name]
 
 
-def test_the_trained_network_is_converted(unbroken):
-  workdir, results = unbroken
+def test_the_trained_network_is_converted(unbroken, capsys):
+  workdir, results, _ = unbroken
   check_converted(fs.convert(workdir), workdir, results)
+  said = capsys.readouterr().err
+  assert said.count('test: 1 of 20 pictures cannot be decoded') == 1
+  assert 'fine-tuning' not in said
+
+
+@pytest.mark.parametrize('asked', [None, 70])
+def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
+  photographs, monkeypatch, capsys, asked
+):
+  monkeypatch.setattr('fastsnn_jax.experiment.TUNE_BYTES', 60 * 16 * 16 * 3)
+  config = small(photographs)
+  tuned = Conversion(bits=(2,), tune_images=asked)
+  source = data.open_stream('imagenet2012', str(photographs)).train
+  images = experiment._tuning_images(source, config, tuned)
+  said = capsys.readouterr().err.splitlines()
+  wanted, total = asked or 60, len(source)
+  if asked is None:
+    line = f'fine-tuning takes 60 of {total} training images, 0 GB; --tune'
+    assert said.pop(0).startswith(line)
+  damaged = wanted - len(images['image'])
+  assert damaged in (0, 1)  # of the one among all of them
+  assert len(said) == damaged
+  assert images['image'].shape == (wanted - damaged, 16, 16, 3)
+  assert images['image'].dtype == np.uint8
+  # The same pictures as the loader shows, in its order.
+  part, _ = source.split(1 - wanted / total, config.seed)
+  loader = data.Loader(part, batch=7, seed=0, size=16, train=False)
+  batches = list(loader.evaluation())
+  for name, found in images.items():
+    want = np.concatenate([x[name][x['mask'] > 0] for x in batches])
+    np.testing.assert_array_equal(found, want)
+  everything = Conversion(bits=(2,), tune='none')
+  assert experiment._tuning_images(source, config, everything) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(('workers', 'epochs'), [(0, 24), (2, 6)])
 def test_a_stream_that_is_killed_ends_as_one_that_is_not(
-  photographs, tmp_path, workers
+  photographs, tmp_path, workers, epochs
 ):
   config = f"""{REGISTER}
 from fastsnn_jax.config import Data, Experiment, Stage
@@ -145,7 +191,7 @@ config = Experiment(
     'imagenet2012', {str(photographs)!r}, batch=16, eval_batch=16,
     stream=True, size=16, workers={workers},
   ),
-  stages=(Stage(2, epochs=24, learning_rate=0.01),),
+  stages=(Stage(2, epochs={epochs}, learning_rate=0.01),),
   save_steps=3,
 )
 """
@@ -171,7 +217,7 @@ def check_converted(found, workdir, results):
 
 @pytest.mark.slow
 def test_imagenets_alexnet_trains_and_is_converted(photographs, tmp_path):
-  config = experiment(photographs, 'imagenet_alexnet', 224, 40)
+  config = job(photographs, 'imagenet_alexnet', 224, 40)
   results = fs.train(config, tmp_path)
   assert [row['step'] for row in Log(tmp_path).rows()] == [2]
   check_converted(fs.convert(tmp_path), tmp_path, results)

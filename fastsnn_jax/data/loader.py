@@ -99,7 +99,7 @@ class Loader:
     more = 'more ' if self._told > len(new) else ''
     return [
       f'{len(new)} {more}of {len(self.source)} pictures cannot be decoded and '
-      f'are left out ({names})'
+      f'count nothing ({names})'
     ]
 
   def training(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
