@@ -106,8 +106,7 @@ class Conversion:
   tune_epochs: int = 1
   """Passes over the tuning images, per layer if sequential."""
   tune_images: int | None = None
-  """Training images to tune and judge with; if not given all, or of streamed
-  ones as many as 2 GB hold."""
+  """Training images to tune with; if not given all, or 2 GB of a stream's."""
   tune_learning_rate: float = 1e-3
   """Of the fine-tuning's SGD."""
   tune_weight_decay: float = 1e-4
@@ -149,7 +148,7 @@ class Compute:
   """How the devices compute a training step; the reference: the defaults."""
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'
-  """Of layers; parameters, statistics, neurons and losses stay float32."""
+  """Of layers in training; all else stays float32, evaluation too."""
   accumulate: int = 1
   """Parts of a batch, one after another, for the memory of one part."""
   remat: bool = False

@@ -455,12 +455,15 @@ def test_the_demo_in_short_has_rows_for_all_bits_modes_and_tunings(tmp_path):
 
 
 class Command:
-  """train.py as a process of its own."""
+  """train.py as a process of its own, on as many devices, or on these."""
 
-  def __init__(self, folder, config):
+  def __init__(self, folder, config, devices=None):
     self._folder = folder
     (folder / 'mine.py').write_text(config)
     self._environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    if devices:
+      flag = f'--xla_force_host_platform_device_count={devices}'
+      self._environment['XLA_FLAGS'] = flag
 
   def start(self, workdir):
     return subprocess.Popen(
@@ -568,8 +571,9 @@ def test_ten_kills_at_random_steps_change_no_bit(tmp_path):
   random = np.random.default_rng(0)
   longer = re.sub(r'Stage\(2, epochs=\d+', 'Stage(2, epochs=60', CONFIG)
   assert longer != CONFIG
-  command = Command(tmp_path, longer)
+  command = Command(tmp_path, longer, devices=1)
   command.finish('whole')
+  assert 'images_per_second_per_device' not in Log(tmp_path / 'whole').rows()[0]
   saves = tmp_path / 'cut' / 'unfinished' / 'ann2'
   for _ in range(10):
     process = command.start('cut')
