@@ -1,12 +1,13 @@
-"""What a training and a spiking evaluation step need, beside the formula.
+"""What a step of training, judging or fine-tuning needs, beside the formula.
 
   python benchmarks/memory.py
 
 Temporary memory as the compiled program states it, in units of the formula of
 docs/scale.md: training B * N * 4 bytes, with N all neurons of an image; spiking
-evaluation B * (T + k) * W * 4 bytes, with W the neurons of the widest layer.
-The CPU's compiler merges what remat computes twice, so for that the arrays that
-wait for the backward pass are counted.
+evaluation B * (T + k) * W * 4 bytes, with W the neurons of the widest layer;
+comparing and fine-tuning B * (T + k) * N * 4 bytes. The CPU's compiler merges
+what remat computes twice, so for that the arrays that wait for the backward
+pass are counted.
 """
 
 import functools
@@ -15,10 +16,17 @@ import math
 import jax
 
 import fastsnn_jax as fs
-from fastsnn_jax import tasks
+from fastsnn_jax import counting, evaluation, finetuning, tasks
+from fastsnn_jax.conversion import MODES
 from fastsnn_jax.gradients import gradients
 
 MODELS = {'small_resnet14': (28, 28, 1), 'cifar_resnet20': (32, 32, 3)}
+
+
+def built(model, image, bits=2):
+  """A network for images of this shape."""
+  half = (0.5,) * image[-1]
+  return fs.build(model, bits, mean=half, std=half)
 
 
 def shapes(network, image, batch):
@@ -35,9 +43,74 @@ def shapes(network, image, batch):
   return variables, neurons, rows
 
 
-def temporary(function, *arguments):
-  compiled = jax.jit(function).lower(*arguments).compile()
+def temporary(function, *arguments, **static):
+  """Bytes of a function that is jitted here, or before."""
+  if not hasattr(function, 'lower'):
+    function = jax.jit(function)
+  compiled = function.lower(*arguments, **static).compile()
   return compiled.memory_analysis().temp_size_in_bytes
+
+
+def training(network, image, batch):
+  """(bytes of a step, times the formula)."""
+  variables, neurons, rows = shapes(network, image, batch)
+  step = functools.partial(
+    gradients, network=network, task=tasks.for_network(network)
+  )
+  needed = temporary(step, variables, rows)
+  return needed, needed / (4 * batch * sum(neurons))
+
+
+def spiking(network, image, batch, mode):
+  """Of the network alone."""
+  variables, neurons, rows = shapes(network, image, batch)
+  network = fs.to_spiking(network, mode)
+  needed = temporary(
+    lambda tree, x: network.apply(tree, x)[0], variables, rows['image']
+  )
+  unit = 4 * batch * network.neuron.total_steps * max(neurons)
+  return needed, needed / unit
+
+
+def comparing(network, image, batch, modes):
+  """Of `fs.compare`: the ANN and its spiking twins, side by side."""
+  variables, neurons, rows = shapes(network, image, batch)
+  rows['image'] = jax.ShapeDtypeStruct((batch, *image), 'uint8')
+  twins = {mode: fs.to_spiking(network, mode) for mode in modes}
+  needed = temporary(
+    evaluation._compare,
+    variables,
+    dict.fromkeys(modes, variables),
+    counting.connections(network, variables, image),
+    rows,
+    ann=network,
+    networks=tuple(twins.items()),
+    task=tasks.for_network(network),
+  )
+  steps = max(twin.neuron.total_steps for twin in twins.values())
+  return needed, needed / (4 * batch * steps * sum(neurons))
+
+
+def tuning(network, image, batch, schedule):
+  """Of a step of fine-tuning, the costliest: of the last layer, or of all."""
+  variables, neurons, _ = shapes(network, image, batch)
+  twin, how = fs.to_spiking(network), finetuning.Tuning(schedule=schedule)
+  layers = twin.firing[1:] if schedule == 'parallel' else twin.firing[-1:]
+  moving = {x.name: finetuning.movable(variables['params'], x) for x in layers}
+  needed = temporary(
+    finetuning.tune_chunk,
+    variables,
+    jax.eval_shape(how.optimizer().init, moving),
+    variables,
+    jax.ShapeDtypeStruct((batch, *image), 'uint8'),
+    jax.ShapeDtypeStruct((2, batch), 'int32'),
+    jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
+    ann=network,
+    snn=twin,
+    tuning=how,
+    layers=tuple(layers),
+  )
+  return needed, needed / (4 * batch * twin.neuron.steps * sum(neurons))
 
 
 def waiting(network, variables, batch, remat):
@@ -57,38 +130,28 @@ def waiting(network, variables, batch, remat):
 
 def main():
   for model, image in MODELS.items():
-    network = fs.build(model, 2)
+    network = built(model, image)
     print(f'\n{model}, {image[0]} x {image[1]}\n')
-    print(
-      '| step | B | steps | MB | times the formula |\n|---|--:|--:|--:|--:|'
-    )
+    print('| step | B | MB | times the formula |\n|---|--:|--:|--:|')
+
+    def show(name, batch, needed, times):
+      print(f'| {name} | {batch} | {needed / 1e6:.1f} | {times:.2f} |')
+
     for batch in (16, 64):
+      show('training', batch, *training(network, image, batch))
       variables, neurons, rows = shapes(network, image, batch)
-      unit = 4 * batch * sum(neurons)
-      step = functools.partial(
-        gradients, network=network, task=tasks.for_network(network)
-      )
-      needed = temporary(step, variables, rows)
-      print(
-        f'| training | {batch} | | {needed / 1e6:.1f} | {needed / unit:.2f} |'
-      )
       for remat in (False, True):
         kept = waiting(network, variables, rows, remat)
         name = 'kept for the backward pass' + ', remat' * remat
-        print(f'| {name} | {batch} | | {kept / 1e6:.1f} | {kept / unit:.2f} |')
+        show(name, batch, kept, kept / (4 * batch * sum(neurons)))
       for mode in ('signed', 'settled'):
-        spiking = fs.to_spiking(network, mode)
-        steps = spiking.neuron.total_steps
-        unit_now = 4 * batch * steps * max(neurons)
-        needed = temporary(
-          lambda tree, x, net=spiking: net.apply(tree, x)[0],
-          variables,
-          rows['image'],
-        )
-        print(
-          f'| {mode} | {batch} | {steps} | {needed / 1e6:.1f} | '
-          f'{needed / unit_now:.2f} |'
-        )
+        show(mode, batch, *spiking(network, image, batch, mode))
+    for modes in (MODES, ('signed',), ('settled',)):
+      name = f'compared: {", ".join(modes)}'
+      show(name, 16, *comparing(network, image, 16, modes))
+    for schedule in ('parallel', 'sequential'):
+      name = f'{schedule} fine-tuning'
+      show(name, 16, *tuning(network, image, 16, schedule))
 
 
 if __name__ == '__main__':
