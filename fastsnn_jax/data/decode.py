@@ -26,6 +26,10 @@ class Undecodable(Exception):
   """The bytes are no picture, or a damaged one."""
 
 
+class NotIndices(Exception):
+  """A picture, but not one of indices; its text says of what kind it is."""
+
+
 def random_box(width: int, height: int, uniform) -> Box:
   """A random part of a picture, for training.
 
@@ -152,6 +156,47 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
   return array if array.ndim == 3 else array[..., None]
 
 
+def indices(encoded: bytes) -> np.ndarray:
+  """The numbers in a PNG with a palette or of 8-bit grey, as they are stored.
+
+  Colours of the palette do not matter. Grey of fewer bits is refused: readers
+  spread it over 0 to 255, so its writer may have meant either number.
+
+  Returns:
+    uint8 [height, width].
+
+  Raises:
+    Undecodable: see there.
+    NotIndices: any other picture.
+
+  >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
+  [[0, 7], [20, 255]]
+  """
+
+  def work(image):
+    bits = encoded[24] if image.format == 'PNG' else 0  # of its header
+    if not bits:
+      raise NotIndices(f'a {image.format}')
+    if image.mode != 'P' and (image.mode, bits) != ('L', 8):
+      kind = 'grey' if image.mode in ('1', 'L', 'I;16', 'I') else image.mode
+      raise NotIndices(f'a PNG of {bits}-bit {kind}')
+    return image
+
+  return _decoded(encoded, work)
+
+
+def index_png(array) -> bytes:
+  """A PNG of 8-bit grey with these numbers.
+
+  Args:
+    array: integers [height, width] in 0 to 255.
+  """
+  stream = io.BytesIO()
+  image = PIL.Image.fromarray(np.asarray(array).astype(np.uint8))
+  image.save(stream, 'PNG')
+  return stream.getvalue()
+
+
 def size_of(path) -> tuple[int, int]:
   """(width, height) of a picture, a path or a stream, from its header.
 
@@ -169,7 +214,7 @@ def _decoded(encoded, work):
   try:
     with PIL.Image.open(io.BytesIO(encoded)) as image:
       return np.asarray(work(image))
-  except MemoryError:
+  except (MemoryError, NotIndices):
     raise
   except Exception as error:
     # Pillow's plugins have no common exception: OSError, SyntaxError,
