@@ -120,7 +120,7 @@ def test_few_files_know_the_large_libraries():
     'data.tfds_boxed',
   }
   assert importers('grain') == {'data.loader'}
-  assert importers('pycocotools') == {'tasks.coco_metrics'}
+  assert importers('pycocotools') == {'data.coco_masks', 'tasks.coco_metrics'}
   assert importers('PIL') == {'data.decode'}
   assert not importers('flax') & {'quantize', 'neurons'}
   assert importers('torch') <= {'torch_files'}

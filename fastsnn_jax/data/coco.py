@@ -49,12 +49,12 @@ def read(directory, classes=None, *, exact=False) -> boxed.Boxed:
     UserError: another layout, annotations that are not COCO's, or a split of
       which nothing can be read.
   """
-  base, splits = _splits(pathlib.Path(directory).expanduser())
+  base, splits = locate(directory)
   repairs = collections.Counter()
-  train, test = (_load(path) for _, path in splits)
+  train, test = (load(path) for _, path in splits)
   if classes is None:
     names = {}
-    for _, name in sorted(_categories(train).items()):
+    for _, name in sorted(categories(train).items()):
       names.setdefault(name.lower(), name)
     classes = names.values()
   classes = tuple(classes)
@@ -93,8 +93,13 @@ def _annotations(base, splits):
   return None
 
 
-def _splits(directory):
-  """Where the set is, ((split, annotations) of train, the same of test)."""
+def locate(directory):
+  """Where the set is, ((split, annotations) of train, the same of test).
+
+  Raises:
+    UserError: there are no annotations of one of the splits.
+  """
+  directory = pathlib.Path(directory).expanduser()
   base = directory / 'COCO'
   if not _annotations(base, TRAIN):
     base = directory
@@ -111,10 +116,19 @@ def _splits(directory):
   return base, splits
 
 
-def _load(path):
+def load(path, hook=None):
+  """The annotations of a split.
+
+  Args:
+    path: of the JSON.
+    hook: what to make of each object in it; None leaves the outlines out.
+
+  Raises:
+    UserError: it cannot be read, or is something else.
+  """
   try:
     with open(path, encoding='utf-8-sig') as file:
-      data = json.load(file, object_hook=_lean)
+      data = json.load(file, object_hook=hook or _lean)
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(
       f'{path} cannot be read ({" ".join(str(error).split())}); it must be '
@@ -136,8 +150,8 @@ def _lean(entry):
   return entry
 
 
-def _categories(data):
-  """{id: name}."""
+def categories(data) -> dict:
+  """{id: name}, in the order in which they are listed."""
   return {
     item['id']: str(item.get('name', item['id'])).strip()
     for item in data['categories']
@@ -147,7 +161,7 @@ def _categories(data):
 
 def _pictures(base, split, data, repairs):
   """Yields (path, size, [`boxed.Found`]) of what can be read."""
-  names = _categories(data)
+  names = categories(data)
   objects = {item.get('id'): [] for item in data['images']}
   for item in data['annotations']:
     if item.get('image_id') not in objects:
@@ -162,6 +176,16 @@ def _pictures(base, split, data, repairs):
         area=area if isinstance(area, int | float) else None,
       )
     )
+  for item, path, size in pictures(base, split, data):
+    if path is None:
+      repairs['unreadable'] += 1
+      continue
+    repairs['resized'] += said_size(item, size) != size
+    yield path, size, objects[item.get('id')]
+
+
+def pictures(base, split, data):
+  """Yields (entry, path, size) of all images; None for what cannot be read."""
   folders = [base / form.format(split) for form in PICTURES]
   for item in data['images']:
     try:
@@ -169,11 +193,13 @@ def _pictures(base, split, data, repairs):
       path = next(x for folder in folders if (x := folder / name).is_file())
       size = decode.size_of(path)
     except (KeyError, TypeError, StopIteration, decode.Undecodable):
-      repairs['unreadable'] += 1
-      continue
-    said = item.get('width') or size[0], item.get('height') or size[1]
-    repairs['resized'] += said != size
-    yield path, size, objects[item.get('id')]
+      path = size = None
+    yield item, path, size
+
+
+def said_size(item, size):
+  """(width, height) as an image's entry says, as it is where that is silent."""
+  return item.get('width') or size[0], item.get('height') or size[1]
 
 
 def _corners(box):
