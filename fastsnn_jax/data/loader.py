@@ -16,11 +16,12 @@ from absl import flags
 
 from fastsnn_jax.data import decode
 from fastsnn_jax.data.order import Draws, permutation
+from fastsnn_jax.data.padding import padded
 from fastsnn_jax.data.stream import Source
 from fastsnn_jax.data.workers import check_room, cores, start_worker
 from fastsnn_jax.errors import UserError
 
-CROPS = ('none', 'random_resized', 'squash')
+CROPS = ('none', 'random_resized', 'squash', 'pad')
 
 _ENDLESS = 2**50  # examples; more than a run can see
 _PATIENCE = 100  # examples, before pictures that fail become an error
@@ -36,8 +37,10 @@ class Loader:
     size: of the images, in pixels, which then are RGB. None takes them as they
       are; then all must have one size, and the channels of the set.
     train: whether `training` crops; False shows it what evaluation sees.
-    crop: 'none'; 'random_resized' for ImageNet's (see `decode.random_box`); or
-      'squash', the whole picture, for boxes. The latter two need a size.
+    crop: 'none'; 'random_resized' for ImageNet's (see `decode.random_box`);
+      'squash', the whole picture, for boxes; or 'pad', the picture as it is at
+      the top left, for masks. All but the first need a size.
+    fill: 3 numbers in 0..255, the colour to pad with.
     process_index, process_count: this process gets that part of each batch.
     workers: processes that decode; 0 for threads of this one. Pillow lets
       threads run side by side, so workers pay off on many cores only, and take
@@ -61,6 +64,7 @@ class Loader:
     size: int | None,
     train: bool,
     crop: str = 'none',
+    fill: tuple[int, int, int] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -68,16 +72,23 @@ class Loader:
     _check(
       source, batch, seed, size, crop, process_index, process_count, workers
     )
+    if crop == 'pad' and (fill is None or len(fill) != 3):
+      raise UserError(
+        f"crop is 'pad', but fill is {fill}; give the colour to pad with, such "
+        'as (124, 116, 104)'
+      )
     self.source, self.batch, self.seed, self.size = source, batch, seed, size
     self.random = train and crop == 'random_resized'
-    self.squash = crop == 'squash'
+    self.crop, self.fill = crop, fill
     self.process_index, self.workers = process_index, workers
     self.local = batch // process_count
     self.epoch_steps = -(-len(source) // batch)
     self.shape = (size, size, 3) if size else source.shape()
     self._skipped, self._told = {}, 0
     # Each worker has a batch in the making and two on their way.
-    check_room(3 * workers * self.local * math.prod(self.shape))
+    masks = size * size if crop == 'pad' else 0
+    example = math.prod(self.shape) + masks
+    check_room(3 * workers * self.local * example)
 
   @property
   def skipped(self) -> int:
@@ -143,7 +154,9 @@ class Loader:
     try:
       if self.size is None:
         image = self._as_it_is(encoded, index)
-      elif self.squash:
+      elif self.crop == 'pad':
+        image = self._padded(encoded, index)
+      elif self.crop == 'squash':
         image = decode.resized(encoded, self.size, _everything)
       elif train and self.random:
         draws = Draws(self.seed, step * self.batch + row)
@@ -172,6 +185,17 @@ class Loader:
         'to bring them to'
       )
     return image
+
+  def _padded(self, encoded, index):
+    image = decode.whole(encoded, 3)
+    height, width = image.shape[:2]
+    if max(height, width) > self.size:
+      raise UserError(
+        f'{self.source.name(index)} has {width} x {height} pixels, too many to '
+        f'be padded to {self.size}; choose a size of {max(height, width)} or '
+        'more'
+      )
+    return padded(image, self.size, self.fill)
 
   def _batches(self, examples):
     import grain

@@ -103,6 +103,9 @@ class Streamed:
       ImageNet's; for as many channels as images will have.
     std: likewise.
     notes: what was found wrong and mended, for the user to know.
+    validation: a third split, if the set has its own.
+    size: side of the squares that pictures and masks are padded to; None where
+      the loader's user says.
   """
 
   name: str
@@ -112,6 +115,8 @@ class Streamed:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   notes: tuple[str, ...] = ()
+  validation: Source | None = None
+  size: int | None = None
 
 
 def open_stream(
