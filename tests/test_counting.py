@@ -38,13 +38,14 @@ def test_macs_are_the_specs(model, bits, millions):
   assert round(sum(counts.values()) / 1e6, digits) == millions
 
 
-def fan_of_conv(size, channels, kernel, stride, padding, features):
+def fan_of_conv(size, channels, kernel, stride, padding, features, dilation=1):
   """Connections that leave each pixel, by visiting every one of them."""
   fan = np.zeros((size, size, channels))
-  out = (size + 2 * padding - kernel) // stride + 1
+  out = (size + 2 * padding - (kernel - 1) * dilation - 1) // stride + 1
   for row, column in itertools.product(range(out), repeat=2):
     for i, j in itertools.product(range(kernel), repeat=2):
-      y, x = row * stride + i - padding, column * stride + j - padding
+      y = row * stride + i * dilation - padding
+      x = column * stride + j * dilation - padding
       if 0 <= y < size and 0 <= x < size:
         fan[y, x] += features
   return fan
@@ -66,16 +67,27 @@ def connections(synapse, *shapes):
 
 
 @pytest.mark.parametrize(
-  ('kernel', 'stride', 'padding'),
-  [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 3, 2), (3, 2, 0)],
+  ('kernel', 'stride', 'padding', 'dilation'),
+  [
+    (3, 1, 1, 1),
+    (3, 2, 1, 1),
+    (1, 2, 0, 1),
+    (5, 3, 2, 1),
+    (3, 2, 0, 1),
+    (3, 1, 2, 2),
+    (3, 2, 3, 3),
+    (3, 1, 12, 12),
+  ],
 )
 def test_connections_of_a_convolution_are_exact_at_the_borders(
-  kernel, stride, padding
+  kernel, stride, padding, dilation
 ):
-  synapse = Conv(5, kernel=kernel, stride=stride, padding=padding)
+  synapse = Conv(
+    5, kernel=kernel, stride=stride, padding=padding, dilation=dilation
+  )
   (fan,) = connections(synapse, (8, 8, 2))
   np.testing.assert_array_equal(
-    fan, fan_of_conv(8, 2, kernel, stride, padding, 5)
+    fan, fan_of_conv(8, 2, kernel, stride, padding, 5, dilation)
   )
 
 
