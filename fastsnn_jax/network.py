@@ -88,9 +88,9 @@ class Network:
     bits: of the weights, where they are quantised; 32 for none.
     classes: class names.
     mean, std: per channel, of images in 0..1, for whole-image functions.
-    task: 'classification' or 'detection'.
-    stride: the sides of an image must be multiples of it; a detector's cells
-      have this side.
+    task: 'classification', 'detection' or 'segmentation'.
+    stride: the sides of an image must be multiples of it, and for a segmenter
+      one pixel more; pixels from one cell of the output to the next.
     anchors: (width, height) in cells of the boxes that a detector starts from.
     overlap: IoU above which a detector keeps only the better of two boxes.
     size: side of the square that a detector sees of an image of any size; 0 for
@@ -240,11 +240,13 @@ class Network:
     shape = np.shape(images)
     if len(shape) != 4:
       raise UserError(f'images of shape {shape}, but they must be [B, H, W, C]')
-    if shape[1] % self.stride or shape[2] % self.stride:
+    # A segmenter's cells lie on the first pixel, the last one and between.
+    more = int(self.task == 'segmentation')
+    if any((side - more) % self.stride for side in shape[1:3]):
       raise UserError(
         f'images of {shape[1]} x {shape[2]} pixels, but the sides must be '
-        f'multiples of {self.stride} for {self.model or "this network"}; '
-        'resize them'
+        f'multiples of {self.stride}{" and 1 more" * more} for '
+        f'{self.model or "this network"}; {"pad" if more else "resize"} them'
       )
 
   def output_over_time(self, variables, activations):

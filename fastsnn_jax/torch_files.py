@@ -42,7 +42,8 @@ def _read(path):
       with open(path, 'rb') as file:
         return dict(np.load(file, allow_pickle=False))
     torch = _torch(path)
-    source = torch.load(path, weights_only=True, map_location='cpu')
+    with torch.serialization.safe_globals(_numpy_in_pickles()):
+      source = torch.load(path, weights_only=True, map_location='cpu')
   except UserError:
     raise
   except Exception as error:  # a broken file fails in a dozen ways
@@ -56,6 +57,22 @@ def _read(path):
       f'{path}: holds a {type(source).__name__}, but a state_dict is needed'
     )
   return source
+
+
+def _numpy_in_pickles():
+  """NumPy's arrays and numbers, by the names that files call them by.
+
+  The reference keeps some beside the weights (best score, learning rates), and
+  PyTorch refuses the whole file for what it does not know. They run no code.
+  """
+  array, number = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+  kinds = [type(np.dtype(kind)) for kind in '?bBiIlLfde']
+  named = [
+    (function, f'numpy.{core}.multiarray.{name}')
+    for core in ('core', '_core')  # before and since NumPy 2
+    for name, function in (('_reconstruct', array), ('scalar', number))
+  ]
+  return [np.ndarray, np.dtype, *kinds, *named]
 
 
 def write(state, path, *, bare, prefix):

@@ -35,8 +35,9 @@ def load_torch(
   Strict: every key of the model must be there, and no other; only
   `num_batches_tracked` is ignored. A leading 'module.' is stripped where it is.
   The read-out decides the number of classes (a detector's with 125 outputs is
-  VOC's, with 425 COCO's), the first layer that of the channels (1 or 3). The
-  bit width is not in the file: 3 and 4 bits cannot be told apart.
+  VOC's, with 425 COCO's; a segmenter's with 21 and 81), the first layer that of
+  the channels (1 or 3). The bit width is not in the file: 3 and 4 bits cannot
+  be told apart.
 
   Args:
     path_or_state_dict: a `.npz`, a file of `torch.save` (with the extra
@@ -120,8 +121,8 @@ def save_torch(
     bits: those of the network.
     path: also write a file: `.npz`, or anything else by `torch.save`, as
       {'state_dict': ...}. Such a file has the prefix 'module.' for the models
-      whose official scripts expect it (all but the ResNets). A detector's is
-      the bare state_dict.
+      whose official scripts expect it (classifiers, but for the ResNets). A
+      detector's is the bare state_dict.
 
   Returns:
     Official keys, without a prefix, to NumPy arrays, in the official order.
@@ -161,9 +162,13 @@ def save_torch(
       value = _export_kernel(value, maps.get(leaf.unit))
     state[leaf.key] = value
   if path is not None:
-    bare = network.task == 'detection'
-    prefix = '' if bare or 'resnet' in model else PREFIX
-    write(state, os.fspath(path), bare=bare, prefix=prefix)
+    parallel = network.task == 'classification' and 'resnet' not in model
+    write(
+      state,
+      os.fspath(path),
+      bare=network.task == 'detection',
+      prefix=PREFIX if parallel else '',
+    )
   return state
 
 

@@ -14,6 +14,8 @@ COUNTER = 'num_batches_tracked'  # of batch norm; of no use here
 
 # The reference's CIFAR AlexNet and VGG11: their float convolutions have biases.
 _BIASED = ('cifar_alexnet', 'cifar_vgg11')
+# These have them at any bit width.
+_ALWAYS_BIASED = ('yolov2_tiny', 'deeplabv1_vgg9')
 
 
 class _Names(NamedTuple):
@@ -29,8 +31,11 @@ _PLAIN = _Names('block.0', 'block.1', 'block.2', 'weight_quant.wgt_alpha')
 _PART = _Names('conv', 'bn', 'relu', 'weight_alpha')
 _SHORTCUT = _Names('downsample.0', 'downsample.1', '', 'weight_alpha')
 
-# Of detectors: units of residual blocks have nested parts, and relu1, relu2.
+# Of detectors and segmenters: units of residual blocks have nested parts, and
+# relu1, relu2.
 _UNIT = _Names('block.0', 'block.1', 'block.2', '')
+# The module that holds all of such a network, and its read-out's convolution.
+_NESTED = {'detection': ('backbone', 'block'), 'segmentation': ('0', 'block.0')}
 
 _NORM = (
   ('weight', 'params', 'scale'),
@@ -66,8 +71,8 @@ def leaves(network: Network) -> Iterator[Leaf]:
   >>> found[7].key, found[7].path[1:]
   ('layer1.0.part1.conv.weight', ('layer1.0.part1', 'synapse', 'kernel'))
   """
-  if network.task == 'detection':
-    yield from _detector_leaves(network)
+  if network.task in _NESTED:
+    yield from _nested_leaves(network)
     return
   for layer in network.layers:
     name, synapse = layer.name, layer.synapse
@@ -103,20 +108,22 @@ def read_out_width(network: Network) -> tuple[int, int]:
   return (anchors, 5 * anchors) if network.task == 'detection' else (1, 0)
 
 
-def _detector_leaves(network):
-  """As `leaves`: all under 'backbone.', and thetas behind the shortcut."""
+def _nested_leaves(network):
+  """As `leaves`: all under one module, and thetas behind the shortcut."""
+  module, read_out = _NESTED[network.task]
   for layer in network.layers:
-    key, path = f'backbone.{layer.name}', (layer.name, 'synapse')
+    key, path = f'{module}.{layer.name}', (layer.name, 'synapse')
     if layer is network.layers[-1]:
-      yield Leaf(f'{key}.block.weight', ('params', *path, 'kernel'), 'kernel')
-      yield Leaf(f'{key}.block.bias', ('params', *path, 'bias'))
+      key = f'{key}.{read_out}'
+      yield Leaf(f'{key}.weight', ('params', *path, 'kernel'), 'kernel')
+      yield Leaf(f'{key}.bias', ('params', *path, 'bias'))
       continue
     synapse, theta = layer.synapse, f'{key}.{_UNIT.theta}'
     shortcut = getattr(synapse, 'shortcut', None)
     if '.part' in layer.name:
       theta = key.replace('.part', '.relu')
     elif layer.name == 'layer0':
-      theta = 'backbone.relu0'
+      theta = f'{module}.relu0'
     if isinstance(synapse, Chain):  # behind a concatenation
       inner, part = (*path, 'parts_1'), synapse.parts[1]
     elif isinstance(synapse, Residual):
@@ -140,7 +147,7 @@ def _weighted(network, name, synapse, names, path):
     f'{weight}.weight', ('params', *path, 'kernel'), 'kernel', flattened
   )
   biased = network.model in _BIASED and network.bits == 32
-  if dense or biased or network.model == 'yolov2_tiny':
+  if dense or biased or network.model in _ALWAYS_BIASED:
     mean = ('batch_stats', *path, 'norm', 'mean')
     yield Leaf(f'{weight}.bias', mean, 'folded')
   if isinstance(synapse.weights, Apot):

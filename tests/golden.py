@@ -22,6 +22,8 @@ MODELS = {
   'imagenet_vgg16': 'imagenet_vgg16',
   'tiny': 'yolov2_tiny',
   'r34': 'yolov2_resnet34',
+  'vgg9': 'deeplabv1_vgg9',
+  'r34aspp': 'deeplabv3_resnet34',
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.models import yolo
+from fastsnn_jax.models import deeplab, yolo
 from fastsnn_jax.models.alexnet import cifar_alexnet, imagenet_alexnet
 from fastsnn_jax.models.resnet import cifar_resnet, cifar_resnet18, small_resnet
 from fastsnn_jax.models.vgg import cifar_vgg11, imagenet_vgg11, imagenet_vgg16
@@ -35,6 +35,10 @@ def _detector(table, size, **static):
   return _Model(table, 6.0, size, {'task': 'detection', 'size': size, **static})
 
 
+def _segmenter(table, size, stride):
+  return _Model(table, 6.0, size, {'task': 'segmentation', 'stride': stride})
+
+
 _MODELS = {
   'cifar_alexnet': _Model(cifar_alexnet, 8.0),
   'cifar_vgg11': _Model(cifar_vgg11, 8.0),
@@ -57,6 +61,9 @@ _MODELS = {
   'small_yolo': _detector(
     yolo.small_yolo, 96, stride=16, anchors=yolo.SMALL_ANCHORS
   ),
+  'deeplabv1_vgg9': _segmenter(deeplab.deeplabv1_vgg9, 513, 8),
+  'deeplabv3_resnet34': _segmenter(deeplab.deeplabv3_resnet34, 513, 16),
+  'small_deeplab': _segmenter(deeplab.small_deeplab, 97, 8),
 }
 
 BITS = (32, 5, 4, 3, 2)

@@ -46,20 +46,24 @@ def resnet(
   return [*layers, Layer(name, pooled, (layers[-1].name,))]
 
 
-def trunk(stem, *, channels, blocks, middle=None):
+def trunk(stem, *, channels, blocks, middle=None, strides=None):
   """Firing rows: the first convolution, then stages of residual blocks.
 
   Args:
     stem: the first row's `Conv`.
     channels: of each stage.
-    blocks: of each stage; all stages but the first halve the map.
+    blocks: of each stage.
     middle: weight quantiser of all convolutions but the stem.
+    strides: of each stage's first block; if None, all stages but the first
+      halve the map.
   """
   layers = [Layer('layer0', stem)]
   last, width = 'layer0', stem.features
-  for stage, (features, count) in enumerate(zip(channels, blocks, strict=True)):
+  strides = strides or (1,) + (2,) * (len(channels) - 1)
+  stages = enumerate(zip(channels, blocks, strides, strict=True))
+  for stage, (features, count, first_stride) in stages:
     for block in range(count):
-      stride = 2 if stage > 0 and block == 0 else 1
+      stride = first_stride if block == 0 else 1
       shortcut = None
       if stride != 1 or features != width:
         shortcut = Conv(
