@@ -1,0 +1,25 @@
+"""Blood cells in microscope images (BCCD), from scratch.
+
+  python train.py --config configs/bccd.py --workdir runs/bccd \\
+    --data.path DIR_IN_VOC_LAYOUT
+  python convert.py --workdir runs/bccd
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='small_yolo',
+  data=Data('bccd', batch=16, eval_batch=24, size=224, jitter=0.25, anchors=5),
+  stages=(
+    Stage(32, 160, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 60, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+  ),
+  convert=Conversion(
+    settle=12, tune=('sequential', 'parallel'), tune_epochs=4
+  ),
+  optimizer='adamw',
+  decay='kernels',
+  warmup=2.0,
+)

@@ -1,0 +1,32 @@
+"""Digits in drawn scenes, found by a small detector.
+
+  python train.py --config configs/scenes_detection.py --workdir runs/scenes
+  python convert.py --workdir runs/scenes
+
+The scenes are drawn from the embedded digits: there is nothing to download.
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='small_yolo',
+  data=Data(
+    'scenes',
+    batch=32,
+    eval_batch=50,
+    size=96,
+    flip=False,  # a digit in the mirror is none
+    jitter=0.25,
+    anchors=3,
+  ),
+  stages=(
+    Stage(32, 40, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 10, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 10, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 16, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+  ),
+  convert=Conversion(tune=('sequential', 'parallel'), tune_images=1280),
+  optimizer='adamw',
+  decay='kernels',
+  warmup=1.0,
+)
