@@ -13,7 +13,7 @@ from fastsnn_jax.neurons import (
   Relu,
   integrate_and_fire,
 )
-from fastsnn_jax.predicting import classify, detect
+from fastsnn_jax.predicting import classify, detect, segment
 from fastsnn_jax.quantize import (
   apot_levels,
   quantize_activation,
@@ -50,6 +50,7 @@ __all__ = [
   'quantize_weight_8bit',
   'save',
   'save_torch',
+  'segment',
   'to_spiking',
   'train',
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import runpy
-from typing import Any, Literal
+from typing import Literal
 
 from fastsnn_jax.checking import check, check_types
 from fastsnn_jax.errors import UserError
@@ -37,7 +37,8 @@ class Data:
   size: int | None = None
   """Side that images are brought to: streamed ones, and those with boxes."""
   sizes: tuple[int, ...] = ()
-  """Sides between which training changes every ten steps, for detection."""
+  """Sides of training images with boxes, changed every ten steps, or the one
+  of random crops of images with masks."""
   anchors: int | None = None
   """How many are fitted to the boxes of the set; the model's if not given."""
   workers: int = 0
@@ -173,6 +174,8 @@ class Experiment:
   compute: Compute = Compute()
   seed: int = 0
   """Of initial values, shuffling and augmentation."""
+  inherit: Literal['all', 'trunk'] = 'all'
+  """What a stage takes over; the reference's ResNet segmenter: its trunk."""
   pretrained: str | None = None
   """File of torchvision's ResNet-34, for the trunk of the first stage."""
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
@@ -215,64 +218,6 @@ class Experiment:
     check(self, 'warmup_power', lambda v: v > 0, 'above 0')
     for name in ('smoothing', 'ema'):
       check(self, name, lambda v: 0 <= v < 1, 'in [0, 1)')
-
-
-def to_dict(config: Experiment) -> dict[str, Any]:
-  """Plain dicts and lists, for JSON."""
-  return dataclasses.asdict(config)
-
-
-def from_dict(tree: dict[str, Any]) -> Experiment:
-  """The inverse of `to_dict`."""
-
-  def tuples(part):
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}
-
-  try:
-    parts = {
-      **tree,
-      'data': Data(**tuples(tree['data'])),
-      'stages': tuple(Stage(**tuples(stage)) for stage in tree['stages']),
-      'convert': Conversion(**tuples(tree['convert'])),
-      'compute': Compute(**tree.get('compute', {})),
-    }
-    return Experiment(**parts)
-  except (KeyError, TypeError) as error:
-    raise UserError(
-      f'the experiment in this checkpoint does not fit this version ({error}); '
-      'load it with the version that wrote it'
-    ) from error
-
-
-def flat(
-  config: Experiment,
-  conversion: Conversion,
-  imported: dict[str, str] | None = None,
-) -> dict[str, Any]:
-  """Settings as one level of names, for the report; paths are left out.
-
-  Those of the training too, unless the network was imported from a file.
-  """
-  tree = {**to_dict(config), 'convert': dataclasses.asdict(conversion)}
-  result = {}
-  if imported:
-    kept = ('model', 'data', 'convert', 'seed')
-    tree = {name: tree[name] for name in kept}
-    result['imported from'] = imported['file']
-  for name, value in tree.items():
-    if name == 'stages':
-      for stage in value:
-        words = [f'{k} {v}' for k, v in stage.items() if k != 'bits']
-        result[f'stage {stage["bits"]} bits'] = ', '.join(words)
-    elif isinstance(value, dict):
-      result |= {
-        f'{name}.{k}': v
-        for k, v in value.items()
-        if k not in ('path', 'data_path')
-      }
-    else:
-      result[name] = value
-  return result
 
 
 def load(path) -> Experiment:

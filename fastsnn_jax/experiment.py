@@ -21,7 +21,8 @@ from fastsnn_jax import (
   stages,
   tasks,
 )
-from fastsnn_jax.config import Conversion, Experiment, flat, from_dict, to_dict
+from fastsnn_jax.config import Conversion, Experiment
+from fastsnn_jax.config_trees import flat, from_dict, to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import task_of
 from fastsnn_jax.opening import network_of, open_data

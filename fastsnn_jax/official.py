@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fastsnn_jax import checkpoint, recipes
-from fastsnn_jax.config import Stage, to_dict
+from fastsnn_jax.config import Stage
+from fastsnn_jax.config_trees import to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.opening import network_of, open_data
 from fastsnn_jax.storage import load_with_meta, save

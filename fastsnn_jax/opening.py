@@ -28,6 +28,14 @@ def open_data(model, settings, path=None):
     if settings.stream:
       return data.open_stream(settings.name, path, size=settings.size)
     return data.load(settings.name, path)
+  if task == 'segmentation':
+    from fastsnn_jax.data import segmentation
+
+    how = {'size': settings.size, 'stride': stride_of(model)}
+    if settings.stream:
+      how['size'] = side_of(model, settings)
+      return segmentation.open_stream(settings.name, path, **how)
+    return segmentation.load(settings.name, path, **how)
   from fastsnn_jax.data import detection
 
   if settings.stream:
@@ -39,7 +47,7 @@ def open_data(model, settings, path=None):
 
 
 def side_of(model, settings) -> int:
-  """Of the square images that a detector is judged on."""
+  """Of the square images that a network with boxes or masks is judged on."""
   return settings.size or input_size(model)
 
 
@@ -52,7 +60,7 @@ def network_of(model, bits, settings, dataset):
     dataset: as from `open_data`.
   """
   static = {'mean': dataset.mean, 'std': dataset.std}
-  if task_of(model) != 'classification':
+  if task_of(model) == 'detection':
     static['size'] = side = side_of(model, settings)
   if settings.anchors and task_of(model) == 'detection':
     train = dataset.train

@@ -10,7 +10,7 @@ import numpy as np
 from fastsnn_jax.data import normalize
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import Network
-from fastsnn_jax.tasks import detection
+from fastsnn_jax.tasks import detection, segmentation
 
 
 @functools.partial(jax.jit, static_argnames='network')
@@ -143,6 +143,65 @@ def detect(
   return several[0] if images.ndim == 3 else several
 
 
+def segment(network: Network, variables, images) -> np.ndarray | list:
+  """The class of every pixel of raw images.
+
+  Images are padded at the bottom and on the right with the mean colour, to
+  sides that the network's map of logits can be enlarged to, and the answer is
+  cut back. A new size of images compiles the network anew.
+
+  Args:
+    network, variables: a segmenter, float, quantised or spiking.
+    images: [B, H, W, C], one [H, W, C], or a list of such of several sizes;
+      uint8 or floats in 0..255.
+
+  Returns:
+    uint8 [B, H, W] or [H, W], indices into `network.classes`; for a list of
+    images a list.
+
+  Raises:
+    UserError: a network for another task, or images of another shape.
+
+  >>> import fastsnn_jax as fs
+  >>> network = fs.build('small_deeplab', classes=['sky', 'road'],
+  ...                    mean=(0.5,) * 3, std=(0.25,) * 3)
+  >>> variables = network.init(jax.random.key(0), jnp.ones((1, 33, 33, 3)))
+  >>> fs.segment(network, variables, np.zeros((20, 30, 3), np.uint8)).shape
+  (20, 30)
+  """
+  _check_task(network, 'segmentation', 'segment')
+  if isinstance(images, list | tuple):
+    return [segment(network, variables, image) for image in images]
+  images = np.asarray(images)
+  batch = images[None] if images.ndim == 3 else images
+  if batch.ndim != 4:
+    raise UserError(
+      f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
+      '[H, W, C]'
+    )
+  height, width = batch.shape[1:3]
+  rows, columns = (
+    -(-(side - 1) // network.stride) * network.stride + 1 - side
+    for side in (height, width)
+  )
+  fill = 255 * np.array(network.mean, np.float32)
+  padded = np.full(
+    (len(batch), height + rows, width + columns, batch.shape[-1]), fill
+  )
+  padded[:, :height, :width] = batch
+  found = np.asarray(_segment(variables, padded, network=network))
+  found = found[:, :height, :width]
+  return found[0] if images.ndim == 3 else found
+
+
+@functools.partial(jax.jit, static_argnames='network')
+def _segment(variables, images, *, network):
+  output, _ = network.apply(
+    variables, normalize(images, network.mean, network.std)
+  )
+  return segmentation.predict(output, factor=network.stride)
+
+
 @functools.partial(jax.jit, static_argnames='sides')
 def _resize(images, *, sides):
   shape = images.shape[0], *sides, images.shape[-1]
@@ -175,4 +234,8 @@ def _check_task(network, task, name):
     )
 
 
-_ANSWERS = {'classification': 'classify', 'detection': 'detect'}
+_ANSWERS = {
+  'classification': 'classify',
+  'detection': 'detect',
+  'segmentation': 'segment',
+}

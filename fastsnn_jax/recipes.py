@@ -49,6 +49,14 @@ _DETECTION = _same(
   weight_decay=5e-4,
   milestones=(0.6, 0.8),
 )
+_MASKS = Data('voc', batch=32, eval_batch=8, size=513)
+_SEGMENTATION = _same(
+  (32, 4, 3, 2),
+  epochs=50,
+  learning_rate=0.007,
+  weight_decay=1e-4,
+  schedule='poly',
+)
 # Fine-tuning of the C10 folder, the ResNets, ResNet-18, and ImageNet.
 _C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
 _RES = {'tune_epochs': 8}
@@ -68,6 +76,8 @@ _REFERENCE = {
   'imagenet_vgg11': (_IMAGENET, _IMAGENET_STAGES, _RES),
   'yolov2_tiny': (_BOXES, _DETECTION, {}),
   'yolov2_resnet34': (_BOXES, _DETECTION, {}),
+  'deeplabv1_vgg9': (_MASKS, _SEGMENTATION, {}),
+  'deeplabv3_resnet34': (_MASKS, _SEGMENTATION, {}),
 }
 # What else a family does: fields of `Experiment`.
 _BESIDES = {
@@ -87,8 +97,10 @@ def reference(model: str, **changes) -> Experiment:
   for 8 epochs a layer. Where the scripts document nothing (VGG11, VGG16,
   ResNet-18), these are their defaults. Detection: 250 epochs at each of 32, 4,
   3 and 2 bits on sides from 320 to 608, two epochs of warm-up, a moving average
-  of the weights, judged at 416 (spec/detection.md 4); no fine-tuning, and only
-  signed neurons.
+  of the weights, judged at 416 (spec/detection.md 4). Segmentation: 50 epochs
+  each on crops of 513 pixels, the rate falls with the power 0.9 of what is left
+  (spec/segmentation.md 3). These two have no fine-tuning, and only signed
+  neurons.
 
   Args:
     model: one of `fs.models()` that the reference has.

@@ -7,7 +7,7 @@ import jax
 
 from fastsnn_jax import data, devices, evaluation, feeding, tasks, training
 from fastsnn_jax.batching import even
-from fastsnn_jax.config import to_dict
+from fastsnn_jax.config_trees import to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import task_of
 from fastsnn_jax.opening import side_of
@@ -20,6 +20,9 @@ from fastsnn_jax.storage import save
 def mesh():
   """Over all devices, or None where there is one: nothing to share out."""
   return devices.mesh() if jax.device_count() > 1 else None
+
+
+TRUNK = 'layer'  # how the names of a segmenter's trunk begin
 
 
 def judged_part(part, model, settings, *, shared=True):
@@ -116,7 +119,8 @@ def train_stage(
   image = jax.ShapeDtypeStruct((1, *shape), 'float32')
   variables = network.init(init_key, image)
   if previous is not None:
-    variables = training.graft(variables, previous)
+    only = '' if config.inherit == 'all' else TRUNK
+    variables = training.graft(variables, previous, only=only)
   elif config.pretrained:
     variables = with_trunk(variables, config.model, config.pretrained)
   judged_images = judged_part(held_out, config.model, config.data)
@@ -190,6 +194,8 @@ def _size_and_crop(model, settings, train):
       'crop': 'random_resized' if crop else 'none',
     }
   size = side_of(model, settings)
+  if task_of(model) == 'segmentation':
+    return {'size': size, 'crop': 'pad'}
   largest = max(size, *settings.sizes, 0) if train else size
   return {'size': largest, 'crop': 'squash'}
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from fastsnn_jax import checkpoint
-from fastsnn_jax.config import Experiment, to_dict
+from fastsnn_jax.config import Experiment
+from fastsnn_jax.config_trees import to_dict
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import build
 from fastsnn_jax.network import Network

@@ -186,7 +186,13 @@ def _open_epoch(state, recipe):
 def _augmented_step(state, batch, draw_key, network, task, recipe, side):
   key = jax.random.fold_in(draw_key, state.step)
   batch = augment(
-    key, batch, crop=recipe.crop, flip=recipe.flip, jitter=recipe.jitter
+    key,
+    batch,
+    crop=recipe.crop,
+    flip=recipe.flip,
+    jitter=recipe.jitter,
+    fill=tuple(255 * mean for mean in network.mean),
+    side=side,
   )
   images = normalize(batch['image'], network.mean, network.std)
   if side is not None:
@@ -213,13 +219,21 @@ def keep_best(state: TrainState, score) -> TrainState:
   return state._replace(best=best, best_score=top)
 
 
-def graft(fresh, old):
+def graft(fresh, old, *, only: str = ''):
   """`fresh` variables with every leaf that `old` has of the same name.
 
   From 32 bits to fewer, theta and weight_alpha are new and keep their initial
   values; from there on everything is taken over.
+
+  Args:
+    fresh, old: variables.
+    only: take over layers whose name begins so; '' for all.
   """
-  old = dict(jax.tree_util.tree_leaves_with_path(old))
+  old = {
+    path: leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(old)
+    if path[1].key.startswith(only)
+  }
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jnp.asarray(old.get(path, leaf)), fresh
   )

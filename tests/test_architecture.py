@@ -34,6 +34,7 @@ ROOMS = {
   'data': '',
   'checking': '',
   'config': 'checking',
+  'config_trees': 'config',
   'devices': '',
   'checkpoint': '',
   'progress': 'devices',
@@ -64,8 +65,10 @@ ROOMS = {
   ),
   'recipes': 'config models',
   'opening': 'data models',
-  'official': 'checkpoint config opening recipes storage torch_import',
-  'storage': 'network neurons models config checkpoint opening',
+  'official': (
+    'checkpoint config config_trees opening recipes storage torch_import'
+  ),
+  'storage': ('network neurons models config config_trees checkpoint opening'),
   'stages': EVERYTHING,
   'experiment': EVERYTHING,
   'command': 'config devices experiment official recipes',
@@ -131,6 +134,7 @@ def test_few_files_know_the_large_libraries():
 def test_only_the_experiment_s_rooms_read_the_schema():
   readers = importers('fastsnn_jax.config')
   assert readers <= {
+    'config_trees',
     'experiment',
     'storage',
     'command',

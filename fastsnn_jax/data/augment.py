@@ -62,7 +62,7 @@ def present(network, images):
   return resize(images, network.size) if network.size else images
 
 
-def augment(key, batch, *, crop, flip, jitter):
+def augment(key, batch, *, crop, flip, jitter, fill=(), side=None):
   """A training batch, changed at random as its labels allow.
 
   Args:
@@ -73,6 +73,8 @@ def augment(key, batch, *, crop, flip, jitter):
     flip: mirror half of the images.
     jitter: strength of `color_jitter`; with boxes, half of `distort` of
       `augment_boxes`.
+    fill: colour to pad images with that have masks.
+    side: of what is cut out of images with masks; None for the images' own.
   """
   if 'boxes' in batch:
     from fastsnn_jax.data.augment_boxes import augment_boxes
@@ -80,7 +82,20 @@ def augment(key, batch, *, crop, flip, jitter):
     return augment_boxes(
       key, batch, crop=bool(crop), flip=flip, distort=2 * jitter
     )
-  images = crop_flip(key, batch['image'], padding=crop, flip=flip)
+  if batch['label'].ndim == 3:
+    from fastsnn_jax.data.augment_masks import SCALES, augment_masks
+
+    batch = augment_masks(
+      key,
+      batch,
+      side=side or batch['image'].shape[1],
+      fill=fill,
+      scales=SCALES if crop else (1.0,),
+      flip=flip,
+    )
+    images = batch['image']
+  else:
+    images = crop_flip(key, batch['image'], padding=crop, flip=flip)
   if jitter:
     # Another key: what crop_flip draws hangs on the key alone.
     images = color_jitter(jax.random.fold_in(key, 1), images, jitter)

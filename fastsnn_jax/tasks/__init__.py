@@ -52,6 +52,7 @@ def for_network(network, **settings) -> Task:
   """
   from fastsnn_jax.tasks.classification import classification
   from fastsnn_jax.tasks.detection import detection
+  from fastsnn_jax.tasks.segmentation import segmentation
 
   classes = len(network.classes)
   if network.task == 'classification':
@@ -61,4 +62,6 @@ def for_network(network, **settings) -> Task:
       f'{", ".join(settings)}: of use in classification, but the network is '
       f'for {network.task}; leave it out'
     )
+  if network.task == 'segmentation':
+    return segmentation(classes, network.stride)
   return detection(classes, network.anchors, network.stride, network.overlap)
