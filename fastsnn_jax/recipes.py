@@ -36,6 +36,7 @@ _IMAGENET_STAGES = (
 )
 _BOXES = Data(
   'voc',
+  stream=True,
   batch=16,
   eval_batch=16,
   size=416,
@@ -49,7 +50,7 @@ _DETECTION = _same(
   weight_decay=5e-4,
   milestones=(0.6, 0.8),
 )
-_MASKS = Data('voc', batch=32, eval_batch=8, size=513)
+_MASKS = Data('voc', batch=32, eval_batch=8, stream=True, size=513)
 _SEGMENTATION = _same(
   (32, 4, 3, 2),
   epochs=50,

@@ -13,6 +13,8 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 OFFICIAL = [
   name for name in fs.models() if name.startswith(('cifar_', 'imagenet_'))
 ]
+DETECTORS = 'yolov2_tiny', 'yolov2_resnet34'
+SEGMENTERS = 'deeplabv1_vgg9', 'deeplabv3_resnet34'
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=str)
@@ -33,6 +35,10 @@ def test_every_row_of_the_official_tables_has_a_config():
     *(f'cifar_resnet{depth}' for depth in (20, 44, 56)),
     *(f'imagenet_{name}' for name in ('alexnet', 'vgg16')),
   }
+  for data in ('voc', 'coco'):
+    for model in (*DETECTORS, *SEGMENTERS):
+      config = schema.load(CONFIGS / f'{data}_{model}.py')
+      assert (config.model, config.data.name) == (model, data)
 
 
 @pytest.mark.parametrize('model', OFFICIAL)
@@ -126,3 +132,30 @@ def test_the_recommended_recipe_differs_where_it_says():
 def test_a_model_that_the_reference_has_not():
   with pytest.raises(fs.UserError, match=r'small_resnet8.*cifar_alexnet'):
     recipes.reference('small_resnet8')
+
+
+@pytest.mark.parametrize('model', DETECTORS)
+def test_the_recipe_of_detection(model):
+  config = recipes.reference(model)
+  assert [stage.bits for stage in config.stages] == [32, 4, 3, 2]
+  for stage in config.stages:
+    assert (stage.epochs, stage.learning_rate) == (250, 1e-3)
+    assert stage.weight_decay == 5e-4
+    assert [250 * share for share in stage.milestones] == [150, 200]
+  assert (config.warmup, config.warmup_power, config.ema) == (2, 4, 0.9999)
+  assert (config.data.batch, config.data.size) == (16, 416)
+  assert config.data.sizes == (320, 352, 384, 416, 448, 480, 512, 544, 576, 608)
+  assert config.convert.schedules == ()
+  assert config.convert.mode == ('signed',)
+  assert recipes.recommended(model).convert.schedules
+
+
+@pytest.mark.parametrize('model', SEGMENTERS)
+def test_the_recipe_of_segmentation(model):
+  config = recipes.reference(model)
+  for stage in config.stages:
+    assert (stage.epochs, stage.learning_rate) == (50, 0.007)
+    assert (stage.schedule, stage.weight_decay) == ('poly', 1e-4)
+  assert (config.data.batch, config.data.size) == (32, 513)
+  assert config.momentum == 0.9
+  assert config.ema == 0
