@@ -116,6 +116,8 @@ class Conversion:
   """The tuned layer's batch norm; the reference: eval for AlexNet and VGG11."""
   data_path: str | None = None
   """Directory of the data, if it is not where train.py found it."""
+  coco: bool = False
+  """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
   """Keep a layer's update only where it helped, or always."""
 

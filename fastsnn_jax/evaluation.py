@@ -232,12 +232,10 @@ def _row(network, total, label, task, macs, neurons, images):
     kept = jax.tree.map(lambda x: x[:, t], rows[label])
     return task.summarize(jax.tree.map(lambda x: x[t], mine['metric']), kept)
 
-  classes = {}
-  if task.by_class:
-    last = jax.tree.map(lambda x: x[:, -1], rows[label])
-    sum_of_last = jax.tree.map(lambda x: x[-1], mine['metric'])
-    classes['by_class'] = task.by_class(sum_of_last, last)
-    classes['ann_by_class'] = task.by_class(sums['ann'], rows['ann'])
+  last = jax.tree.map(lambda x: x[:, -1], rows[label])
+  details = task.details(jax.tree.map(lambda x: x[-1], mine['metric']), last)
+  of_ann = task.details(sums['ann'], rows['ann'])
+  details |= {f'ann_{name}': value for name, value in of_ann.items()}
   over_time = [at(t)[task.metric] for t in range(steps)]
   ann = task.summarize(sums['ann'], rows['ann'])[task.metric]
   # In the table's order: jit gives dicts back sorted by name.
@@ -263,7 +261,7 @@ def _row(network, total, label, task, macs, neurons, images):
     + next(iter(macs.values())),
     'macs_per_image': sum(macs.values()),
     **quiet,
-    **classes,
+    **details,
     'over_time': over_time,
     'agreement_over_time': agree,
     'layers': [

@@ -157,6 +157,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       batch=config.data.eval_batch,
       seed=config.seed,
       mesh=stages.mesh(),
+      **({'coco': True} if settings.coco else {}),
     )
     stages.tell_skipped('test', dataset.test)
     rows += judged.rows

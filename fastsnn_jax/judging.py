@@ -48,6 +48,7 @@ def convert_network(
   batch: int,
   seed: int,
   mesh: Mesh | None = None,
+  **of_task,
 ) -> Judged:
   """Converts in every mode, judges, fine-tunes the signed one, judges again.
 
@@ -61,6 +62,7 @@ def convert_network(
     batch: images per evaluation call.
     seed: of the fine-tuning.
     mesh: over whose devices batches are shared out; None for one device.
+    **of_task: settings of `tasks.for_network`.
 
   Raises:
     UserError: a threshold is not positive.
@@ -77,7 +79,8 @@ def convert_network(
   for mode in modes:
     settings = {'settle': settle} if mode == 'settled' else {}
     spiking[mode] = to_spiking(ann, mode, **settings), variables
-  judge = functools.partial(_judge, ann, variables, dataset, batch, mesh)
+  task = tasks.for_network(ann, **of_task)
+  judge = functools.partial(_judge, ann, variables, task, dataset, batch, mesh)
   rows = judge(spiking, 'none')
   (kept, chosen), records = list(spiking.items())[-1], []
   signed = to_spiking(ann, 'signed')
@@ -104,9 +107,8 @@ def convert_network(
   return Judged(rows, records, chosen)
 
 
-def _judge(ann, variables, dataset, batch, mesh, spiking, tuned):
+def _judge(ann, variables, task, dataset, batch, mesh, spiking, tuned):
   """A row per network, and a line on the terminal for each."""
-  task = tasks.for_network(ann)
   calls = math.ceil(count(dataset.test) / even(batch, mesh))
   with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
     judged = evaluation.compare(

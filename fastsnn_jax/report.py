@@ -89,6 +89,7 @@ def _pages(directory, results, rasters, examples):
     'columns': _columns(results),
     'groups': groups,
     'best': [group['best'] for group in groups],
+    'coco': _coco(groups),
     'figures': figures,
     'rasters': list(bands),
     'pictures': list(answers),
@@ -158,6 +159,23 @@ def _groups(rows, metric):
     {'bits': bits, 'T': steps, 'rows': rows, 'best': max(rows, key=merit)}
     for (bits, steps), rows in groups.items()
   ]
+
+
+def _coco(groups):
+  """(heads, lines of cells) of COCO's numbers, or None."""
+  from fastsnn_jax.canvas import label
+
+  lines, heads = [], []
+  for group in groups:
+    rows = [row for row in group['rows'] if row.get('coco')]
+    named = [(label(row), row['coco']) for row in rows]
+    if rows:
+      named.insert(0, ('quantised ANN', rows[0]['ann_coco']))
+    for name, numbers in named:
+      heads = list(numbers)
+      cells = [_or_dash(percent)(numbers[head]) for head in heads]
+      lines.append([group['bits'], name, *cells])
+  return (heads, lines) if lines else None
 
 
 def percent(share: float) -> str:

@@ -94,7 +94,9 @@ def job_of(path, **data):
       Stage(32, 16, learning_rate=0.01, schedule='cosine'),
       Stage(2, 6, learning_rate=0.005, schedule='cosine'),
     ),
-    convert=Conversion(bits=(2,), tune=('parallel',), tune_images=16),
+    convert=Conversion(
+      bits=(2,), tune=('parallel',), tune_images=16, coco=True
+    ),
     warmup=1.0,
     warmup_power=4.0,
     optimizer='adamw',
@@ -128,6 +130,8 @@ def test_a_detector_is_trained_converted_and_judged_as_all_networks(job):
     assert len(row['over_time']) == row['steps']
     assert row['over_time'][-1] == row['mAP50']
     assert np.mean(row['by_class']) == pytest.approx(row['mAP50'])
+    assert row['coco']['AP50'] == pytest.approx(row['mAP50'], abs=0.1)
+    assert len(row['ann_coco']) == 12
   settled = rows['settled', 'none']
   assert settled['agreement'] == 1
   assert settled['mAP50'] == trained['ann2']
@@ -145,6 +149,7 @@ def test_the_report_shows_boxes_and_classes(job):
   text = (report / 'report.md').read_text()
   assert '| mAP50 |' in text
   assert 'find the same objects' in text
+  assert "COCO's numbers" in text
   assert json.loads((report / 'results.json').read_text())['metric'] == 'mAP50'
 
 
@@ -202,7 +207,7 @@ def test_a_cut_run_goes_on_to_the_same_bits(
 
 def test_settings_that_do_not_go_together_are_refused(shapes, tmp_path):
   config = job_of(shapes)
-  with pytest.raises(UserError, match='smoothing'):
+  with pytest.raises(UserError, match='smoothing.*for detection'):
     fs.train(dataclasses.replace(config, smoothing=0.1), tmp_path / 'a')
   other = dataclasses.replace(config, model='small_resnet8')
   other = dataclasses.replace(other, data=Data('digits', size=8))

@@ -77,7 +77,7 @@ def test_a_class_that_never_occurs_counts_as_nothing_in_the_reference():
   assert found['mIoU'] == pytest.approx((2 / 3 + 1 / 2) / 3)
   assert found['mIoU_present'] == pytest.approx((2 / 3 + 1 / 2) / 2)
   assert found['pixel_accuracy'] == 0.75
-  assert segmentation.by_class({'confusion': confusion}, None)[2] is None
+  assert segmentation.details({'confusion': confusion})['by_class'][2] is None
 
 
 @given(seed=SEEDS, real=st.integers(1, 3))

@@ -24,8 +24,8 @@ class Task(NamedTuple):
     metric: the name in `summarize` by which networks are compared.
     rows: (predictions, batch) -> tree with a row per image, of which
       `summarize` gets those of all images: for metrics that are no sums.
-    by_class: (sum of measure's trees, rows) -> the metric of each class, None
-      where it has none; None for a task that has no such thing.
+    details: (sum of measure's trees, rows) -> what a report shows besides:
+      'by_class', the metric of each class, None where it has none, and more.
     map: smallest (h, w) that `loss` takes, () if outputs have no place.
     labels: (name, shape, dtype) of each label of an image of that size.
   """
@@ -38,7 +38,7 @@ class Task(NamedTuple):
   summarize: Callable
   metric: str
   rows: Callable = lambda predictions, batch: {}
-  by_class: Callable | None = None
+  details: Callable = lambda sums, rows: {}
   map: tuple[int, ...] = ()
   labels: tuple[tuple, ...] = (('label', (), 'int32'),)
 
@@ -48,20 +48,24 @@ def for_network(network, **settings) -> Task:
 
   Args:
     network: has `task` and `classes`.
-    **settings: of the task: smoothing, for classification.
+    **settings: of the task: smoothing, for classification; coco, for
+      detection.
   """
   from fastsnn_jax.tasks.classification import classification
   from fastsnn_jax.tasks.detection import detection
   from fastsnn_jax.tasks.segmentation import segmentation
 
   classes = len(network.classes)
-  if network.task == 'classification':
+  if network.task == 'classification' and 'coco' not in settings:
     return classification(classes, **settings)
-  if settings:
+  strange = set(settings) - ({'coco'} if network.task == 'detection' else set())
+  if strange:
     raise UserError(
-      f'{", ".join(settings)}: of use in classification, but the network is '
-      f'for {network.task}; leave it out'
+      f'{", ".join(sorted(strange))}: of no use where the network is for '
+      f'{network.task}; leave it out'
     )
   if network.task == 'segmentation':
     return segmentation(classes, network.stride)
-  return detection(classes, network.anchors, network.stride, network.overlap)
+  return detection(
+    classes, network.anchors, network.stride, network.overlap, **settings
+  )

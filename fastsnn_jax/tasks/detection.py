@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.tasks import Task
+from fastsnn_jax.tasks import Task, coco_metrics
 from fastsnn_jax.tasks import boxes as geometry
 from fastsnn_jax.tasks.average_precision import voc
 from fastsnn_jax.tasks.detection_loss import loss
@@ -123,11 +123,18 @@ def summarize(sums, kept=None, *, classes, rounded=False):
   return result
 
 
-def by_class(sums, kept, *, classes):
-  """Average precision of each class, None where the images have no object."""
+def details(sums, kept, *, classes, coco=False):
+  """{'by_class': average precision of each, None for one without objects}.
+
+  With `coco` also {'coco': its twelve numbers}, see `coco_metrics`.
+  """
   del sums
   found = voc(*_on_host(kept), classes)
-  return [None if np.isnan(area) else area for area in found['area']]
+  known = [None if np.isnan(area) else area for area in found['area']]
+  result = {'by_class': known}
+  if coco:
+    result['coco'] = coco_metrics.coco(*_on_host(kept))
+  return result
 
 
 def _on_host(kept):
@@ -141,6 +148,7 @@ def detection(
   anchors: tuple[tuple[float, float], ...],
   stride: int,
   overlap: float = 0.5,
+  coco: bool = False,
 ) -> Task:
   """The task for so many classes and a network's anchors.
 
@@ -149,6 +157,7 @@ def detection(
     anchors: A times (width, height), in cells.
     stride: side of a cell in pixels.
     overlap: IoU above which the weaker of two boxes of a class goes.
+    coco: give COCO's twelve numbers as details, which takes pycocotools.
   """
   return Task(
     outputs=len(anchors) * (5 + classes),
@@ -161,7 +170,7 @@ def detection(
     summarize=functools.partial(summarize, classes=classes),
     metric=METRIC,
     rows=rows,
-    by_class=functools.partial(by_class, classes=classes),
+    details=functools.partial(details, classes=classes, coco=coco),
     map=(1, 1),
     labels=(('boxes', (1, 4), 'float32'), ('label', (1,), 'int32')),
   )

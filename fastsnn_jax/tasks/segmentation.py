@@ -119,13 +119,14 @@ def intersection_over_union(confusion):
   return both / (either + _TINY)
 
 
-def by_class(sums, rows):
-  """The IoU of each class, None where neither truth nor prediction has it."""
+def details(sums, rows=None):
+  """{'by_class': IoUs, None where neither truth nor prediction has it}."""
   del rows
   confusion = np.asarray(sums['confusion'], np.float64)
   there = confusion.sum(0) + confusion.sum(1) > 0
   iou = intersection_over_union(confusion).tolist()
-  return [x if t else None for x, t in zip(iou, there, strict=True)]
+  known = [x if t else None for x, t in zip(iou, there, strict=True)]
+  return {'by_class': known}
 
 
 @functools.cache  # one object per problem: jitted functions know it again
@@ -139,7 +140,7 @@ def segmentation(classes: int, factor: int) -> Task:
     agree=agree,
     summarize=summarize,
     metric=METRIC,
-    by_class=by_class,
+    details=details,
     map=(1, 1),
     labels=(('label', (1, 1), 'int32'),),
   )
