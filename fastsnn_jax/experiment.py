@@ -77,7 +77,9 @@ def train(
         trace = None
       networks[name] = network, variables
   results = {}
-  test = stages.judged_part(dataset.test, config.model, config.data)
+  test = stages.judged_part(
+    dataset.test, config.model, config.data, dataset.mean
+  )
   for name, (network, variables) in networks.items():
     metric = tasks.for_network(network).metric
     results[name] = evaluation.evaluate(
@@ -206,17 +208,23 @@ def _for_conversion(dataset, config, settings):
   """
   return dataclasses.replace(
     dataset,
-    train=_tuning_images(dataset.train, config, settings),
-    test=stages.judged_part(dataset.test, config.model, config.data),
+    train=_tuning_images(dataset.train, dataset.mean, config, settings),
+    test=stages.judged_part(
+      dataset.test, config.model, config.data, dataset.mean
+    ),
   )
 
 
-def _tuning_images(source, config, settings):
+def _tuning_images(source, mean, config, settings):
   """All of them on every process: each step takes its share of any images."""
   if not settings.schedules:
     return {}
   load = functools.partial(
-    stages.judged_part, model=config.model, settings=config.data, shared=False
+    stages.judged_part,
+    model=config.model,
+    settings=config.data,
+    mean=mean,
+    shared=False,
   )
   wanted, total = settings.tune_images, len(source)
   if wanted is None:

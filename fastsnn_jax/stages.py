@@ -8,6 +8,7 @@ import jax
 from fastsnn_jax import data, devices, evaluation, feeding, tasks, training
 from fastsnn_jax.batching import even
 from fastsnn_jax.config_trees import to_dict
+from fastsnn_jax.data import padding
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import task_of
 from fastsnn_jax.opening import side_of
@@ -25,13 +26,14 @@ def mesh():
 TRUNK = 'layer'  # how the names of a segmenter's trunk begin
 
 
-def judged_part(part, model, settings, *, shared=True):
+def judged_part(part, model, settings, mean, *, shared=True):
   """Arrays as they are, or a loader of a stream's split, for evaluation.
 
   Args:
     part: of a data set.
     model: its name.
     settings: `config.Data`.
+    mean: of the data set.
     shared: among the processes; otherwise each loads all of it.
   """
   if not settings.stream:
@@ -40,7 +42,7 @@ def judged_part(part, model, settings, *, shared=True):
     part,
     batch=even(settings.eval_batch, mesh()),
     seed=0,
-    **_size_and_crop(model, settings, train=False),
+    **_reading(model, settings, False, mean),
     train=False,
     workers=settings.workers,
     process_index=jax.process_index() if shared else 0,
@@ -105,7 +107,7 @@ def train_stage(
   key = jax.random.fold_in(jax.random.key(config.seed), stage.bits)
   init_key, run_key = jax.random.split(key)
   if config.data.stream:
-    loader = _training_loader(config, fitting)
+    loader = _training_loader(config, fitting, dataset.mean)
     shape, epoch_steps = loader.shape, loader.epoch_steps
   else:
     shape = fitting['image'].shape[1:]
@@ -123,7 +125,7 @@ def train_stage(
     variables = training.graft(variables, previous, only=only)
   elif config.pretrained:
     variables = with_trunk(variables, config.model, config.pretrained)
-  judged_images = judged_part(held_out, config.model, config.data)
+  judged_images = judged_part(held_out, config.model, config.data, dataset.mean)
 
   def score(variables, epoch):
     judged = evaluation.evaluate(
@@ -178,15 +180,15 @@ def _parts(config, dataset):
   if config.select == 'test':  # as the reference does
     return dataset.train, dataset.test
   share, seed = config.data.held_out, config.seed
-  if config.data.stream:
-    return dataset.train.split(share, seed)
   if dataset.validation is not None:
     return dataset.train, dataset.validation
+  if config.data.stream:
+    return dataset.train.split(share, seed)
   return data.split(dataset.train, share, seed)
 
 
-def _size_and_crop(model, settings, train):
-  """Of a loader."""
+def _reading(model, settings, train, mean):
+  """How a loader brings pictures to their size."""
   if task_of(model) == 'classification':
     crop = train and settings.size
     return {
@@ -195,17 +197,17 @@ def _size_and_crop(model, settings, train):
     }
   size = side_of(model, settings)
   if task_of(model) == 'segmentation':
-    return {'size': size, 'crop': 'pad'}
+    return {'size': size, 'crop': 'pad', 'fill': padding.fill_of(mean)}
   largest = max(size, *settings.sizes, 0) if train else size
   return {'size': largest, 'crop': 'squash'}
 
 
-def _training_loader(config, source):
+def _training_loader(config, source, mean):
   return data.Loader(
     source,
     batch=config.data.batch,
     seed=config.seed,
-    **_size_and_crop(config.model, config.data, train=True),
+    **_reading(config.model, config.data, True, mean),
     train=True,
     workers=config.data.workers,
     process_index=jax.process_index(),

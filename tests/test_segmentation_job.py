@@ -1,0 +1,155 @@
+"""The main job on pictures with masks: train, be cut, go on, convert."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from masks import palette
+from pictures import encode
+from test_detection_job import stopping
+
+import fastsnn_jax as fs
+from fastsnn_jax import experiment
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.models import _MODELS, _segmenter, deeplab
+from fastsnn_jax.network import IMAGE
+
+KINDS = 'ground', 'disc', 'square'
+
+
+def table(bits, classes):
+  del bits
+  return [
+    deeplab._row('layer1', 8, IMAGE, stride=2),
+    deeplab._row('layer2', 16, 'layer1', stride=2),
+    *deeplab._pyramid(8, 'layer2', (0, 2)),
+    deeplab._prediction('head', classes, 'project'),
+  ]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def tiny_deeplab():
+  _MODELS['tiny_deeplab'] = _segmenter(table, 33, 4)
+  yield
+  del _MODELS['tiny_deeplab']
+
+
+def write_masks(directory, counts=(40, 8, 8)):
+  """Grey pictures with a red disc or a blue square, and their masks."""
+  random = np.random.default_rng(0)
+  for folder in ('SegmentationClass', 'JPEGImages', 'ImageSets/Segmentation'):
+    (directory / folder).mkdir(parents=True)
+  (directory / 'classes.txt').write_text('\n'.join(KINDS))
+  number = 0
+  for part, count in zip(('train', 'val', 'test'), counts, strict=True):
+    names = []
+    for _ in range(count):
+      height, width, side = 30, 33, int(random.integers(12, 18))
+      image = np.full((height, width, 3), 127, np.uint8)
+      label = np.zeros((height, width), np.uint8)
+      y, x = (int(random.integers(0, n - side)) for n in (height, width))
+      rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+      kind = 1 + number % 2
+      inside = np.hypot(rows, columns) < side / 2 if kind == 1 else rows == rows
+      here = np.s_[y : y + side, x : x + side]
+      image[here][inside] = (255, 0, 0) if kind == 1 else (0, 0, 255)
+      label[here][inside] = kind
+      label[0] = 255
+      names.append(f'{number:04}')
+      number += 1
+      for folder, content, end in (
+        ('JPEGImages', encode(image), 'png'),
+        ('SegmentationClass', palette(label), 'png'),
+      ):
+        (directory / folder / f'{names[-1]}.{end}').write_bytes(content)
+    listed = directory / 'ImageSets/Segmentation' / f'{part}.txt'
+    listed.write_text('\n'.join(names))
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('masks')
+  write_masks(directory)
+  return directory
+
+
+def job_of(path, **data):
+  return Experiment(
+    model='tiny_deeplab',
+    data=Data('masks', str(path), batch=8, eval_batch=4, **data),
+    stages=(
+      Stage(32, 10, learning_rate=0.02, schedule='poly'),
+      Stage(2, 5, learning_rate=0.01, schedule='poly'),
+    ),
+    convert=Conversion(bits=(2,), tune=('parallel',), tune_images=16),
+    optimizer='adamw',
+    select='last',
+  )
+
+
+@pytest.fixture(scope='module')
+def job(shapes, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('job')
+  config = job_of(shapes, crop=0)
+  return config, workdir, fs.train(config, workdir), fs.convert(workdir)
+
+
+def test_a_segmenter_is_trained_converted_and_judged_as_all_networks(job):
+  config, workdir, trained, results = job
+  assert results['metric'] == 'mIoU'
+  assert results['task'] == 'segmentation'
+  assert results['float_mIoU'] == trained['ann32'] > 0.8
+  assert [row['mode'] for row in results['rows']] == [
+    'unsigned',
+    'signed',
+    'settled',
+    'signed',
+  ]
+  for row in results['rows']:
+    assert row['ann_mIoU'] == trained['ann2'] > 0.7
+    assert len(row['over_time']) == row['steps']
+    assert np.mean(row['by_class']) == pytest.approx(row['mIoU'])
+  settled = results['rows'][2]
+  assert settled['agreement'] == pytest.approx(1, abs=1e-4)
+  network, variables = fs.load(workdir / 'snn2')
+  dataset = experiment.open_data(config.model, config.data)
+  image = dataset.test['image'][0][:30]
+  found = fs.segment(network, variables, image)
+  truth = dataset.test['label'][0][:30]
+  assert np.mean((found == truth)[truth != 255]) > 0.8
+
+
+def test_the_report_shows_maps_and_classes(job):
+  _, workdir, _, _ = job
+  report = workdir / 'report'
+  assert (report / 'plots' / 'pictures-2-bits.png').is_file()
+  assert (report / 'plots' / 'by_class.png').is_file()
+  text = (report / 'report.md').read_text()
+  assert '| mIoU |' in text
+  assert 'share of pixels' in text
+  assert json.loads((report / 'results.json').read_text())['metric'] == 'mIoU'
+
+
+@pytest.mark.parametrize(
+  'data',
+  [{'sizes': (25,)}, {'stream': True}],
+  ids=['crops', 'streamed'],
+)
+def test_a_cut_run_goes_on_to_the_same_bits(
+  shapes, tmp_path, monkeypatch, data
+):
+  config = job_of(shapes, **data)
+  config = dataclasses.replace(config, stages=config.stages[:1])
+  whole = fs.train(config, tmp_path / 'whole')
+  monkeypatch.setattr('fastsnn_jax.running.CHUNK_SECONDS', 0)
+  with monkeypatch.context() as patch:
+    patch.setattr(experiment, 'signals', stopping(14))
+    with pytest.raises(SystemExit):
+      fs.train(config, tmp_path / 'cut')
+  assert fs.train(config, tmp_path / 'cut') == whole
+  ours, theirs = (
+    fs.load(tmp_path / name / 'ann32')[1] for name in ('whole', 'cut')
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
