@@ -143,7 +143,7 @@ def test_maps_and_costs_at_513_and_641_pixels(model):
 def test_what_is_static_beside_the_layers(model, tmp_path):
   network = fs.build(model, 2, ['a', 'b', 'c'])
   assert network.task == 'segmentation'
-  assert network.stride == (16 if 'resnet' in model else 8)
+  assert network.stride == dict(zip(SEGMENTERS, (8, 16, 4), strict=True))[model]
   assert input_size(model) % network.stride == 1
   images = jax.ShapeDtypeStruct((2, 49, 97, 3), jnp.float32)
   output, _ = jax.eval_shape(network.apply, shapes_of(network), images)
@@ -151,7 +151,9 @@ def test_what_is_static_beside_the_layers(model, tmp_path):
   assert upsampled.shape == (2, 49, 97, 3)
   for shape in ((1, 96, 97, 3), (1, 97, 100, 3)):
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    with pytest.raises(fs.UserError, match=r'of (8|16) and 1 more .*pad them'):
+    with pytest.raises(
+      fs.UserError, match=r'of (4|8|16) and 1 more .*pad them'
+    ):
       jax.eval_shape(network.apply, shapes_of(network), images)
   if model == 'small_deeplab':
     fs.save(tmp_path / 'net', network, ones(network))
@@ -188,7 +190,7 @@ def test_the_small_segmenter_settles_on_its_quantised_twin():
   snn = fs.to_spiking(ann, 'settled', settle=16)
   output, activations = jax.jit(snn.apply)(variables, images)
   expected, levels = jax.jit(ann.apply)(variables, images)
-  assert output.shape == (2, 3, 4, 4)
+  assert output.shape == (2, 5, 7, 4)
   np.testing.assert_allclose(output, expected, atol=1e-5)
   for name, level in levels.items():
     assert len(np.unique(level)) > 2, name
@@ -199,14 +201,14 @@ def test_the_small_segmenter_settles_on_its_quantised_twin():
 def test_connections_of_a_pyramid():
   network = fs.build('small_deeplab', 2, 4)
   fans = counting.connections(network, shapes_of(network), (17, 17, 3))
-  one = np.ones((3, 3, 1))
+  one = np.ones((5, 5, 1))
   (found,) = fans['aspp1']
-  np.testing.assert_array_equal(found, 64 * one.repeat(96, -1))
-  # A map of 3 x 3 under windows that leave out a pixel: only what is two away.
-  reach = np.array([2, 1, 2])
+  np.testing.assert_array_equal(found, 64 * one.repeat(64, -1))
+  # A map of 5 x 5 under windows with two pixels left out: what is three away.
+  reach = np.array([2, 2, 1, 2, 2])
   (found,) = fans['aspp2']
   expected = 64 * np.outer(reach, reach)[..., None]
-  np.testing.assert_array_equal(found, expected.repeat(96, -1))
+  np.testing.assert_array_equal(found, expected.repeat(64, -1))
   assert len(fans['project']) == 3
   for found in fans['project']:
     np.testing.assert_array_equal(found, 64 * one.repeat(64, -1))

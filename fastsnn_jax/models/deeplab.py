@@ -99,13 +99,13 @@ def deeplabv3_resnet34(bits, classes):
 
 
 def small_deeplab(bits, classes):
-  """Ours, for small images: four convolutions, and ASPP; cells of 8 pixels."""
+  """Ours, for small images: four convolutions, and ASPP; cells of 4 pixels."""
   del bits
   return [
     _row('layer1', 24, IMAGE, stride=2),
     _row('layer2', 48, 'layer1', stride=2),
-    _row('layer3', 64, 'layer2', stride=2),
-    _row('layer4', 96, 'layer3'),
-    *_pyramid(64, 'layer4', (0, 2, 4)),
+    _row('layer3', 64, 'layer2'),
+    _row('layer4', 64, 'layer3'),
+    *_pyramid(64, 'layer4', (0, 3, 6)),
     _prediction('head', classes, 'project', bias_init=torch_bias),
   ]
