@@ -1,0 +1,25 @@
+"""Street scenes with a class for every pixel (CamVid), from scratch.
+
+  python train.py --config configs/camvid.py --workdir runs/camvid \\
+    --data.path DIR_IN_VOC_LAYOUT
+  python convert.py --workdir runs/camvid
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='small_deeplab',
+  data=Data('camvid', batch=16, eval_batch=8, sizes=(161,), jitter=0.25),
+  stages=(
+    Stage(32, 70, learning_rate=8e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 16, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 16, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 22, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+  ),
+  convert=Conversion(
+    settle=12, tune=('sequential', 'parallel'), tune_epochs=1
+  ),
+  optimizer='adamw',
+  decay='kernels',
+  warmup=1.0,
+)

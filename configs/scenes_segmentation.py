@@ -1,0 +1,31 @@
+"""Digits in drawn scenes, a class for every pixel, with a small segmenter.
+
+  python train.py --config configs/scenes_segmentation.py --workdir runs/masks
+  python convert.py --workdir runs/masks
+
+The scenes are drawn from the embedded digits: there is nothing to download.
+"""
+
+from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+
+config = Experiment(
+  model='small_deeplab',
+  data=Data(
+    'scenes',
+    batch=32,
+    eval_batch=50,
+    crop=0,  # no scaling: the digits are of many sizes already
+    flip=False,  # a digit in the mirror is none
+    jitter=0.25,
+  ),
+  stages=(
+    Stage(32, 20, learning_rate=8e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 5, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 5, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 8, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+  ),
+  convert=Conversion(tune=('sequential', 'parallel'), tune_images=640),
+  optimizer='adamw',
+  decay='kernels',
+  warmup=1.0,
+)
