@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+TESTS ?= not slow
 
 .PHONY: demo test test-all lint clean
 
@@ -20,7 +21,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 
 test: lint ## what has to pass before anything lands
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m '$(TESTS)'
 
 test-all: lint ## and what takes too long for that
 	$(BIN)/python -m pytest -n 2

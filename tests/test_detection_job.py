@@ -19,6 +19,8 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import _MODELS, _detector, yolo
 from fastsnn_jax.network import IMAGE
 
+pytestmark = pytest.mark.once
+
 KINDS = 'disc', 'square'
 ANCHORS = ((1.0, 1.0), (2.0, 2.0))
 

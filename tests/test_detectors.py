@@ -13,6 +13,8 @@ from fastsnn_jax.synapses import Chain, Concat, Conv, MaxPool, SpaceToDepth
 from fastsnn_jax.torch_import import load_torch, save_torch
 from fastsnn_jax.torch_names import leaves
 
+pytestmark = pytest.mark.once
+
 # spec/detection.md 1: parameters with thetas of VOC and COCO, and how many
 # thetas; 7: tensors in the quantised state_dict.
 COUNTS = {

@@ -11,6 +11,8 @@ from fastsnn_jax import devices, evaluation, finetuning, tasks, training
 from fastsnn_jax.finetuning import Tuning
 from fastsnn_jax.models import input_size
 
+pytestmark = pytest.mark.once
+
 BATCH = 8
 PLATFORMS = ('tpu', 'cuda')
 NETWORKS = [  # one of each family; all layers of a family are of few kinds

@@ -13,6 +13,8 @@ import pytest
 import fastsnn_jax as fs
 from fastsnn_jax import command, official
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

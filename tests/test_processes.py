@@ -36,6 +36,8 @@ import os
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 
+pytestmark = pytest.mark.once
+
 config = Experiment(
   model='tiny_resnet',
   data=Data(

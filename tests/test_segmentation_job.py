@@ -16,6 +16,8 @@ from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.models import _MODELS, _segmenter, deeplab
 from fastsnn_jax.network import IMAGE
 
+pytestmark = pytest.mark.once
+
 KINDS = 'ground', 'disc', 'square'
 
 

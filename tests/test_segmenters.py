@@ -20,6 +20,8 @@ from fastsnn_jax.tasks.upsample import sides, upsample
 from fastsnn_jax.torch_import import load_torch, save_torch
 from fastsnn_jax.torch_names import leaves
 
+pytestmark = pytest.mark.once
+
 # spec/segmentation.md 1: parameters of VOC (21 classes) and COCO (81), thetas,
 # 10^9 multiply-accumulates at 513 and 641 pixels; 6: tensors with thetas.
 Facts = collections.namedtuple('Facts', 'voc coco thetas macs tensors')

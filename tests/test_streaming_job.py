@@ -185,6 +185,8 @@ def test_a_stream_that_is_killed_ends_as_one_that_is_not(
   config = f"""{REGISTER}
 from fastsnn_jax.config import Data, Experiment, Stage
 
+pytestmark = pytest.mark.once
+
 config = Experiment(
   model='tiny_resnet',
   data=Data(
