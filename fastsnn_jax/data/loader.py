@@ -15,13 +15,12 @@ import numpy as np
 from absl import flags
 
 from fastsnn_jax.data import decode
+from fastsnn_jax.data.loader_arguments import check
 from fastsnn_jax.data.order import Draws, permutation
 from fastsnn_jax.data.padding import padded
 from fastsnn_jax.data.stream import Source
 from fastsnn_jax.data.workers import check_room, cores, start_worker
 from fastsnn_jax.errors import UserError
-
-CROPS = ('none', 'random_resized', 'squash', 'pad')
 
 _ENDLESS = 2**50  # examples; more than a run can see
 _PATIENCE = 100  # examples, before pictures that fail become an error
@@ -69,7 +68,7 @@ class Loader:
     process_count: int = 1,
     workers: int = 0,
   ):
-    _check(
+    check(
       source, batch, seed, size, crop, process_index, process_count, workers
     )
     if crop == 'pad' and (fill is None or len(fill) != 3):
@@ -271,34 +270,3 @@ class _Rows:
     step, row = divmod(number, self.loader.local)
     row += self.loader.process_index * self.loader.local
     return self.loader.example(self.start_step + step, row, self.train)
-
-
-def _check(source, batch, seed, size, crop, index, count, workers):
-  if not len(source):
-    raise UserError('the split has no examples; it needs at least one')
-  for name, value, least in (
-    ('batch', batch, 1),
-    ('seed', seed, 0),
-    ('size', 1 if size is None else size, 1),
-    ('workers', workers, 0),
-    ('process_count', count, 1),
-  ):
-    if value < least:
-      raise UserError(f'{name} is {value}; it must be {least} or more')
-  if batch % count:
-    raise UserError(
-      f'batch is {batch}, for {count} processes; each takes the same share, so '
-      f'choose a multiple of {count}'
-    )
-  if not 0 <= index < count:
-    raise UserError(
-      f'process_index is {index}; of {count} processes it must be 0 to '
-      f'{count - 1}'
-    )
-  if crop not in CROPS:
-    raise UserError(f'crop is {crop!r}; choose one of {", ".join(CROPS)}')
-  if crop != 'none' and size is None:
-    raise UserError(
-      f'crop is {crop!r}, but images are taken as they are; give a size to '
-      "resize them to, or crop 'none'"
-    )
