@@ -16,7 +16,7 @@ config = Experiment(
     Stage(3, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
     Stage(2, 60, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
-  convert=Conversion(settle=12, tune=('sequential', 'parallel'), tune_epochs=4),
+  convert=Conversion(settle=12, tune=('sequential', 'parallel')),
   optimizer='adamw',
   decay='kernels',
   warmup=2.0,

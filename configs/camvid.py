@@ -16,7 +16,9 @@ config = Experiment(
     Stage(3, 16, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
     Stage(2, 22, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
   ),
-  convert=Conversion(settle=12, tune=('sequential', 'parallel'), tune_epochs=1),
+  convert=Conversion(
+    settle=12, tune=('sequential', 'parallel'), tune_images=120
+  ),
   optimizer='adamw',
   decay='kernels',
   warmup=1.0,

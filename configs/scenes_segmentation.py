@@ -20,9 +20,9 @@ config = Experiment(
   ),
   stages=(
     Stage(32, 20, learning_rate=8e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 5, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 5, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 8, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 4, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 4, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 6, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
   ),
   convert=Conversion(tune=('sequential', 'parallel'), tune_images=640),
   optimizer='adamw',
