@@ -132,7 +132,7 @@ def _judge(ann, variables, task, dataset, batch, mesh, spiking, tuned):
   return rows
 
 
-def examples(ann, variables, snn, tuned, data, number: int = 4) -> dict:
+def examples(ann, variables, snn, tuned, data, number: int = 3) -> dict:
   """The first images of a set, and what both networks say of them.
 
   Returns:

@@ -81,9 +81,16 @@ def _box(ax, box, shape, kind, note):
   ax.add_patch(
     Rectangle((left, top), right - left, bottom - top, ec=colour, fc='none')
   )
-  look = {'color': 'white', 'fontsize': 5.5, 'va': 'bottom', 'clip_on': True}
+  text = 'black' if _light(colour) else 'white'
+  look = {'color': text, 'fontsize': 5.5, 'va': 'bottom', 'clip_on': True}
   patch = {'fc': colour, 'ec': 'none', 'pad': 0.6}
   ax.text(left, top, note, bbox=patch, **look)
+
+
+def _light(colour):
+  from matplotlib.colors import to_rgb
+
+  return np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > 0.6
 
 
 def _maps(example, title, classes):
