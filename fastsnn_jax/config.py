@@ -14,9 +14,11 @@ class Data:
   """Which images, and how they are drawn."""
 
   name: str = 'digits'
-  """digits, mnist, fashion_mnist, cifar10, cifar100, idx, or a TFDS set."""
+  """digits, mnist, fashion_mnist, cifar10, cifar100, idx, scenes (for boxes and
+  masks), a TFDS set, or any name for what is in path."""
   path: str | None = None
-  """Directory of idx files, of prepared TFDS data sets, or of pictures."""
+  """Directory of idx files, of prepared TFDS data sets, of pictures, or in the
+  layout of VOC or COCO."""
   batch: int = 128
   """Images per training step."""
   eval_batch: int = 100

@@ -50,7 +50,8 @@ def evaluate(
     batch,
     mesh=mesh,
   )
-  return task.summarize(total['sums'], total.get('rows'))
+  kept = total.get('rows')
+  return task.summarize(total['sums'], kept)
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
@@ -60,8 +61,14 @@ def _measure(variables, batch, *, network, task):
   predictions = task.predict(output)
   return {
     'sums': task.measure(predictions, batch),
-    'rows': task.rows(predictions, batch),
+    'rows': _kept(task, batch, found=task.rows(predictions)),
   }
+
+
+def _kept(task, batch, **found):
+  """What is kept of each image, if the task keeps anything."""
+  truth = task.truth(batch)
+  return {'truth': truth, **found} if truth else {}
 
 
 def compare(
@@ -126,9 +133,9 @@ def compare(
   )
   macs = counting.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
-  images = float(total['sums']['images'])
+  images, of_ann = float(total['sums']['images']), _of_ann(total, task)
   return {
-    label: _row(network, total, label, task, macs, neurons, images)
+    label: _row(network, total, label, task, of_ann, macs, neurons, images)
     for label, network in networks.items()
   }
 
@@ -152,7 +159,7 @@ def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
       'images': jnp.sum(batch['mask']),  # without what could not be decoded
     },
     'max': {},
-    'rows': {'ann': task.rows(wanted, batch)},
+    'rows': _kept(task, batch, ann=task.rows(wanted)),
   }
   for label, network in networks:
     variables = trees[label]
@@ -173,9 +180,8 @@ def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
       'quiet': _quiet(spikes, batch['mask']),
     }
     result['max'][label] = jnp.max(difference)
-    result['rows'][label] = jax.vmap(lambda p: task.rows(p, batch), out_axes=1)(
-      predicted
-    )
+    if result['rows']:
+      result['rows'][label] = jax.vmap(task.rows, out_axes=1)(predicted)
   return result
 
 
@@ -223,21 +229,29 @@ def _quiet(spikes, mask):
   return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
 
 
-def _row(network, total, label, task, macs, neurons, images):
-  sums, rows = total['sums'], total.get('rows', {'ann': None, label: None})
-  mine, steps = sums[label], network.neuron.total_steps
+def _of_ann(total, task):
+  """The columns that all rows share."""
+  kept = total.get('rows')
+  kept = kept and {'found': kept['ann'], 'truth': kept['truth']}
+  sums = total['sums']['ann']
+  metric = task.summarize(sums, kept)[task.metric]
+  found = {task.metric: metric, **task.details(sums, kept)}
+  return {f'ann_{name}': value for name, value in found.items()}
+
+
+def _row(network, total, label, task, of_ann, macs, neurons, images):
+  mine, steps = total['sums'][label], network.neuron.total_steps
+  rows = total.get('rows')
 
   def at(t):
-    """The metrics of the answers after step t."""
-    kept = jax.tree.map(lambda x: x[:, t], rows[label])
-    return task.summarize(jax.tree.map(lambda x: x[t], mine['metric']), kept)
+    """What the task takes for the answers after step t."""
+    kept = rows and {
+      'found': jax.tree.map(lambda x: x[:, t], rows[label]),
+      'truth': rows['truth'],
+    }
+    return jax.tree.map(lambda x: x[t], mine['metric']), kept
 
-  last = jax.tree.map(lambda x: x[:, -1], rows[label])
-  details = task.details(jax.tree.map(lambda x: x[-1], mine['metric']), last)
-  of_ann = task.details(sums['ann'], rows['ann'])
-  details |= {f'ann_{name}': value for name, value in of_ann.items()}
-  over_time = [at(t)[task.metric] for t in range(steps)]
-  ann = task.summarize(sums['ann'], rows['ann'])[task.metric]
+  over_time = [task.summarize(*at(t))[task.metric] for t in range(steps)]
   # In the table's order: jit gives dicts back sorted by name.
   layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
   spikes = {name: values[0] / images for name, values in layers.items()}
@@ -252,7 +266,6 @@ def _row(network, total, label, task, macs, neurons, images):
     'T': network.neuron.steps,
     'steps': steps,
     task.metric: over_time[-1],
-    f'ann_{task.metric}': ann,
     'agreement': agree[-1],
     'max_logit_difference': float(total['max'][label]),
     'mean_firing_rate': sum(spikes.values()) / sum(neurons.values()) / steps,
@@ -261,7 +274,8 @@ def _row(network, total, label, task, macs, neurons, images):
     + next(iter(macs.values())),
     'macs_per_image': sum(macs.values()),
     **quiet,
-    **details,
+    **of_ann,
+    **task.details(*at(steps - 1)),
     'over_time': over_time,
     'agreement_over_time': agree,
     'layers': [

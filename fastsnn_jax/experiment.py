@@ -29,6 +29,7 @@ from fastsnn_jax.opening import network_of, open_data
 from fastsnn_jax.progress import Log, say, signals
 from fastsnn_jax.running import check_identity
 from fastsnn_jax.storage import load, load_with_meta, save
+from fastsnn_jax.tasks import coco_metrics
 from fastsnn_jax.version import __version__
 
 TUNE_BYTES = 2 * 10**9  # of a stream's images, in memory and on each device
@@ -139,6 +140,8 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   dataset = open_data(config.model, config.data, settings.data_path)
   if config.data.stream:
     dataset = _for_conversion(dataset, config, settings)
+  if settings.coco:
+    _check_coco(config.model, dataset)
   rows, tuning, rasters, examples = [], [], {}, {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')
@@ -198,6 +201,18 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   if devices.first():
     report.write(workdir / 'report', results, rasters, examples)
   return results
+
+
+def _check_coco(model, dataset):
+  """Before hours of work: what COCO's numbers take."""
+  if task_of(model) != 'detection':
+    raise UserError(f'--coco: {model} is no detector; leave it out')
+  coco_metrics.tools()
+  if isinstance(dataset.test, dict) and 'size' not in dataset.test:
+    raise UserError(
+      f'--coco: {dataset.name} has no pictures with a size of their own, by '
+      "which COCO's numbers are sorted; leave it out"
+    )
 
 
 def _for_conversion(dataset, config, settings):

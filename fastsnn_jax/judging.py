@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fastsnn_jax import evaluation, tasks
-from fastsnn_jax.batching import batches, count, even
+from fastsnn_jax.batching import count, even
 from fastsnn_jax.conversion import to_spiking
-from fastsnn_jax.data import Dataset, present
+from fastsnn_jax.data import Dataset, Loader, present
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.finetuning import Tuning, finetune
 from fastsnn_jax.network import Network
@@ -139,8 +139,9 @@ def examples(ann, variables, snn, tuned, data, number: int = 3) -> dict:
     {'image', 'truth', 'ann', 'snn'}, as `pictures.draw` takes them.
   """
   task = tasks.for_network(ann)
-  batch = next(batches(data, number))
-  batch = {name: np.asarray(x)[:number] for name, x in batch.items()}
+  if isinstance(data, Loader):
+    data = next(data.evaluation())
+  batch = {name: np.asarray(x)[:number] for name, x in data.items()}
   shown = present(ann, batch['image'])
 
   @functools.partial(jax.jit, static_argnames='network')

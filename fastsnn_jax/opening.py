@@ -18,6 +18,7 @@ def open_data(model, settings, path=None):
     UserError: no such data, or settings that do not go with the model's task.
   """
   path, task = path or settings.path, task_of(model)
+  _check(model, settings, task)
   if task == 'classification':
     if settings.sizes or (settings.size and not settings.stream):
       raise UserError(
@@ -46,6 +47,31 @@ def open_data(model, settings, path=None):
   )
 
 
+def _check(model, settings, task):
+  """Raises a UserError for settings that this model's images cannot have."""
+  if settings.anchors and task != 'detection':
+    raise UserError(
+      f'data.anchors={settings.anchors}: {model} is no detector; leave it out'
+    )
+  if task == 'classification':
+    return
+  stride, more = stride_of(model), int(task == 'segmentation')
+  for name in ('size', 'sizes'):
+    value = getattr(settings, name)
+    for side in value if name == 'sizes' else [value] * (value is not None):
+      if (side - more) % stride or side < stride:
+        raise UserError(
+          f'data.{name}={value}: {model} takes sides that are multiples of '
+          f'{stride}{" and 1 more" * more}; choose '
+          f'{max(round((side - more) / stride), 1) * stride + more} for {side}'
+        )
+  if more and len(settings.sizes) > 1:
+    raise UserError(
+      f'data.sizes={settings.sizes}: crops of images with masks have one side; '
+      'name one'
+    )
+
+
 def side_of(model, settings) -> int:
   """Of the square images that a network with boxes or masks is judged on."""
   return settings.size or input_size(model)
@@ -62,7 +88,7 @@ def network_of(model, bits, settings, dataset):
   static = {'mean': dataset.mean, 'std': dataset.std}
   if task_of(model) == 'detection':
     static['size'] = side = side_of(model, settings)
-  if settings.anchors and task_of(model) == 'detection':
+  if settings.anchors:
     train = dataset.train
     boxes = (
       train.boxes() if settings.stream else (train['boxes'], train['label'])

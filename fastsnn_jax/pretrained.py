@@ -5,6 +5,7 @@ segmenter (spec/detection.md 4 and 7, spec/segmentation.md 3.2).
 import re
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.network import Network
 from fastsnn_jax.torch_files import state_dict
 from fastsnn_jax.torch_import import load_torch, save_torch
 
@@ -19,7 +20,7 @@ _PREFIXES = ('backbone.', '0.', '')  # of the official keys, by model
 _COUNTER = 'num_batches_tracked'
 
 
-def with_trunk(variables, model: str, source):
+def with_trunk(variables, network: Network, source):
   """Variables with torchvision's ResNet-34 in the place of their trunk.
 
   The stem's 7 x 7 kernel is taken over although its stride is 4 here, with no
@@ -28,15 +29,16 @@ def with_trunk(variables, model: str, source):
   the file has not, heads and read-out, stays as it is.
 
   Args:
-    variables: of the float network, as from `network.init`.
-    model: one with a ResNet-34 trunk.
+    variables: as from `network.init`.
+    network: one with a ResNet-34 trunk.
     source: a file of `torch.save` or a .npz with torchvision's keys, or a
       mapping; the classifier in it is left out.
 
   Raises:
     UserError: a model without such a trunk, or a file of something else.
   """
-  ours = save_torch(variables, model, 32)
+  model, anchors = network.model, network.anchors or None
+  ours = save_torch(variables, model, network.bits, anchors=anchors)
   prefix = next(p for p in _PREFIXES if any(k.startswith(p) for k in ours))
   theirs = {}
   for key, value in state_dict(source).items():
@@ -66,4 +68,4 @@ def with_trunk(variables, model: str, source):
         f'{ours[name].shape}; is it a ResNet-34, and are the images RGB?'
       )
     ours[name] = value.astype(ours[name].dtype)
-  return load_torch(ours, model, 32)
+  return load_torch(ours, model, network.bits, anchors=anchors)

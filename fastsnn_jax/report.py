@@ -89,7 +89,14 @@ def _pages(directory, results, rasters, examples):
     'columns': _columns(results),
     'groups': groups,
     'best': [group['best'] for group in groups],
-    'coco': _coco(groups),
+    'tables': [
+      (title, table)
+      for title, table in (
+        ('Class by class', _table(groups, 'by_class', results.get('classes'))),
+        ("COCO's numbers", _table(groups, 'coco', None)),
+      )
+      if table
+    ],
     'figures': figures,
     'rasters': list(bands),
     'pictures': list(answers),
@@ -161,19 +168,26 @@ def _groups(rows, metric):
   ]
 
 
-def _coco(groups):
-  """(heads, lines of cells) of COCO's numbers, or None."""
+def _table(groups, key, heads):
+  """(heads, lines) of what rows have under a key, for each network; or None.
+
+  Args:
+    groups: as of `_groups`.
+    key: of a list, or of a dict; the ANN's has 'ann_' in front.
+    heads: of the list's entries.
+  """
   from fastsnn_jax.canvas import label
 
-  lines, heads = [], []
+  lines = []
   for group in groups:
-    rows = [row for row in group['rows'] if row.get('coco')]
-    named = [(label(row), row['coco']) for row in rows]
+    rows = [row for row in group['rows'] if row.get(key)]
+    named = [(label(row), row[key]) for row in rows]
     if rows:
-      named.insert(0, ('quantised ANN', rows[0]['ann_coco']))
+      named.insert(0, ('quantised ANN', rows[0][f'ann_{key}']))
     for name, numbers in named:
-      heads = list(numbers)
-      cells = [_or_dash(percent)(numbers[head]) for head in heads]
+      if isinstance(numbers, dict):
+        heads, numbers = list(numbers), list(numbers.values())
+      cells = [_or_dash(percent)(number) for number in numbers]
       lines.append([group['bits'], name, *cells])
   return (heads, lines) if lines else None
 

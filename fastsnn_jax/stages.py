@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import numpy as np
 
 from fastsnn_jax import data, devices, evaluation, feeding, tasks, training
 from fastsnn_jax.batching import even
@@ -66,7 +67,7 @@ def tell_skipped(what: str, part, *, own: bool = True) -> None:
 def identity_of(config, stage, dataset) -> dict:
   """What makes a stage this one: settings that its result depends on."""
   settings = to_dict(config)
-  for name in ('convert', 'save_minutes', 'save_steps'):
+  for name in ('convert', 'pretrained', 'save_minutes', 'save_steps'):
     del settings[name]
   for name in ('path', 'eval_batch', 'workers'):
     del settings['data'][name]
@@ -124,7 +125,7 @@ def train_stage(
     only = '' if config.inherit == 'all' else TRUNK
     variables = training.graft(variables, previous, only=only)
   elif config.pretrained:
-    variables = with_trunk(variables, config.model, config.pretrained)
+    variables = with_trunk(variables, network, config.pretrained)
   judged_images = judged_part(held_out, config.model, config.data, dataset.mean)
 
   def score(variables, epoch):
@@ -177,6 +178,21 @@ def train_stage(
 
 def _parts(config, dataset):
   """(what is trained on, what selects the epoch)."""
+  fitting, judged = _two_parts(config, dataset)
+  if config.data.stream:
+    has_boxes = task_of(config.model) == 'detection'
+    labels = judged.boxes()[1] if has_boxes else np.zeros(1)
+  else:
+    labels = judged['label']
+  if config.select != 'last' and not np.any(labels >= 0):
+    raise UserError(
+      f'data.held_out={config.data.held_out}: none of the images that are to '
+      'select an epoch has an object; choose a larger share'
+    )
+  return fitting, judged
+
+
+def _two_parts(config, dataset):
   if config.select == 'test':  # as the reference does
     return dataset.train, dataset.test
   share, seed = config.data.held_out, config.seed

@@ -29,6 +29,8 @@ def load_torch(
   path_or_state_dict: str | os.PathLike | Mapping[str, Any],
   model: str,
   bits: int,
+  *,
+  anchors=None,
 ) -> dict[str, Any]:
   """Variables from an official checkpoint, of an ANN or of a spiking network.
 
@@ -45,6 +47,7 @@ def load_torch(
       be wrapped as {'state_dict': ...}.
     model: one of `fs.models()`.
     bits: those of the checkpoint, 32 for float.
+    anchors: of a detector, if they are not the reference's.
 
   Returns:
     {'params': ..., 'batch_stats': ...} as from `network.init`, in the file's
@@ -66,10 +69,11 @@ def load_torch(
   True
   """
   state = state_dict(path_or_state_dict)
-  network = build(model, bits)
+  network = build(model, bits, **_own(anchors))
   head, stem = list(leaves(network))[-1].key, next(leaves(network)).key
   channels = _length(state, stem, 1, 3)
-  network = _with_read_out(network, head, _length(state, head, 0, None))
+  width = _length(state, head, 0, None)
+  network = _with_read_out(network, head, width, anchors)
   shapes, maps = _shapes(network, channels if channels == 1 else 3)
 
   where = f'{model} at {bits} bits'
@@ -109,6 +113,8 @@ def save_torch(
   model: str,
   bits: int,
   path: str | os.PathLike | None = None,
+  *,
+  anchors=None,
 ) -> dict[str, np.ndarray]:
   """The official state_dict of a network trained or converted here.
 
@@ -119,6 +125,7 @@ def save_torch(
     variables: as from `network.init`.
     model: one of `fs.models()`.
     bits: those of the network.
+    anchors: of a detector, if they are not the reference's.
     path: also write a file: `.npz`, or anything else by `torch.save`, as
       {'state_dict': ...}. Such a file has the prefix 'module.' for the models
       whose official scripts expect it (classifiers, but for the ResNets). A
@@ -132,14 +139,15 @@ def save_torch(
       the file with.
   """
   found = flatten_dict(dict(variables))
-  network = build(model, bits)
+  network = build(model, bits, **_own(anchors))
   head, stem = list(leaves(network))[-1].path, next(leaves(network)).path
   if head not in found or stem not in found:
     raise UserError(
       f'variables without {"/".join(head if stem in found else stem)}, but '
       f'{model} at {bits} bits has it; are they those of another model?'
     )
-  network = _with_read_out(network, '/'.join(head), np.shape(found[head])[0])
+  width = np.shape(found[head])[0]
+  network = _with_read_out(network, '/'.join(head), width, anchors)
   shapes, maps = _shapes(network, np.shape(found[stem])[-2])
   for key in sorted(shapes.keys() | found.keys()):
     ours, theirs = shapes.get(key), found.get(key)
@@ -172,6 +180,10 @@ def save_torch(
   return state
 
 
+def _own(anchors):
+  return {} if anchors is None else {'anchors': anchors}
+
+
 # --- shapes -----------------------------------------------------------------
 
 
@@ -191,7 +203,7 @@ def _shapes(network, channels):
   return {k: v.shape for k, v in flatten_dict(variables).items()}, maps
 
 
-def _with_read_out(network, key, width):
+def _with_read_out(network, key, width, anchors):
   """The network with as many classes as its read-out of this width has."""
   if width is None:  # the missing key is reported with the others
     return network
@@ -203,7 +215,8 @@ def _with_read_out(network, key, width):
       f'of its classes and {rest} beside them; is this the file of another '
       'model?'
     )
-  return build(network.model, network.bits, max(classes, 1 if rest else 2))
+  classes = max(classes, 1 if rest else 2)
+  return build(network.model, network.bits, classes, **_own(anchors))
 
 
 def _official_shape(leaf, shape):

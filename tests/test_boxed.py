@@ -178,14 +178,14 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     def __str__(self):
       return 'the third of test'
 
-  for picture, name in (
-    (b'no picture', 'picture 1'),
-    (Broken(), 'the third of test'),
-    (tmp_path / 'gone.png', 'gone.png'),
+  for picture, message in (
+    (b'no picture', 'picture 1 cannot be decoded'),
+    (Broken(), 'the third of test cannot be decoded'),
+    (tmp_path / 'gone.png', 'gone.png cannot be read'),
   ):
     good = boxed.record(
       encode(PIL.Image.new('L', (4, 4))), (4, 4), [], CLASSES, none
     )
     bad = boxed.record(picture, (4, 4), [], CLASSES, none)
-    with pytest.raises(fs.UserError, match=f'{name} cannot be decoded'):
+    with pytest.raises(fs.UserError, match=message):
       boxed.arrays([good, bad], 4)

@@ -101,8 +101,10 @@ def test_summary_of_rows_and_of_losses():
     'boxes': np.asarray(found['boxes'][:, :2]),
     'label': np.asarray(found['classes'][:, :2]),
   }
-  kept = detection.rows(found, {**truth, 'mask': np.ones(3), 'image': 0})
-  assert set(kept['truth']) == {'boxes', 'label'}
+  crowd = np.zeros((3, 2), bool)
+  batch = {**truth, 'crowd': crowd, 'mask': np.ones(3), 'image': 0}
+  kept = {'found': found, 'truth': detection.truth(batch)}
+  assert set(kept['truth']) == {'boxes', 'label', 'crowd'}
   summary = detection.summarize({}, kept, classes=3)
   expected = voc(found, truth, 3)
   assert summary == {

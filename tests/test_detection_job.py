@@ -151,19 +151,27 @@ def test_the_report_shows_boxes_and_classes(job):
   text = (report / 'report.md').read_text()
   assert '| mAP50 |' in text
   assert 'find the same objects' in text
-  assert "COCO's numbers" in text
+  assert "COCO's numbers, in numbers" in text
+  assert '| bits | network | disc | square |' in text
   assert json.loads((report / 'results.json').read_text())['metric'] == 'mAP50'
 
 
-def test_a_shared_out_evaluation_has_the_same_average_precision(job, shapes):
+def test_a_shared_out_evaluation_has_the_same_average_precision(job):
   config, workdir, trained, _ = job
   network, variables = fs.load(workdir / 'ann2')
   dataset = experiment.open_data(config.model, config.data)
   mesh = jax.make_mesh((8,), (devices.AXIS,), axis_types=(AxisType.Auto,))
-  found = evaluation.evaluate(
-    network, variables, dataset.test, batch=4, mesh=mesh
+  spiking = {'signed': (fs.to_spiking(network), variables)}
+  assert len(dataset.test['image']) % 8
+  one, eight = (
+    evaluation.compare(
+      network, variables, spiking, dataset.test, batch=4, mesh=on
+    )['signed']
+    for on in (None, mesh)
   )
-  assert found['mAP50'] == trained['ann2']
+  for name in ('mAP50', 'ann_mAP50', 'over_time', 'by_class', 'agreement'):
+    assert one[name] == eight[name], name
+  assert one['ann_mAP50'] == trained['ann2']
 
 
 def stopping(calls):
@@ -216,8 +224,14 @@ def test_settings_that_do_not_go_together_are_refused(shapes, tmp_path):
   with pytest.raises(UserError, match='leave both out'):
     fs.train(other, tmp_path / 'b')
   odd = dataclasses.replace(config, data=Data('shapes', str(shapes), size=36))
-  with pytest.raises(UserError, match='36'):
+  with pytest.raises(UserError, match=r'data\.size=36: .* of 8; choose 32'):
     fs.train(odd, tmp_path / 'c')
+  late = dataclasses.replace(config, data=Data('shapes', sizes=(32, 36)))
+  with pytest.raises(UserError, match=r'data\.sizes=.*for 36'):
+    fs.train(late, tmp_path / 'e')
+  other = dataclasses.replace(other, data=Data('digits', anchors=5))
+  with pytest.raises(UserError, match='no detector'):
+    fs.train(other, tmp_path / 'f')
   gone = dataclasses.replace(config, data=Data('shapes', os.fspath('nowhere')))
   with pytest.raises(UserError, match='not a directory'):
     fs.train(gone, tmp_path / 'd')

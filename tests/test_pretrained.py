@@ -12,13 +12,21 @@ from fastsnn_jax.pretrained import with_trunk
 MODEL = 'yolov2_resnet34'
 
 
+ANCHORS = ((1.0, 1.0), (2.0, 2.0), (4.0, 3.0))
+# Of one's own: quantised from the start, with other anchors.
+NETWORK = fs.build(MODEL, 4, 2, anchors=ANCHORS)
+
+
 @pytest.fixture(scope='module')
 def fresh():
-  network = fs.build(MODEL, 32, 2, mean=(0.5,) * 3, std=(0.5,) * 3)
   shapes = jax.eval_shape(
-    network.init, jax.random.key(0), jnp.ones((1, 32, 32, 3))
+    NETWORK.init, jax.random.key(0), jnp.ones((1, 32, 32, 3))
   )
   return jax.tree.map(lambda x: np.full(x.shape, 0.25, x.dtype), shapes)
+
+
+def exported(variables):
+  return fs.save_torch(variables, MODEL, 4, anchors=ANCHORS)
 
 
 def torchvision():
@@ -53,8 +61,8 @@ def torchvision():
 
 def test_every_array_of_the_trunk_is_replaced_and_nothing_else(fresh):
   source = torchvision()
-  before = fs.save_torch(fresh, MODEL, 32)
-  after = fs.save_torch(with_trunk(fresh, MODEL, source), MODEL, 32)
+  before = exported(fresh)
+  after = exported(with_trunk(fresh, NETWORK, source))
   moved = {
     float(after[key].ravel()[0]): key
     for key in after
@@ -84,9 +92,9 @@ def test_every_array_of_the_trunk_is_replaced_and_nothing_else(fresh):
 def test_what_is_no_resnet34_is_refused(fresh):
   source = torchvision()
   with pytest.raises(UserError, match='no key of torchvision'):
-    with_trunk(fresh, MODEL, {'features.0.weight': np.zeros(3)})
+    with_trunk(fresh, NETWORK, {'features.0.weight': np.zeros(3)})
   with pytest.raises(UserError, match='the file has no ResNet-34'):
-    with_trunk(fresh, MODEL, {'conv1.weight': source['conv1.weight']})
+    with_trunk(fresh, NETWORK, {'conv1.weight': source['conv1.weight']})
   wide = {**source, 'conv1.weight': np.zeros((64, 1, 7, 7), np.float32)}
   with pytest.raises(UserError, match='are the images RGB'):
-    with_trunk(fresh, MODEL, wide)
+    with_trunk(fresh, NETWORK, wide)

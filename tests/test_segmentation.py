@@ -150,7 +150,7 @@ def test_parts_and_devices_give_the_same_confusion_matrix(segmenter):
   }
   kept = []
 
-  def summarize(sums, rows=None):
+  def summarize(sums, rows):
     kept.append(sums['confusion'])
     return segmentation.summarize(sums, rows)
 

@@ -39,8 +39,8 @@ def normalize(images, mean, std):
 def resize(images, side: int):
   """Square images of another size: bilinear, without smoothing beforehand.
 
-  As the reference resizes batches in multi-scale training and in evaluation
-  (spec/detection.md 3.7, 5).
+  As the reference resizes batches in multi-scale training (spec/detection.md
+  3.7).
 
   >>> resize(jnp.ones((1, 64, 64, 3)), 32).shape
   (1, 32, 32, 3)

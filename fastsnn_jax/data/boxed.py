@@ -266,7 +266,13 @@ def encoded(picture) -> bytes:
   """The file of a `Record.picture`."""
   if isinstance(picture, bytes):
     return picture
-  return picture() if callable(picture) else picture.read_bytes()
+  try:
+    return picture() if callable(picture) else picture.read_bytes()
+  except OSError as error:
+    raise UserError(
+      f'{picture} cannot be read ({error.strerror or error}); it was there '
+      'when the run began, so bring it back or check its permissions'
+    ) from error
 
 
 def _squashed(picture, size, number):

@@ -66,8 +66,7 @@ def _splits(directory):
       train = [(year, 'trainval') for year in years if year.is_dir()]
       return (train, [(years[0], 'test')]), CLASSES
   names = directory / 'classes.txt'
-  known = names.read_text().split('\n') if names.is_file() else []
-  known = tuple(name.strip() for name in known if name.strip())
+  known = tuple(lines(names)) if names.is_file() else ()
   lists = directory / 'ImageSets' / 'Main'
   for train, test in (
     ('trainval', 'test'),
@@ -87,13 +86,13 @@ def _annotations(root, split, repairs):
   listed = root / 'ImageSets' / 'Main' / f'{split}.txt'
   if not listed.is_file():
     raise UserError(f'{listed}: no such file; arrange {root} as {LAYOUT}')
-  for line in listed.read_text().splitlines():
-    if not line.strip():
-      continue
-    name = line.split()[0]
+  for line in lines(listed):
+    # VOC's own lists of a class have a mark behind the name.
+    names = (line, line.split()[0])
     try:
-      path = next(
-        path
+      name, path = next(
+        (name, path)
+        for name in names
         for suffix in SUFFIXES
         if (path := root / 'JPEGImages' / (name + suffix)).is_file()
       )
@@ -116,6 +115,21 @@ def _annotations(root, split, repairs):
       for node in tree.iter('object')
     ]
     yield path, size, objects
+
+
+def lines(path) -> list[str]:
+  """The lines of a text file with something in them, without spaces around.
+
+  Raises:
+    UserError: it is not UTF-8.
+  """
+  try:
+    text = path.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{path} is not UTF-8 (byte {error.start}); write it again as UTF-8'
+    ) from error
+  return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _number(node, path):

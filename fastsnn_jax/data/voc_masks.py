@@ -76,9 +76,7 @@ def names_in(path, layout=LAYOUT) -> list[str]:
   """
   if not path.is_file():
     raise UserError(f'{path}: no such file; the layout is {layout}')
-  return [
-    line.split()[0] for line in path.read_text().split('\n') if line.strip()
-  ]
+  return [line.split()[0] for line in voc.lines(path)]
 
 
 def _lists(root):

@@ -20,11 +20,12 @@ class Task(NamedTuple):
     predict: outputs -> predictions, under jit.
     measure: (predictions, batch) -> tree of sums, padded rows masked out.
     agree: (predictions, others, batch) -> (rows' sum of agreement in 0..1).
-    summarize: (sum of measure's trees, rows) -> {name: float}, on the host.
+    summarize: (sum of measure's trees, kept) -> {name: float}, on the host.
     metric: the name in `summarize` by which networks are compared.
-    rows: (predictions, batch) -> tree with a row per image, of which
-      `summarize` gets those of all images: for metrics that are no sums.
-    details: (sum of measure's trees, rows) -> what a report shows besides:
+    rows: predictions -> tree with a row per image, and
+    truth: batch -> the same of the labels; of all images `summarize` gets them
+      as 'found' and 'truth', for metrics that are no sums.
+    details: (sum of measure's trees, kept) -> what a report shows besides:
       'by_class', the metric of each class, None where it has none, and more.
     map: smallest (h, w) that `loss` takes, () if outputs have no place.
     labels: (name, shape, dtype) of each label of an image of that size.
@@ -37,7 +38,8 @@ class Task(NamedTuple):
   agree: Callable
   summarize: Callable
   metric: str
-  rows: Callable = lambda predictions, batch: {}
+  rows: Callable = lambda predictions: {}
+  truth: Callable = lambda batch: {}
   details: Callable = lambda sums, rows: {}
   map: tuple[int, ...] = ()
   labels: tuple[tuple, ...] = (('label', (), 'int32'),)
@@ -48,22 +50,26 @@ def for_network(network, **settings) -> Task:
 
   Args:
     network: has `task` and `classes`.
-    **settings: of the task: smoothing, for classification; coco, for
-      detection.
+    **settings: of the task: smoothing, for classification; coco, limit,
+      conflict and rounded for detection.
   """
   from fastsnn_jax.tasks.classification import classification
   from fastsnn_jax.tasks.detection import detection
   from fastsnn_jax.tasks.segmentation import segmentation
 
   classes = len(network.classes)
-  if network.task == 'classification' and 'coco' not in settings:
-    return classification(classes, **settings)
-  strange = set(settings) - ({'coco'} if network.task == 'detection' else set())
+  known = {
+    'classification': {'smoothing'},
+    'detection': {'coco', 'limit', 'conflict', 'rounded'},
+  }
+  strange = set(settings) - known.get(network.task, set())
   if strange:
     raise UserError(
       f'{", ".join(sorted(strange))}: of no use where the network is for '
       f'{network.task}; leave it out'
     )
+  if network.task == 'classification':
+    return classification(classes, **settings)
   if network.task == 'segmentation':
     return segmentation(classes, network.stride)
   return detection(

@@ -26,7 +26,8 @@ def voc(predictions, truth, classes, *, overlap=0.5, rounded=False):
     predictions: arrays over I images with K places each: 'boxes' [I, K, 4],
       'scores' [I, K] and 'classes' [I, K], -1 where there is none.
     truth: 'boxes' [I, G, 4] in the same shares of the image, 'label' [I, G], -1
-      where there is none, 'difficult' [I, G] if any, and for `rounded` 'size'
+      where there is none, 'difficult' [I, G] if any, 'crowd' [I, G] if any,
+      which counts as difficult, and for `rounded` 'size'
       [I, 2], (width, height) in pixels.
     classes: their number.
     overlap: IoU that a hit has to be over.
@@ -45,7 +46,9 @@ def voc(predictions, truth, classes, *, overlap=0.5, rounded=False):
   [nan, 1.0]
   """
   label = np.asarray(truth['label'])
-  difficult = np.asarray(truth.get('difficult', np.zeros(label.shape)), bool)
+  difficult = np.zeros(label.shape, bool)
+  for mark in ('difficult', 'crowd'):
+    difficult |= np.asarray(truth.get(mark, False), bool)
   kinds = np.asarray(predictions['classes'])
   scores = np.asarray(predictions['scores'], np.float64)
   boxes = np.asarray(predictions['boxes'], np.float64)

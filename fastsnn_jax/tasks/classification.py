@@ -39,9 +39,9 @@ def agree(predictions, others, batch):
   return jnp.sum((predictions == others) * batch['mask'])
 
 
-def summarize(sums, rows=None):
+def summarize(sums, kept=None):
   """{'accuracy': share of correct images} and the loss, where it was summed."""
-  del rows  # everything is a sum
+  del kept  # everything is a sum
   result = {'accuracy': float(sums['correct'] / sums['count'])}
   if 'loss' in sums:
     result['loss'] = float(sums['loss'] / sums['count'])

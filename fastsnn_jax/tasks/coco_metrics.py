@@ -14,6 +14,19 @@ NAMES = (
 )
 
 
+def tools():
+  """pycocotools' two classes; raises a UserError where it is not installed."""
+  try:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+  except ImportError as error:
+    raise UserError(
+      f"COCO's metrics need pycocotools ({error}); install it with: "
+      "pip install 'fastsnn_jax[detection]'"
+    ) from error
+  return COCO, COCOeval
+
+
 def coco(predictions, truth) -> dict[str, float]:
   """Average precision and recall, over classes and IoU 0.5, 0.55, …, 0.95.
 
@@ -52,15 +65,7 @@ def coco(predictions, truth) -> dict[str, float]:
   >>> [round(numbers[name], 3) for name in ('AP', 'AP_medium', 'AP_large')]
   [1.0, 1.0, nan]
   """
-  try:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-  except ImportError as error:
-    raise UserError(
-      f"COCO's metrics need pycocotools ({error}); install it with: "
-      "pip install 'fastsnn_jax[detection]'"
-    ) from error
-
+  COCO, COCOeval = tools()
   size = np.asarray(truth['size'], np.float64)
   label = np.asarray(truth['label'])
   kinds = np.asarray(predictions['classes'])

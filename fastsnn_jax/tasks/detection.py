@@ -4,8 +4,8 @@ A batch has 'boxes' [B, G, 4], (x1, y1, x2, y2) in shares of the image, 'label'
 [B, G] with -1 where there is no object, and 'mask'; where the data has them,
 'difficult' [B, G] and 'size' [B, 2], (width, height) in pixels.
 
-Average precision is no sum of per-batch numbers, so `rows` gives what of each
-image has to be kept until all have been seen.
+Average precision is no sum of per-batch numbers, so detections and
+objects are kept until all images have been seen.
 """
 
 import functools
@@ -20,12 +20,11 @@ from fastsnn_jax.tasks.average_precision import voc
 from fastsnn_jax.tasks.detection_loss import loss
 from fastsnn_jax.tasks.nms import candidates, suppress
 
-__all__ = ['agree', 'detection', 'loss', 'predict', 'rows', 'summarize']
+__all__ = ['agree', 'detection', 'loss', 'predict', 'summarize', 'truth']
 
 METRIC = 'mAP50'
-_KEPT = 100  # boxes of an image on which average precision is taken
 _SAME = 0.95  # IoU over which two detections are the same
-_TRUTH = ('boxes', 'label', 'difficult', 'size')
+_TRUTH = ('boxes', 'label', 'difficult', 'crowd', 'area', 'size')
 
 
 def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
@@ -88,14 +87,9 @@ def measure(predictions, batch):
   return {'count': jnp.sum(batch['mask'])}
 
 
-def rows(predictions, batch):
-  """What of each image has to be kept until all have been seen.
-
-  Returns:
-    {'found': predictions, 'truth': the objects}, [B, ...] each.
-  """
-  truth = {key: batch[key] for key in _TRUTH if key in batch}
-  return {'found': predictions, 'truth': truth}
+def truth(batch):
+  """The objects of each image, kept until all have been seen."""
+  return {key: batch[key] for key in _TRUTH if key in batch}
 
 
 def summarize(sums, kept=None, *, classes, rounded=False):
@@ -103,8 +97,9 @@ def summarize(sums, kept=None, *, classes, rounded=False):
 
   Args:
     sums: sum of what `loss` gave, or {} if no loss was taken.
-    kept: `rows` of all images in one, without the padded ones; None while
-      training, when only the loss is reported.
+    kept: {'found': what `predict` gave, 'truth': what `truth` gave} of all
+      images, without the padded ones; None while training, when only the loss
+      is reported.
     classes: their number.
     rounded: print and read detections as the reference does; see `voc`.
 
@@ -149,6 +144,9 @@ def detection(
   stride: int,
   overlap: float = 0.5,
   coco: bool = False,
+  limit: int = 100,
+  conflict: str = 'last',
+  rounded: bool = False,
 ) -> Task:
   """The task for so many classes and a network's anchors.
 
@@ -158,18 +156,24 @@ def detection(
     stride: side of a cell in pixels.
     overlap: IoU above which the weaker of two boxes of a class goes.
     coco: give COCO's twelve numbers as details, which takes pycocotools.
+    limit: boxes of an image that are judged; the reference has no limit.
+    conflict: where two objects meet in a cell, see `targets.assign`.
+    rounded: judge scores and corners as the reference prints them.
   """
   return Task(
     outputs=len(anchors) * (5 + classes),
-    loss=functools.partial(loss, anchors=anchors, stride=stride),
+    loss=functools.partial(
+      loss, anchors=anchors, stride=stride, conflict=conflict
+    ),
     predict=functools.partial(
-      predict, anchors=anchors, overlap=overlap, limit=_KEPT
+      predict, anchors=anchors, overlap=overlap, limit=limit
     ),
     measure=measure,
     agree=agree,
-    summarize=functools.partial(summarize, classes=classes),
+    summarize=functools.partial(summarize, classes=classes, rounded=rounded),
     metric=METRIC,
-    rows=rows,
+    rows=lambda predictions: predictions,
+    truth=truth,
     details=functools.partial(details, classes=classes, coco=coco),
     map=(1, 1),
     labels=(('boxes', (1, 4), 'float32'), ('label', (1,), 'int32')),

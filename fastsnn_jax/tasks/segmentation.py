@@ -80,19 +80,19 @@ def agree(predictions, others, batch):
   return jnp.sum(share * batch['mask'])
 
 
-def summarize(sums, rows=None):
+def summarize(sums, kept=None):
   """Metrics of all images, on the host.
 
   Args:
     sums: of `measure`, or in training of `loss`.
-    rows: not used.
+    kept: not used.
 
   Returns:
     {'mIoU': mean over all classes, one that never occurs counts as 0 (the
     reference's), 'mIoU_present': over those in the truth, 'pixel_accuracy'};
     or the loss and the pixel accuracy.
   """
-  del rows  # everything is a sum
+  del kept  # everything is a sum
   if 'confusion' not in sums:
     return {
       'pixel_accuracy': float(sums['correct'] / sums['count']),
@@ -119,9 +119,9 @@ def intersection_over_union(confusion):
   return both / (either + _TINY)
 
 
-def details(sums, rows=None):
+def details(sums, kept=None):
   """{'by_class': IoUs, None where neither truth nor prediction has it}."""
-  del rows
+  del kept
   confusion = np.asarray(sums['confusion'], np.float64)
   there = confusion.sum(0) + confusion.sum(1) > 0
   iou = intersection_over_union(confusion).tolist()
