@@ -154,8 +154,9 @@ def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
   monkeypatch.setattr('fastsnn_jax.experiment.TUNE_BYTES', 60 * 16 * 16 * 3)
   config = small(photographs)
   tuned = Conversion(bits=(2,), tune_images=asked)
-  source = data.open_stream('imagenet2012', str(photographs)).train
-  images = experiment._tuning_images(source, config, tuned)
+  dataset = data.open_stream('imagenet2012', str(photographs), size=16)
+  source = dataset.train
+  images = experiment._for_conversion(dataset, config, tuned).train
   said = capsys.readouterr().err.splitlines()
   wanted, total = asked or 60, len(source)
   if asked is None:
@@ -173,8 +174,8 @@ def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
   for name, found in images.items():
     want = np.concatenate([x[name][x['mask'] > 0] for x in batches])
     np.testing.assert_array_equal(found, want)
-  everything = Conversion(bits=(2,), tune='none')
-  assert experiment._tuning_images(source, config, everything) == {}
+  untuned = Conversion(bits=(2,), tune='none')
+  assert experiment._for_conversion(dataset, config, untuned).train == {}
 
 
 @pytest.mark.slow
