@@ -43,6 +43,8 @@ class Data:
   of random crops of images with masks."""
   anchors: int | None = None
   """How many are fitted to the boxes of the set; the model's if not given."""
+  crowd: Literal['background', 'ignored'] = 'background'
+  """What COCO's crowds are in masks; the reference: background."""
   workers: int = 0
   """Processes that decode streamed images; 0 for threads."""
 

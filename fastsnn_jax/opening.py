@@ -32,7 +32,11 @@ def open_data(model, settings, path=None):
   if task == 'segmentation':
     from fastsnn_jax.data import segmentation
 
-    how = {'size': settings.size, 'stride': stride_of(model)}
+    how = {
+      'size': settings.size,
+      'stride': stride_of(model),
+      'crowd': settings.crowd,
+    }
     if settings.stream:
       how['size'] = side_of(model, settings)
       return segmentation.open_stream(settings.name, path, **how)

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType
 
 import fastsnn_jax as fs
-from fastsnn_jax import devices, evaluation, experiment, tasks
+from fastsnn_jax import devices, evaluation, experiment, tasks, training
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import _MODELS, _detector, yolo
@@ -202,7 +202,11 @@ def test_a_cut_run_goes_on_to_the_same_bits(
     stages=(Stage(32, 8, learning_rate=0.003),),
     ema=0.9,
   )
+  step = training.train_batch if 'stream' in data else training.train_chunk
+  compiled = step._cache_size()
   whole = fs.train(config, tmp_path / 'whole')
+  # One program for each side of the images, cut or not.
+  assert step._cache_size() - compiled == len(data.get('sizes', (32,)))
   monkeypatch.setattr('fastsnn_jax.running.CHUNK_SECONDS', 0)
   with monkeypatch.context() as patch:
     patch.setattr(experiment, 'signals', stopping(14))
