@@ -3,6 +3,10 @@
   python train.py --config configs/bccd.py --workdir runs/bccd \\
     --data.path DIR_IN_VOC_LAYOUT
   python convert.py --workdir runs/bccd
+
+Measured (mAP50 on 72 test images): float 86.24 %, 4 bits 85.33, 3 bits 81.60,
+2 bits 80.79; the README has the spiking networks. Training took 22 minutes and
+the conversion 17, on two cores that did other work besides.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage

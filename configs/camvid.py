@@ -3,6 +3,11 @@
   python train.py --config configs/camvid.py --workdir runs/camvid \\
     --data.path DIR_IN_VOC_LAYOUT
   python convert.py --workdir runs/camvid
+
+Measured (mIoU on 233 test images): float 41.64 %, 4 bits 42.12, 3 bits 40.96, 2
+bits 39.07; on the validation images, from the same days as those it learns
+from, float has 54. Training took 43 minutes on two cores that did other work
+besides. The conversion was not run yet.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage

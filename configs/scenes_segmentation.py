@@ -3,7 +3,9 @@
   python train.py --config configs/scenes_segmentation.py --workdir runs/masks
   python convert.py --workdir runs/masks
 
-The scenes are drawn from the embedded digits: there is nothing to download.
+The scenes are drawn from the embedded digits: there is nothing to download. Not
+measured yet: a float stage of 12 epochs had reached 69 % on the validation
+scenes after 6 of them, when it was stopped.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
