@@ -6,8 +6,8 @@
 The scenes are drawn from the embedded digits: there is nothing to download.
 
 Measured (mAP50 on 1,000 test scenes): float 87.57 %, 4 bits 86.17, 3 bits
-86.27, 2 bits 80.93; the README has the spiking networks. Training took 14 minutes and
-the conversion 20, on two cores that did other work besides.
+86.27, 2 bits 80.93; the README has the spiking networks. Training took 14
+minutes and the conversion 20, on two cores that did other work besides.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
