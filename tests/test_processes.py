@@ -19,6 +19,8 @@ from test_experiment import REGISTER
 from fastsnn_jax import checkpoint
 from fastsnn_jax.progress import Log
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IMAGES, HELD_OUT, TEST = 32, 6, 7
 
@@ -35,8 +37,6 @@ CONFIG = """
 import os
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
-
-pytestmark = pytest.mark.once
 
 config = Experiment(
   model='tiny_resnet',

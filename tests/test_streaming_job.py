@@ -19,6 +19,8 @@ from fastsnn_jax import checkpoint, data, experiment, feeding
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.progress import Log
 
+pytestmark = pytest.mark.once
+
 DAMAGED, TEST = (5, 50), 20
 
 
@@ -185,8 +187,6 @@ def test_a_stream_that_is_killed_ends_as_one_that_is_not(
 ):
   config = f"""{REGISTER}
 from fastsnn_jax.config import Data, Experiment, Stage
-
-pytestmark = pytest.mark.once
 
 config = Experiment(
   model='tiny_resnet',
