@@ -103,7 +103,8 @@ def augment_boxes(
   x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
   turned = mirrored[:, None]
   x1, x2 = jnp.where(turned, 1 - x2, x1), jnp.where(turned, 1 - x1, x2)
-  boxes = jnp.stack([x1, y1, x2, y2], -1)
+  # A division may end a last bit outside.
+  boxes = jnp.clip(jnp.stack([x1, y1, x2, y2], -1), 0, 1)
   return {
     **batch,
     'image': images,
