@@ -85,8 +85,8 @@ def convert_command(arguments: list[str]) -> None:
       from_torch: An official PyTorch checkpoint to convert in place of what was
         trained here; with --model and --bits, for the file says neither.
       model: Of the official checkpoint.
-      data: Set that the official checkpoint was trained on, if not cifar10 or
-        imagenet2012; --data-path says where it is.
+      data: Set that the official checkpoint was trained on, if not cifar10,
+        imagenet2012 or voc; --data-path says where it is.
       settings: What to convert, and how.
     """
     return workdir, from_torch, model, data, settings

@@ -74,7 +74,7 @@ class Stage:
   weight_decay: float = 1e-4
   """Added to the gradient as weight_decay * parameter."""
   schedule: Literal['step', 'cosine', 'poly', 'constant'] = 'step'
-  """step: a tenth at each milestone."""
+  """step: a tenth at each milestone; poly: the power 0.9 of what is left."""
   milestones: tuple[float, ...] = (0.5, 0.75)
   """Shares of the epochs, for the schedule step."""
 

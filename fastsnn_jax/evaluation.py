@@ -50,8 +50,7 @@ def evaluate(
     batch,
     mesh=mesh,
   )
-  kept = total.get('rows')
-  return task.summarize(total['sums'], kept)
+  return task.summarize(total['sums'], total.get('rows'))
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'task'))

@@ -138,10 +138,10 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
         f'{trained}'
       )
   dataset = open_data(config.model, config.data, settings.data_path)
-  if config.data.stream:
-    dataset = _for_conversion(dataset, config, settings)
   if settings.coco:
     _check_coco(config.model, dataset)
+  if config.data.stream:
+    dataset = _for_conversion(dataset, config, settings)
   rows, tuning, rasters, examples = [], [], {}, {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')

@@ -35,8 +35,8 @@ def adopt(
     model: one of `fs.models()`.
     bits: of the checkpoint, which does not say it.
     workdir: gets the network.
-    data_name: of the data set that it was trained on; if not given cifar10 or
-      imagenet2012, after the model's name.
+    data_name: of the data set that it was trained on; if not given cifar10,
+      imagenet2012 or voc, after the model.
     data_path: of the data set; see `fs.data.load`.
 
   Raises:

@@ -109,12 +109,7 @@ def detect(
       for image in images
     ]
   images = jnp.asarray(images)
-  batch = images[None] if images.ndim == 3 else images
-  if batch.ndim != 4:
-    raise UserError(
-      f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
-      '[H, W, C]'
-    )
+  batch = _as_batch(images)
   height, width = batch.shape[1:3]
   side = network.size if size is None else size
   sides = (side, side) if side else _near((height, width), network.stride)
@@ -173,12 +168,7 @@ def segment(network: Network, variables, images) -> np.ndarray | list:
   if isinstance(images, list | tuple):
     return [segment(network, variables, image) for image in images]
   images = np.asarray(images)
-  batch = images[None] if images.ndim == 3 else images
-  if batch.ndim != 4:
-    raise UserError(
-      f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
-      '[H, W, C]'
-    )
+  batch = _as_batch(images)
   height, width = batch.shape[1:3]
   rows, columns = (
     -(-(side - 1) // network.stride) * network.stride + 1 - side
@@ -220,6 +210,17 @@ def _detect(variables, images, *, network, threshold, limit):
     threshold=threshold,
     limit=limit,
   )
+
+
+def _as_batch(images):
+  """[B, H, W, C], of such or of one image."""
+  batch = images[None] if images.ndim == 3 else images
+  if batch.ndim != 4:
+    raise UserError(
+      f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
+      '[H, W, C]'
+    )
+  return batch
 
 
 def _near(sides, stride):

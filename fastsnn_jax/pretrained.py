@@ -8,6 +8,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import Network
 from fastsnn_jax.torch_files import state_dict
 from fastsnn_jax.torch_import import load_torch, save_torch
+from fastsnn_jax.torch_names import COUNTER
 
 _RULES = (
   (r'^conv1\.', 'layer0.block.0.'),
@@ -17,7 +18,6 @@ _RULES = (
   (r'^(layer\d\.\d+)\.downsample\.', r'\1.downsample.block.'),
 )
 _PREFIXES = ('backbone.', '0.', '')  # of the official keys, by model
-_COUNTER = 'num_batches_tracked'
 
 
 def with_trunk(variables, network: Network, source):
@@ -42,7 +42,7 @@ def with_trunk(variables, network: Network, source):
   prefix = next(p for p in _PREFIXES if any(k.startswith(p) for k in ours))
   theirs = {}
   for key, value in state_dict(source).items():
-    if key.startswith('fc.') or key.endswith(_COUNTER):
+    if key.startswith('fc.') or key.endswith(COUNTER):
       continue
     for pattern, name in _RULES:
       if re.match(pattern, key):

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fastsnn_jax import canvas
 from fastsnn_jax.errors import UserError
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
@@ -65,7 +66,7 @@ def write(
 def _pages(directory, results, rasters, examples):
   import jinja2
 
-  from fastsnn_jax import canvas, pictures, plots
+  from fastsnn_jax import pictures, plots
   from fastsnn_jax import rasters as spikes
 
   curves, bands = plots.draw(results), spikes.draw(rasters)
@@ -176,12 +177,10 @@ def _table(groups, key, heads):
     key: of a list, or of a dict; the ANN's has 'ann_' in front.
     heads: of the list's entries.
   """
-  from fastsnn_jax.canvas import label
-
   lines = []
   for group in groups:
     rows = [row for row in group['rows'] if row.get(key)]
-    named = [(label(row), row[key]) for row in rows]
+    named = [(canvas.label(row), row[key]) for row in rows]
     if rows:
       named.insert(0, ('quantised ANN', rows[0][f'ann_{key}']))
     for name, numbers in named:

@@ -18,13 +18,12 @@ from fastsnn_jax.progress import say
 from fastsnn_jax.running import run_stage
 from fastsnn_jax.storage import save
 
+TRUNK = 'layer'  # how the names of a segmenter's trunk begin
+
 
 def mesh():
   """Over all devices, or None where there is one: nothing to share out."""
   return devices.mesh() if jax.device_count() > 1 else None
-
-
-TRUNK = 'layer'  # how the names of a segmenter's trunk begin
 
 
 def judged_part(part, model, settings, mean, *, shared=True):

@@ -12,6 +12,10 @@ import pathlib
 import numpy as np
 from conftest import find_shared
 
+from fastsnn_jax.models import build
+from fastsnn_jax.torch_import import load_torch, save_torch
+from fastsnn_jax.torch_names import leaves
+
 _HERE = pathlib.Path(__file__).parent
 MODELS = {
   'alexnet': 'cifar_alexnet',
@@ -84,3 +88,24 @@ def _normal(seed, stream, shape, std=1.0):
     part[:] = total.astype(np.float32) * np.float32(np.sqrt(3.0) / 65536.0)
   out *= np.float32(std)
   return out.reshape(shape)
+
+
+def assert_round_trip(state, model, bits, biases):
+  """In and out again, an official state is the same, in the same order.
+
+  Args:
+    state, model, bits: official keys to arrays, and whose they are.
+    biases: how many stand in front of a norm; they go into its mean.
+  """
+  back = save_torch(load_torch(state, model, bits), model, bits)
+  assert list(back) == list(state)
+  network = build(model, bits)
+  folded = {leaf.key for leaf in leaves(network) if leaf.kind == 'folded'}
+  assert len(folded) == biases
+  moved = {key.replace('.0.bias', '.1.running_mean'): key for key in folded}
+  for key, value in state.items():
+    if key in folded or key.endswith('num_batches_tracked'):
+      value = np.zeros_like(value)
+    elif key in moved:
+      value = value - state[moved[key]]
+    np.testing.assert_array_equal(back[key], value, key)

@@ -47,7 +47,7 @@ ROOMS = {
   'torch_names': 'network synapses',
   'torch_files': '',
   'torch_import': 'models network synapses torch_files torch_names',
-  'pretrained': 'network torch_files torch_import',
+  'pretrained': 'network torch_files torch_import torch_names',
   'batching': 'data devices',
   'evaluation': 'batching network counting data devices tasks',
   'predicting': 'network data tasks',

@@ -189,6 +189,21 @@ def stopping(calls):
   return signals
 
 
+def assert_a_cut_run_is_whole(config, directory, monkeypatch):
+  """Ended by a signal and given again, the job has the same bits."""
+  whole = fs.train(config, directory / 'whole')
+  monkeypatch.setattr('fastsnn_jax.running.CHUNK_SECONDS', 0)
+  with monkeypatch.context() as patch:
+    patch.setattr(experiment, 'signals', stopping(14))
+    with pytest.raises(SystemExit):
+      fs.train(config, directory / 'cut')
+  assert fs.train(config, directory / 'cut') == whole
+  ours, theirs = (
+    fs.load(directory / name / 'ann32')[1] for name in ('whole', 'cut')
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 @pytest.mark.parametrize(
   'data',
   [{'sizes': (32, 48)}, {'stream': True, 'size': 32, 'anchors': 2}],
@@ -204,19 +219,9 @@ def test_a_cut_run_goes_on_to_the_same_bits(
   )
   step = training.train_batch if 'stream' in data else training.train_chunk
   compiled = step._cache_size()
-  whole = fs.train(config, tmp_path / 'whole')
+  assert_a_cut_run_is_whole(config, tmp_path, monkeypatch)
   # One program for each side of the images, cut or not.
   assert step._cache_size() - compiled == len(data.get('sizes', (32,)))
-  monkeypatch.setattr('fastsnn_jax.running.CHUNK_SECONDS', 0)
-  with monkeypatch.context() as patch:
-    patch.setattr(experiment, 'signals', stopping(14))
-    with pytest.raises(SystemExit):
-      fs.train(config, tmp_path / 'cut')
-  assert fs.train(config, tmp_path / 'cut') == whole
-  ours, theirs = (
-    fs.load(tmp_path / name / 'ann32')[1] for name in ('whole', 'cut')
-  )
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_settings_that_do_not_go_together_are_refused(shapes, tmp_path):

@@ -11,7 +11,6 @@ from fastsnn_jax import counting
 from fastsnn_jax.models import input_size, yolo
 from fastsnn_jax.synapses import Chain, Concat, Conv, MaxPool, SpaceToDepth
 from fastsnn_jax.torch_import import load_torch, save_torch
-from fastsnn_jax.torch_names import leaves
 
 pytestmark = pytest.mark.once
 
@@ -187,26 +186,10 @@ def test_the_small_detector_spikes_in_every_mode(mode):
   'case', ['tiny_b4', pytest.param('r34_b2', marks=pytest.mark.slow)]
 )
 def test_round_trip_is_exact_but_for_biases_before_a_norm(case):
-  data = golden.load(f'det_{case}.npz')
-  state = golden.state(data)
+  state = golden.state(golden.load(f'det_{case}.npz'))
   arch, bits = case.split('_b')
   model, bits = golden.MODELS[arch], int(bits)
-  variables = load_torch(state, model, bits)
-  back = save_torch(variables, model, bits)
-  assert list(back) == list(state)  # in the official order
-  folded = {
-    leaf.key: leaf.path
-    for leaf in leaves(fs.build(model, bits))
-    if leaf.kind == 'folded'
-  }
-  assert len(folded) == (8 if arch == 'tiny' else 0)
-  moved = {key.replace('.0.bias', '.1.running_mean'): key for key in folded}
-  for key, value in state.items():
-    if key in folded or key.endswith('num_batches_tracked'):
-      value = np.zeros_like(value)
-    elif key in moved:
-      value = value - state[moved[key]]
-    np.testing.assert_array_equal(back[key], value, key)
+  golden.assert_round_trip(state, model, bits, 8 if arch == 'tiny' else 0)
 
 
 def test_the_head_says_how_many_classes():

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 from masks import palette
 from pictures import encode
-from test_detection_job import stopping
+from test_detection_job import assert_a_cut_run_is_whole
 
 import fastsnn_jax as fs
 from fastsnn_jax import experiment
@@ -144,14 +143,4 @@ def test_a_cut_run_goes_on_to_the_same_bits(
 ):
   config = job_of(shapes, **data)
   config = dataclasses.replace(config, stages=config.stages[:1])
-  whole = fs.train(config, tmp_path / 'whole')
-  monkeypatch.setattr('fastsnn_jax.running.CHUNK_SECONDS', 0)
-  with monkeypatch.context() as patch:
-    patch.setattr(experiment, 'signals', stopping(14))
-    with pytest.raises(SystemExit):
-      fs.train(config, tmp_path / 'cut')
-  assert fs.train(config, tmp_path / 'cut') == whole
-  ours, theirs = (
-    fs.load(tmp_path / name / 'ann32')[1] for name in ('whole', 'cut')
-  )
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  assert_a_cut_run_is_whole(config, tmp_path, monkeypatch)

@@ -5,11 +5,11 @@ import fractions
 import jax
 import jax.numpy as jnp
 
+from fastsnn_jax.data.masked import IGNORED
 from fastsnn_jax.data.resample import bilinear, resample, row_keys
 from fastsnn_jax.errors import UserError
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-_IGNORED = 255
 
 
 def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
@@ -94,7 +94,7 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
   images = jnp.where(inside[..., None], images, fill)
   label = jnp.take_along_axis(label, y[:, :, None], 1)
   label = jnp.take_along_axis(label, x[:, None], 2)
-  label = jnp.where(inside, label, jnp.asarray(_IGNORED, label.dtype))
+  label = jnp.where(inside, label, jnp.asarray(IGNORED, label.dtype))
   new = {**batch, 'image': images, 'label': label}
   if 'size' in batch:
     new['size'] = jnp.full_like(size, side)

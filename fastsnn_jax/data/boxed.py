@@ -8,7 +8,6 @@ left out, and both are counted.
 import collections
 import concurrent.futures
 import math
-import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastsnn_jax.data import decode
+from fastsnn_jax.data.workers import cores
 from fastsnn_jax.errors import UserError
 
 # What was found wrong -> what was done about it.
@@ -257,7 +257,7 @@ def arrays(
     result['image'][i] = _squashed(records[i].picture, size, i)
 
   # Pillow lets go of the interpreter's lock while it decodes and resizes.
-  with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+  with concurrent.futures.ThreadPoolExecutor(threads or cores()) as pool:
     collections.deque(pool.map(fill, range(count)), maxlen=0)
   return result
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from fastsnn_jax.data import digits, drawing
 from fastsnn_jax.data.dataset import Dataset, statistics
+from fastsnn_jax.data.masked import IGNORED
 from fastsnn_jax.errors import UserError
-
-IGNORED = 255  # the label of pixels that a digit only tinges
 
 
 def detection(
@@ -144,6 +143,6 @@ def _scenes(words, images, labels, size):
       result['boxes'][i, j] = np.float32(thing.corners) / np.float32(size)
       result['label'][i, j] = thing.label
       pixels = result['pixels'][i][thing.window]
-      pixels[thing.cover > 0] = IGNORED
+      pixels[thing.cover > 0] = IGNORED  # only tinged
       pixels[thing.cover >= 192] = thing.label + 1
   return result

@@ -4,8 +4,8 @@ A batch has 'boxes' [B, G, 4], (x1, y1, x2, y2) in shares of the image, 'label'
 [B, G] with -1 where there is no object, and 'mask'; where the data has them,
 'difficult' [B, G] and 'size' [B, 2], (width, height) in pixels.
 
-Average precision is no sum of per-batch numbers, so detections and
-objects are kept until all images have been seen.
+Average precision is no sum of per-batch numbers, so detections and objects are
+kept until all images have been seen.
 """
 
 import functools
@@ -54,7 +54,7 @@ def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
 
 
 def agree(predictions, others, batch, *, shown=0.25):
-  """Images on which two networks detect the same.
+  """Images on which two networks detect the same, be it nothing.
 
   One to one, each pair of one class and with IoU > 0.95, nothing left over. Two
   boxes of a class that both are so near a third are so near each other that

@@ -16,7 +16,6 @@ from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks.upsample import upsample
 
 METRIC = 'mIoU'
-IGNORED = 255
 _TINY = float(np.finfo(np.float32).eps)  # in the reference's denominator
 
 
@@ -31,7 +30,7 @@ def loss(outputs, batch, *, factor):
   Returns:
     (scalar, {'loss': sum over these pixels, 'correct', 'count': pixels}).
   """
-  logits = upsample(outputs.astype(_wide(outputs)), factor)
+  logits = upsample(outputs, factor)
   counts = _counting(batch, logits.shape[-1])
   label = jnp.where(counts, batch['label'], 0).astype(jnp.int32)
   log_p = jax.nn.log_softmax(logits)
@@ -45,7 +44,7 @@ def loss(outputs, batch, *, factor):
 
 def predict(outputs, *, factor):
   """[B, h, w, C] logits -> [B, H, W], the class of the largest one."""
-  logits = upsample(outputs.astype(_wide(outputs)), factor)
+  logits = upsample(outputs, factor)
   return jnp.argmax(logits, -1).astype(jnp.uint8)
 
 
@@ -160,7 +159,3 @@ def _real(batch, shape):
   width, height = batch['size'][:, 0], batch['size'][:, 1]
   inside = jnp.arange(shape[0])[:, None] < height[:, None, None]
   return inside & (jnp.arange(shape[1]) < width[:, None, None])
-
-
-def _wide(x):
-  return jnp.promote_types(x.dtype, jnp.float32)
