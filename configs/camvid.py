@@ -12,13 +12,13 @@ Measured (mIoU on 233 test images): float 41.64 %, 4 bits 42.12, 3 bits 40.96,
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
-  model='small_deeplab',
-  data=Data('camvid', batch=16, eval_batch=8, sizes=(161,), jitter=0.25),
+  model='medium_deeplab',
+  data=Data('camvid', batch=8, eval_batch=8, sizes=(161,), jitter=0.25),
   stages=(
-    Stage(32, 70, learning_rate=8e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 16, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 16, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 22, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(32, 100, learning_rate=4e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 20, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 20, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 30, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
   convert=Conversion(
     settle=12, tune=('sequential', 'parallel'), tune_images=120
@@ -26,4 +26,5 @@ config = Experiment(
   optimizer='adamw',
   decay='kernels',
   warmup=1.0,
+  balance=0.5,
 )

@@ -14,17 +14,17 @@ config = Experiment(
   model='small_deeplab',
   data=Data(
     'scenes',
-    batch=32,
+    batch=16,
     eval_batch=50,
     crop=0,  # no scaling: the digits are of many sizes already
     flip=False,  # a digit in the mirror is none
     jitter=0.25,
   ),
   stages=(
-    Stage(32, 20, learning_rate=8e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 4, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 4, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 6, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(32, 24, learning_rate=4e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(4, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(3, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    Stage(2, 8, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
   convert=Conversion(tune=('sequential', 'parallel'), tune_images=640),
   optimizer='adamw',

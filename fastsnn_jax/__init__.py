@@ -13,7 +13,7 @@ from fastsnn_jax.neurons import (
   Relu,
   integrate_and_fire,
 )
-from fastsnn_jax.predicting import classify, detect, segment
+from fastsnn_jax.predicting import Detections, classify, detect, segment
 from fastsnn_jax.quantize import (
   apot_levels,
   quantize_activation,
@@ -25,6 +25,7 @@ from fastsnn_jax.torch_import import load_torch, save_torch
 from fastsnn_jax.version import __version__
 
 __all__ = [
+  'Detections',
   'IntegrateAndFire',
   'Layer',
   'Network',

@@ -76,9 +76,8 @@ def convert_command(arguments: list[str]) -> None:
     """Converts quantised networks to spiking ones, and reports.
 
     Judges every mode at every time step, fine-tunes layer by layer, judges
-    again, and writes WORKDIR/report and WORKDIR/snn4, …: the network of the
-    last fine-tuning, or without one of the last mode. What an earlier
-    conversion wrote there is replaced.
+    again, and writes WORKDIR/report and WORKDIR/snn4, … (--keep says which of
+    the networks). What an earlier conversion wrote there is replaced.
 
     Args:
       workdir: In which train.py ran; its experiment sets the defaults below.
@@ -119,6 +118,8 @@ def convert_command(arguments: list[str]) -> None:
 
 def run(command) -> None:
   """Runs a command; what the user can mend ends as one line and code 2."""
+  import jax
+
   _silence_orbax()
   try:
     devices.start()
@@ -126,6 +127,16 @@ def run(command) -> None:
     command(sys.argv[1:])
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    said = str(error).split('\n')[0]
+    print(
+      f'error: {said}; take less at a time: a smaller --data.batch or '
+      '--data.eval-batch, --compute.accumulate N, --compute.remat',
+      file=sys.stderr,
+    )
     sys.exit(2)
   except KeyboardInterrupt:
     print(

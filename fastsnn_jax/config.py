@@ -1,12 +1,16 @@
 """The schema of an experiment: frozen, typed, checked when it is made."""
 
 import dataclasses
+import difflib
 import pathlib
+import re
 import runpy
 from typing import Literal
 
 from fastsnn_jax.checking import check, check_types
 from fastsnn_jax.errors import UserError
+
+_UNKNOWN = r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +100,8 @@ class Stage:
 class Conversion:
   """What convert.py does with each quantised network."""
 
-  bits: tuple[int, ...] = (4, 3, 2)
-  """Bit widths to convert."""
+  bits: tuple[int, ...] = ()
+  """Bit widths to convert; if none is given, all that were trained."""
   mode: tuple[Literal['unsigned', 'signed', 'settled'], ...] = (
     'unsigned',
     'signed',
@@ -124,6 +128,10 @@ class Conversion:
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
   """Keep a layer's update only where it helped, or always."""
+  keep: Literal[
+    'last', 'unsigned', 'signed', 'settled', 'sequential', 'parallel'
+  ] = 'last'
+  """Which network snn4, … hold: a mode's, a tuning's, or the last of all."""
 
   def __post_init__(self):
     for name in ('bits', 'mode', 'tune'):  # one alone needs no tuple
@@ -131,7 +139,6 @@ class Conversion:
       single = isinstance(value, int | str)
       object.__setattr__(self, name, (value,) if single else tuple(value))
     check_types(self)
-    check(self, 'bits', lambda v: v, 'one bit width or more')
     for bits in self.bits:
       if bits not in (5, 4, 3, 2):
         raise UserError(f'bits={bits}, but a spiking network has 5, 4, 3 or 2')
@@ -143,6 +150,8 @@ class Conversion:
     check(
       self, 'tune_images', lambda v: v is None or v >= 1, 'at least 1, or none'
     )
+    made = ('last', *self.mode, *self.schedules)
+    check(self, 'keep', lambda v: v in made, f'one of {", ".join(made)}')
 
   @property
   def schedules(self) -> tuple[str, ...]:
@@ -194,6 +203,9 @@ class Experiment:
   """Of the share of the warm-up that is over; detection's reference has 4."""
   smoothing: float = 0.0
   """Share of the target that label smoothing spreads over all classes."""
+  balance: float = 0.0
+  """Of segmentation: pixels of a class count by its frequency to minus this
+  power in the loss; 0.5 helps rare classes."""
   ema: float = 0.0
   """Decay of a moving average of the weights, which is then judged and kept."""
   decay: Literal['all', 'kernels'] = 'all'
@@ -222,6 +234,7 @@ class Experiment:
     )
     check(self, 'warmup', lambda v: v >= 0, 'at least 0')
     check(self, 'warmup_power', lambda v: v > 0, 'above 0')
+    check(self, 'balance', lambda v: 0 <= v <= 1, 'in [0, 1]')
     for name in ('smoothing', 'ema'):
       check(self, name, lambda v: 0 <= v < 1, 'in [0, 1)')
 
@@ -240,6 +253,14 @@ def load(path) -> Experiment:
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   except Exception as error:
+    if unknown := re.match(_UNKNOWN, str(error)):
+      kind, name = unknown.groups()
+      known = [field.name for field in dataclasses.fields(globals()[kind])]
+      near = difflib.get_close_matches(name, known, 1)
+      raise UserError(
+        f'{path}: {kind} has no {name!r}; '
+        + (f'did you mean {near[0]!r}?' if near else f'{", ".join(known)}')
+      ) from error
     raise UserError(
       f'{path}: it cannot be run ({type(error).__name__}: {error}); it is to '
       'be Python that sets config = Experiment(…)'

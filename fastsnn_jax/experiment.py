@@ -24,7 +24,7 @@ from fastsnn_jax import (
 from fastsnn_jax.config import Conversion, Experiment
 from fastsnn_jax.config_trees import flat, from_dict, to_dict
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.models import task_of
+from fastsnn_jax.models import BITS, task_of
 from fastsnn_jax.opening import network_of, open_data
 from fastsnn_jax.progress import Log, say, signals
 from fastsnn_jax.running import check_identity
@@ -70,6 +70,7 @@ def train(
       if done:
         network, variables, meta = load_with_meta(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
+        say(f'{name}: trained already')
       else:
         network = network_of(config.model, stage.bits, config.data, dataset)
         variables = stages.train_stage(
@@ -130,13 +131,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   workdir = pathlib.Path(workdir)
   config = experiment_of(workdir)
   settings = dataclasses.replace(settings or config.convert, **overrides)
-  for bits in settings.bits:
-    if not checkpoint.exists(workdir / f'ann{bits}'):
-      trained = ', '.join(sorted(p.name for p in workdir.glob('ann*')))
-      raise UserError(
-        f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
-        f'{trained}'
-      )
+  settings = dataclasses.replace(settings, bits=_bits(workdir, settings.bits))
   dataset = open_data(config.model, config.data, settings.data_path)
   if settings.coco:
     _check_coco(config.model, dataset)
@@ -161,6 +156,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       tune_images=settings.tune_images,
       batch=config.data.eval_batch,
       seed=config.seed,
+      keep=settings.keep,
       mesh=stages.mesh(),
       **({'coco': True} if settings.coco else {}),
     )
@@ -201,6 +197,18 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   if devices.first():
     report.write(workdir / 'report', results, rasters, examples)
   return results
+
+
+def _bits(workdir, asked) -> tuple[int, ...]:
+  """Bit widths to convert: those asked for, or all that were trained."""
+  there = [b for b in BITS if checkpoint.exists(workdir / f'ann{b}')]
+  asked = asked or tuple(b for b in there if b < 32) or (4,)
+  for bits in set(asked).difference(there):
+    raise UserError(
+      f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
+      + ', '.join(f'ann{b}' for b in there)
+    )
+  return asked
 
 
 def _check_coco(model, dataset):

@@ -26,9 +26,8 @@ class Judged(NamedTuple):
   Attributes:
     rows: one per mode, and one per fine-tuning, as in results.json.
     tuning: the records of `finetune`.
-    chosen: the spiking network and variables to keep: the last one fine-tuned,
-      or without fine-tuning the last mode; settled needs no other weights than
-      the quantised network's.
+    chosen: the spiking network and variables to keep; settled needs no other
+      weights than the quantised network's.
   """
 
   rows: list[dict]
@@ -47,6 +46,7 @@ def convert_network(
   tune_images: int | None,
   batch: int,
   seed: int,
+  keep: str = 'last',
   mesh: Mesh | None = None,
   **of_task,
 ) -> Judged:
@@ -61,6 +61,8 @@ def convert_network(
     tune_images: how many training images they see; None for all.
     batch: images per evaluation call.
     seed: of the fine-tuning.
+    keep: what is chosen: the network of this mode, or of the tuning of this
+      schedule; 'last' for the last tuning's, or without any the last mode's.
     mesh: over whose devices batches are shared out; None for one device.
     **of_task: settings of `tasks.for_network`.
 
@@ -82,7 +84,7 @@ def convert_network(
   task = tasks.for_network(ann, **of_task)
   judge = functools.partial(_judge, ann, variables, task, dataset, batch, mesh)
   rows = judge(spiking, 'none')
-  (kept, chosen), records = list(spiking.items())[-1], []
+  made, records = dict(spiking), []
   signed = to_spiking(ann, 'signed')
   images = {name: x[:tune_images] for name, x in dataset.train.items()}
   for tuning in tunings:
@@ -100,11 +102,12 @@ def convert_network(
         on_layer=lambda record, bar=bar: bar.advance(note=record['layer']),
       )
     records += [{'bits': ann.bits, **record} for record in done]
-    chosen = signed, tuned
-    kept = f'signed ({tuning.schedule} tuning)'
-    rows += judge({'signed': chosen}, tuning.schedule)
-  say(f'snn{ann.bits} holds the {kept} network')
-  return Judged(rows, records, chosen)
+    made[tuning.schedule] = signed, tuned
+    rows += judge({'signed': made[tuning.schedule]}, tuning.schedule)
+  kept = list(made)[-1] if keep == 'last' else keep
+  tuned = '' if kept in spiking else 'signed network after the fine-tuning '
+  say(f'snn{ann.bits} holds the {tuned}{kept}')
+  return Judged(rows, records, made[kept])
 
 
 def _judge(ann, variables, task, dataset, batch, mesh, spiking, tuned):

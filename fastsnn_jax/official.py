@@ -84,7 +84,7 @@ def adopt(
     model,
     data=settings,
     stages=(Stage(bits),),
-    convert=dataclasses.replace(recipe.convert, bits=(bits,)),
+    convert=recipe.convert,
   )
   save(
     pathlib.Path(workdir) / f'ann{bits}',

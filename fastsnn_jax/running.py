@@ -12,7 +12,7 @@ from fastsnn_jax import devices, training
 from fastsnn_jax.checkpoint import Store
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.network import Network
-from fastsnn_jax.progress import Bar, Log
+from fastsnn_jax.progress import Bar, Log, say
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.watch import Watch
 
@@ -67,6 +67,8 @@ def run_stage(
   if recipe.mesh is not None:
     state = devices.everywhere(state, recipe.mesh)
   step = int(state.step)
+  if step:
+    say(f'{name}: going on from step {step} of {recipe.steps}')
   # The row of an epoch that is still to be judged is written again.
   log.rewind(name, step if judged else step - 1)
   saves = _Saves(store, identity, step, save_seconds, save_steps)

@@ -17,6 +17,7 @@ from fastsnn_jax.pretrained import with_trunk
 from fastsnn_jax.progress import say
 from fastsnn_jax.running import run_stage
 from fastsnn_jax.storage import save
+from fastsnn_jax.tasks import segmentation
 
 TRUNK = 'layer'  # how the names of a segmenter's trunk begin
 
@@ -101,8 +102,7 @@ def train_stage(
     SystemExit: a signal asked to end; all is saved.
   """
   name, on = f'ann{stage.bits}', mesh()
-  smoothing = {'smoothing': config.smoothing} if config.smoothing else {}
-  task = tasks.for_network(network, **smoothing)
+  task = _task(network, config, dataset)
   fitting, held_out = _parts(config, dataset)
   key = jax.random.fold_in(jax.random.key(config.seed), stage.bits)
   init_key, run_key = jax.random.split(key)
@@ -173,6 +173,23 @@ def train_stage(
   if devices.first():
     shutil.rmtree(unfinished, ignore_errors=True)
   return best
+
+
+def _task(network, config, dataset):
+  """With what changes the loss only; refused where the task has no such."""
+  settings = {}
+  if config.smoothing:
+    settings['smoothing'] = config.smoothing
+  if config.balance:
+    if config.data.stream or network.task != 'segmentation':
+      raise UserError(
+        f'balance={config.balance}: it takes the masks of a segmenter, in '
+        'memory; leave it out'
+      )
+    settings['weights'] = segmentation.balanced(
+      dataset.train['label'], len(dataset.classes), config.balance
+    )
+  return tasks.for_network(network, **settings)
 
 
 def _parts(config, dataset):

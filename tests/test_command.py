@@ -225,6 +225,17 @@ def test_a_wrong_setting_of_converting_is_one_line_and_code_2(
   assert not called
 
 
+def test_memory_that_is_exhausted_is_one_line(run, monkeypatch):
+  said = 'RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'
+
+  def too_much(*args, **options):
+    raise jax.errors.JaxRuntimeError(f'{said}\nwhat the allocator knows')
+
+  monkeypatch.setattr(fs, 'train', too_much)
+  found = run('train', '--config', DIGITS, '--workdir', 'there')
+  assert_one_error(*found, said, '--data.batch')
+
+
 def test_an_interrupt_is_code_130_without_a_traceback(run, monkeypatch):
   def interrupted(*args, **options):
     raise KeyboardInterrupt

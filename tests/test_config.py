@@ -67,9 +67,12 @@ def test_experiments_are_hashable_and_equal_by_value():
     (lambda: Experiment(seed=-1), 'experiment.seed=-1'),
     (lambda: Conversion(mode='signd'), "conversion.mode=('signd',)"),
     (lambda: Conversion(settle=2.5), 'conversion.settle=2.5'),
-    (lambda: Conversion(bits=()), 'conversion.bits=()'),
     (lambda: Conversion(bits=(32,)), 'bits=32'),
     (lambda: Conversion(mode=()), 'conversion.mode=()'),
+    (
+      lambda: Conversion(mode='signed', keep='settled'),
+      "conversion.keep='settled'",
+    ),
     (lambda: Conversion(settle=0), 'conversion.settle=0'),
     (lambda: Conversion(tune_epochs=0), 'conversion.tune_epochs=0'),
     (lambda: Conversion(tune_images=0), 'conversion.tune_images=0'),
@@ -116,6 +119,10 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
     ('config = 3', 'must set config = Experiment'),
     ('', 'must set config = Experiment'),
     ('config = (', 'it cannot be run'),
+    (
+      'from fastsnn_jax.config import *\nconfig = Stage(2, epoch=3)',
+      "Stage has no 'epoch'; did you mean 'epochs'?",
+    ),
     ('import no_such_module_at_all', 'it cannot be run'),
     (
       'from fastsnn_jax.config import Stage\nconfig = Stage(2, epochs=0)',
@@ -123,7 +130,7 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
     ),
     (
       'from fastsnn_jax.config import Stage\nconfig = Stage(2, wings=2)',
-      "unexpected keyword argument 'wings'",
+      "Stage has no 'wings'; bits, epochs, learning_rate",
     ),
   ],
 )

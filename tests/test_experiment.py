@@ -399,6 +399,17 @@ def test_a_stage_cut_while_its_result_was_written_is_done_again(copy):
   assert_equal_bits(fs.load(copy / 'ann2')[1], want)
 
 
+def test_convert_keeps_the_network_asked_for(copy):
+  less = {'mode': ('unsigned', 'signed'), 'tune': ('none',)}
+  found = fs.convert(copy, bits=(), keep='unsigned', **less)
+  assert found['settings']['convert.bits'] == (2,)  # all that were trained
+  network, _ = fs.load(copy / 'snn2')
+  assert network == fs.to_spiking(fs.load(copy / 'ann2')[0], 'unsigned')
+  with pytest.raises(fs.UserError, match="keep='settled'") as caught:
+    fs.convert(copy, keep='settled', **less)
+  one_line(caught)
+
+
 def test_convert_without_tuning_keeps_the_last_mode(copy):
   shutil.rmtree(copy / 'snn2')
   shutil.rmtree(copy / 'ann32')

@@ -45,6 +45,35 @@ def test_the_loss_is_the_official_one_and_so_is_its_gradient():
   np.testing.assert_allclose(grad, wanted, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize('power', [0.0, 0.5, 1.0])
+def test_balanced_classes_weigh_in_the_loss(power):
+  random = np.random.default_rng(3)
+  batch, _ = drawn(3, rows=2, side=9)
+  batch['label'][batch['label'] == 3] = 1  # a class that nobody has
+  weights = segmentation.balanced(batch['label'], 4, power)
+  logits = random.normal(size=(2, 9, 9, 4)).astype(np.float32)
+  found, sums = segmentation.loss(logits, batch, factor=1, weights=weights)
+  known = batch['label'] < 4
+  label = batch['label'][known]
+  share = np.bincount(label, minlength=4) / len(label)
+  each = np.log(np.exp(logits).sum(-1)[known])
+  each -= np.take_along_axis(logits[known], label[:, None], -1)[:, 0]
+  weight = share[label] ** -power
+  np.testing.assert_allclose(
+    found, np.sum(weight * each) / np.sum(weight), rtol=1e-3
+  )
+  assert weights[3] == 0
+  assert float(sums['pixels']) == len(label)
+  assert float(sums['count']) == pytest.approx(len(label), rel=1e-3)
+  correct = np.sum(np.argmax(logits[known], -1) == label)
+  assert segmentation.summarize(sums)['pixel_accuracy'] == pytest.approx(
+    correct / len(label)
+  )
+  share_of_loss = np.bincount(label, np.array(weights)[label])
+  if power == 1:  # each class as much as any other
+    np.testing.assert_allclose(share_of_loss, len(label) / 3, rtol=1e-3)
+
+
 def test_the_metric_is_the_official_one():
   data = golden.load('seg_misc.npz')
   classes = len(data['miou/IoUs'])

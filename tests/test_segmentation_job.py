@@ -144,3 +144,25 @@ def test_a_cut_run_goes_on_to_the_same_bits(
   config = job_of(shapes, **data)
   config = dataclasses.replace(config, stages=config.stages[:1])
   assert_a_cut_run_is_whole(config, tmp_path, monkeypatch)
+
+
+def test_classes_are_balanced_where_masks_are_at_hand(shapes, tmp_path):
+  config = job_of(shapes, crop=0)
+  one = dataclasses.replace(config.stages[0], epochs=1)
+  config = dataclasses.replace(config, stages=(one,), balance=1.0)
+  fs.train(config, tmp_path / 'a')
+  plain = dataclasses.replace(config, balance=0.0)
+  fs.train(plain, tmp_path / 'b')
+  losses = [
+    json.loads((tmp_path / name / 'metrics.jsonl').read_text().splitlines()[-1])
+    for name in 'ab'
+  ]
+  assert losses[0]['train_loss'] != losses[1]['train_loss']
+  for model, stream in (('tiny_deeplab', True), ('small_resnet8', False)):
+    data = dataclasses.replace(config.data, stream=stream)
+    if model == 'small_resnet8':
+      data = Data(batch=8)
+    asked = dataclasses.replace(config, model=model, data=data)
+    with pytest.raises(fs.UserError, match=r'balance=1.*leave it') as caught:
+      fs.train(asked, tmp_path / model)
+    assert '\n' not in str(caught.value)

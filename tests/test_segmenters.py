@@ -29,7 +29,7 @@ FACTS = {
   'deeplabv1_vgg9': Facts(4_121_685, 4_183_185, 8, (26.5, 41.6), 66),
   'deeplabv3_resnet34': Facts(27_060_821, 27_076_241, 40, (36.5, 56.5), 300),
 }
-SEGMENTERS = (*FACTS, 'small_deeplab')
+SEGMENTERS = (*FACTS, 'small_deeplab', 'medium_deeplab')
 NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 BLOCKS = (3, 4, 6, 3)
 TAGS = ('ann', 'snn_signed', 'snn_unsigned')

@@ -64,6 +64,7 @@ _MODELS = {
   'deeplabv1_vgg9': _segmenter(deeplab.deeplabv1_vgg9, 513, 8),
   'deeplabv3_resnet34': _segmenter(deeplab.deeplabv3_resnet34, 513, 16),
   'small_deeplab': _segmenter(deeplab.small_deeplab, 97, 4),
+  'medium_deeplab': _segmenter(deeplab.medium_deeplab, 241, 8),
 }
 
 BITS = (32, 5, 4, 3, 2)

@@ -109,3 +109,16 @@ def small_deeplab(bits, classes):
     *_pyramid(64, 'layer4', (0, 3, 6)),
     _prediction('head', classes, 'project', bias_init=torch_bias),
   ]
+
+
+def medium_deeplab(bits, classes):
+  """Ours, for photographs: six 3 x 3 more, in residual blocks; cells of 8."""
+  del bits
+  rows = trunk(
+    Conv(32, stride=2), channels=(64, 128), blocks=(1, 2), strides=(2, 2)
+  )
+  return [
+    *rows,
+    *_pyramid(128, rows[-1].name, (0, 4, 8)),
+    _prediction('head', classes, 'project', bias_init=torch_bias),
+  ]

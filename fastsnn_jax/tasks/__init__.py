@@ -51,7 +51,7 @@ def for_network(network, **settings) -> Task:
   Args:
     network: has `task` and `classes`.
     **settings: of the task: smoothing, for classification; coco, limit,
-      conflict and rounded for detection.
+      conflict and rounded for detection; weights for segmentation.
   """
   from fastsnn_jax.tasks.classification import classification
   from fastsnn_jax.tasks.detection import detection
@@ -61,6 +61,7 @@ def for_network(network, **settings) -> Task:
   known = {
     'classification': {'smoothing'},
     'detection': {'coco', 'limit', 'conflict', 'rounded'},
+    'segmentation': {'weights'},
   }
   strange = set(settings) - known.get(network.task, set())
   if strange:
@@ -71,7 +72,7 @@ def for_network(network, **settings) -> Task:
   if network.task == 'classification':
     return classification(classes, **settings)
   if network.task == 'segmentation':
-    return segmentation(classes, network.stride)
+    return segmentation(classes, network.stride, **settings)
   return detection(
     classes, network.anchors, network.stride, network.overlap, **settings
   )

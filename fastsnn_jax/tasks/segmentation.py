@@ -19,27 +19,58 @@ METRIC = 'mIoU'
 _TINY = float(np.finfo(np.float32).eps)  # in the reference's denominator
 
 
-def loss(outputs, batch, *, factor):
+def loss(outputs, batch, *, factor, weights=()):
   """Softmax cross entropy, mean over the pixels that count.
+
+  With weights w it is sum(w_c l) / sum(w_c) over pixels of class c and loss l.
 
   Args:
     outputs: [B, h, w, C].
     batch: 'label' [B, H, W] and 'mask' [B].
     factor: of the upsampling; H = factor h - (factor - 1), and W likewise.
+    weights: of the classes, such as `balanced` gives; () for 1 each.
 
   Returns:
-    (scalar, {'loss': sum over these pixels, 'correct', 'count': pixels}).
+    (scalar, sums over these pixels: {'loss', 'count': of w_c l and of w_c,
+    'correct', 'pixels'}).
   """
   logits = upsample(outputs, factor)
   counts = _counting(batch, logits.shape[-1])
   label = jnp.where(counts, batch['label'], 0).astype(jnp.int32)
   log_p = jax.nn.log_softmax(logits)
   picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
-  total = -jnp.sum(jnp.where(counts, picked, 0))
-  count = jnp.sum(counts.astype(picked.dtype))
+  weight = counts.astype(picked.dtype)
   right = (jnp.argmax(logits, -1) == label) & counts
-  sums = {'loss': total, 'correct': jnp.sum(right, dtype=count.dtype)}
-  return total / jnp.maximum(count, 1), {**sums, 'count': count}
+  sums = {
+    'correct': jnp.sum(right, dtype=weight.dtype),
+    'pixels': jnp.sum(weight),
+  }
+  if weights:
+    weight *= jnp.array(weights, weight.dtype)[label]
+  total = -jnp.sum(jnp.where(counts, weight * picked, 0))
+  count = jnp.sum(weight)
+  # Without a pixel total is 0; with weights, count may well be below 1.
+  mean = total / jnp.where(count > 0, count, 1)
+  return mean, {**sums, 'loss': total, 'count': count}
+
+
+def balanced(labels, classes: int, power: float) -> tuple[float, ...]:
+  """Weights of the classes, f ** -power, with a mean of 1 over the pixels.
+
+  Args:
+    labels: integers of any shape; those outside 0..classes-1 do not count.
+    classes: their number.
+    power: 0 for equal weights, 1 for as much weight in all of a class as in all
+      of any other, whatever its share f of the pixels.
+
+  >>> balanced(np.array([0, 0, 0, 1, 255]), 3, 1.0)
+  (0.6667, 2.0, 0.0)
+  """
+  pixels = np.bincount(np.ravel(labels), minlength=classes)[:classes]
+  share = pixels / max(pixels.sum(), 1)
+  raised = np.where(share > 0, np.maximum(share, _TINY) ** -power, 0)
+  mean = np.sum(raised * share)
+  return tuple(round(float(w / mean), 4) for w in raised)
 
 
 def predict(outputs, *, factor):
@@ -94,7 +125,7 @@ def summarize(sums, kept=None):
   del kept  # everything is a sum
   if 'confusion' not in sums:
     return {
-      'pixel_accuracy': float(sums['correct'] / sums['count']),
+      'pixel_accuracy': float(sums['correct'] / sums['pixels']),
       'loss': float(sums['loss'] / sums['count']),
     }
   confusion = np.asarray(sums['confusion'], np.float64)
@@ -129,11 +160,13 @@ def details(sums, kept=None):
 
 
 @functools.cache  # one object per problem: jitted functions know it again
-def segmentation(classes: int, factor: int) -> Task:
+def segmentation(
+  classes: int, factor: int, weights: tuple[float, ...] = ()
+) -> Task:
   """The task for so many classes and a network's upsampling factor."""
   return Task(
     outputs=classes,
-    loss=functools.partial(loss, factor=factor),
+    loss=functools.partial(loss, factor=factor, weights=weights),
     predict=functools.partial(predict, factor=factor),
     measure=functools.partial(measure, classes=classes),
     agree=agree,
