@@ -14,9 +14,12 @@ from fastsnn_jax.models import input_size
 pytestmark = pytest.mark.once
 
 BATCH = 8
+SIDES = {'detection': 64, 'segmentation': 65}
 PLATFORMS = ('tpu', 'cuda')
 NETWORKS = [  # one of each family; all layers of a family are of few kinds
   'small_resnet8',
+  'small_yolo',
+  'small_deeplab',
   *(
     pytest.param(name, marks=pytest.mark.slow)
     for name in (
@@ -26,6 +29,10 @@ NETWORKS = [  # one of each family; all layers of a family are of few kinds
       'cifar_resnet18',
       'imagenet_alexnet',
       'imagenet_vgg16',
+      'yolov2_tiny',
+      'yolov2_resnet34',
+      'deeplabv1_vgg9',
+      'deeplabv3_resnet34',
     )
   ),
 ]
@@ -40,14 +47,20 @@ def shape(dimensions, dtype='float32'):
 def case(name, bits=2):
   """A network and the shapes of its variables and of a batch."""
   network = fs.build(name, bits, mean=(0.5,) * 3, std=(0.25,) * 3)
-  side = 8 if name.startswith('small') else input_size(name)
+  side = SIDES.get(network.task, input_size(name))
+  side = 8 if name == 'small_resnet8' else side
   images = shape((BATCH, side, side, 3), 'uint8')
   variables = jax.eval_shape(network.init, the_key(), images)
+  labels = {
+    'classification': {'label': ()},
+    'detection': {'label': (5,), 'boxes': (5, 4)},
+    'segmentation': {'label': (side, side)},
+  }[network.task]
   batch = {
-    'image': images,
-    'label': shape((BATCH,), 'int32'),
-    'mask': shape((BATCH,)),
+    name: shape((BATCH, *of_one), 'float32' if name == 'boxes' else 'int32')
+    for name, of_one in labels.items()
   }
+  batch |= {'image': images, 'mask': shape((BATCH,))}
   return network, variables, batch
 
 
