@@ -139,7 +139,8 @@ def examples(ann, variables, snn, tuned, data, number: int = 3) -> dict:
   """The first images of a set, and what both networks say of them.
 
   Returns:
-    {'image', 'truth', 'ann', 'snn'}, as `pictures.draw` takes them.
+    {'image', 'truth', 'ann', 'snn'}, and of padded images with maps 'size', as
+    `pictures.draw` takes them.
   """
   task = tasks.for_network(ann)
   if isinstance(data, Loader):
@@ -151,10 +152,13 @@ def examples(ann, variables, snn, tuned, data, number: int = 3) -> dict:
   def answer(variables, network):
     return task.predict(network.apply(variables, shown)[0])
 
-  truth = batch['label']
+  truth, more = batch['label'], {}
   if 'boxes' in batch:
     truth = {name: batch[name] for name in ('boxes', 'label')}
+  elif 'size' in batch:
+    more = {'size': batch['size']}
   return {
+    **more,
     'image': batch['image'],
     'truth': truth,
     'ann': jax.device_get(answer(jax.device_get(variables), network=ann)),

@@ -20,7 +20,9 @@ def draw(examples: dict, classes) -> dict:
   Args:
     examples: title -> 'image' uint8 [n, H, W, C], and 'truth', 'ann' and
       'snn': of boxes 'boxes' [n, K, 4] in shares of the image with 'label' or
-      'classes' [n, K] (-1: none) and 'scores', of maps [n, H, W] classes.
+      'classes' [n, K] (-1: none) and 'scores', of maps [n, H, W] classes. With
+      maps may be 'size' [n, 2], (width, height): only these pixels at the top
+      left are drawn and counted, for the others are padding.
     classes: their names.
   """
   figures = {}
@@ -99,13 +101,20 @@ def _maps(example, title, classes):
 
   images = np.asarray(example['image'])
   heads = 'image', 'truth', 'quantised ANN', 'spiking network', 'they differ'
-  figure, axes = _panels(len(images), 5, title, heads, images.shape[1:3])
+  whole = [images.shape[2:0:-1]] * len(images)
+  sizes = np.asarray(example.get('size', whole))
+  shape = sizes.max(0)[::-1]
+  figure, axes = _panels(len(images), 5, title, heads, shape)
+  colours = _colours(len(classes))
   seen = set()
-  for i, (image, line) in enumerate(zip(images, axes, strict=True)):
+  for i, ((width, height), line) in enumerate(zip(sizes, axes, strict=True)):
+    image, *maps = (
+      np.asarray(example[key][i])[:height, :width]
+      for key in ('image', 'truth', 'ann', 'snn')
+    )
     _show(line[0], image)
-    maps = [np.asarray(example[key][i]) for key in ('truth', 'ann', 'snn')]
     for ax, found in zip(line[1:4], maps, strict=True):
-      ax.imshow(_painted(found), interpolation='nearest')
+      ax.imshow(colours[found], interpolation='nearest')
       seen |= set(np.unique(found).tolist())
     differ = maps[1] != maps[2]
     line[4].imshow(differ, cmap='gray_r', vmin=0, vmax=1)
@@ -116,7 +125,7 @@ def _maps(example, title, classes):
       fontsize=7,
     )
   patches = [
-    Patch(color=_colour(kind), label=classes[kind])
+    Patch(color=colours[kind], label=classes[kind])
     for kind in sorted(seen)
     if kind < len(classes)
   ]
@@ -125,13 +134,19 @@ def _maps(example, title, classes):
   return figure
 
 
-def _colour(kind):
-  return '#303030' if kind == 0 else _COLOURS[(kind - 1) % len(_COLOURS)]
-
-
-def _painted(found):
+def _colours(count):
+  """RGB in 0..1 of the labels 0 to 255, another for each of so many classes."""
   from matplotlib.colors import to_rgb
 
-  table = np.array([to_rgb(_colour(kind)) for kind in range(256)])
-  table[_NOTHING] = to_rgb(GREY)
-  return table[found]
+  table = _voc_colours()
+  few = '#303030', *_COLOURS
+  if count <= len(few):  # else VOC's own for what is ignored: its 7 is GREY
+    table[: len(few)] = [to_rgb(colour) for colour in few]
+    table[_NOTHING] = to_rgb(GREY)
+  return table
+
+
+def _voc_colours():
+  """VOC's colour map: bit 3 k + c of a label is bit 7 - k of channel c."""
+  bits = np.arange(256)[:, None] >> np.arange(9) & 1
+  return bits.reshape(-1, 3, 3).swapaxes(1, 2) @ (128, 64, 32) / 255
