@@ -155,6 +155,29 @@ def test_objects_are_left_out_and_counted(tmp_path, changes, repair):
   assert found.train[0].mask().any() == (repair is None)
 
 
+def test_labels_are_known_without_painting_and_crowds_may_hide_all(tmp_path):
+  size = {
+    'bbox': [0, 0, 20, 10],
+    'segmentation': [[0, 0, 20, 0, 20, 10, 0, 10]],
+  }
+  crowd = {**CAT, 'iscrowd': 1}
+  pictures = {
+    'a': [CAT, crowd],
+    'b': [],
+    'c': [crowd],
+    'd': [{**crowd, **size}],
+  }
+  both(tmp_path, pictures)
+  found = coco_masks.read(tmp_path, crowd='ignored')
+  assert [list(x.labels) for x in found.train] == [[0, 2], [0], [0], []]
+  for record in found.train:
+    assert record.labels == masked.labels_in(record.mask(), 3)
+  both(tmp_path, {'d': [{**crowd, **size}]})
+  with pytest.raises(fs.UserError, match=r'train2017\.json: no mask of its 1 '):
+    coco_masks.read(tmp_path, crowd='ignored')
+  assert list(coco_masks.read(tmp_path).train[0].labels) == [0]
+
+
 def test_pictures_are_left_out_and_counted(tmp_path):
   both(tmp_path, {name: [CAT] for name in ('good', 'broken', 'gone')})
   (tmp_path / 'train2017' / 'broken.png').write_bytes(b'no picture')

@@ -107,6 +107,30 @@ def test_what_is_wrong_is_counted_with_its_place(
     assert line.count('first: ') == 1
 
 
+def test_classes_of_no_pixel_are_named():
+  def notes(*labels, classes=CLASSES, **repairs):
+    path = pathlib.Path('a.png')
+    train = [masked.Record(path, path, (2, 2), bytes(x)) for x in labels]
+    return masked.notes(masked.Masked(train, [], classes, repairs))
+
+  assert notes([0, 2], [1]) == ()
+  assert notes([0], [0], bare=['b.png']) == (
+    '1 pictures without a mask left out (first: b.png)',
+    "no training mask has a pixel of 'road', 'car'; 255 means ignored",
+  )
+  (note,) = notes([1], classes=[f'c{i}' for i in range(9)])
+  assert note.endswith(
+    "'c0', 'c2', 'c3', 'c4', 'c5' and 3 more classes; 255 means ignored"
+  )
+
+
+@given(st.integers(1, 255), st.integers(0, 99))
+def test_labels_of_a_mask(classes, seed):
+  labels = np.random.default_rng(seed).choice([*range(30), 255], (5, 4))
+  found = masked.labels_in(labels, classes)
+  assert list(found) == sorted({x for x in labels.flat if x < classes})
+
+
 def test_the_first_in_order_is_named(tmp_path):
   repairs = masked.new_repairs()
   pairs = [(str(i), tmp_path / f'{i}.jpg', None) for i in range(30)]

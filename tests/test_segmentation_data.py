@@ -15,7 +15,7 @@ from test_coco import write as write_coco
 
 import fastsnn_jax as fs
 from fastsnn_jax import data
-from fastsnn_jax.data import padding, scenes, segmentation
+from fastsnn_jax.data import decode, padding, scenes, segmentation
 from fastsnn_jax.data.augment_masks import augment_masks
 
 SIZES = {'a': (8, 6), 'b': (5, 12), 'c': (12, 12), 'd': (3, 3), 'e': (7, 2)}
@@ -121,6 +121,19 @@ def test_repairs_are_told(directory):
   assert any('cannot be read (first: ' in note for note in notes)
 
 
+def test_binary_masks_of_0_and_255_are_told(directory):
+  (directory / 'classes.txt').write_text('background\nobject')
+  for path in (directory / 'SegmentationClass').iterdir():
+    labels = decode.indices(path.read_bytes())
+    path.write_bytes(palette(np.where(labels == 0, 0, 255)))
+  whole = segmentation.load('streets', str(directory), stride=4)
+  stream = segmentation.open_stream('streets', str(directory), stride=4)
+  assert whole.notes == stream.notes
+  assert whole.notes == (
+    "no training mask has a pixel of 'object'; 255 means ignored",
+  )
+
+
 def test_coco(tmp_path):
   square = [[2, 1, 8, 1, 8, 6, 2, 6]]
   cat = {**CAT, 'segmentation': square}
@@ -139,6 +152,8 @@ def test_coco(tmp_path):
     (batch,) = loader(stream.test, stream, batch=1).evaluation()
     np.testing.assert_array_equal(batch['label'], whole.test['label'])
     assert stream.validation is None
+    for notes in (whole.notes, stream.notes):
+      assert notes[-1].startswith("no training mask has a pixel of 'dog';")
 
 
 def test_scenes_are_padded(monkeypatch):

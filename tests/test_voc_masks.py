@@ -78,7 +78,8 @@ def test_encoded_masks_are_preferred(tmp_path):
 def test_pictures_are_left_out_and_counted(tmp_path):
   train = {name: A for name in ('good', 'gone', 'bare', 'broken', 'turned')}
   train['turned'] = A.T
-  write(tmp_path, {'train': train, 'val': {'c': C | 8}})
+  other = np.vstack([C[:1], C[1:] | 8])
+  write(tmp_path, {'train': train, 'val': {'c': other}})
   (tmp_path / 'JPEGImages' / 'gone.png').unlink()
   (tmp_path / 'SegmentationClass' / 'bare.png').unlink()
   (tmp_path / 'JPEGImages' / 'broken.png').write_bytes(b'')
@@ -94,6 +95,45 @@ def test_pictures_are_left_out_and_counted(tmp_path):
     '1 masks with labels of no class; these pixels are ignored',
   ]
   assert 'turned.png, 8 x 6 and not 6 x 8' in lines[3]
+
+
+@pytest.mark.parametrize(
+  ('line', 'hint'),
+  [
+    ('a.png', '.png; names in lists have no folder and no ending: a'),
+    (
+      'JPEGImages/a.png SegmentationClass/a.png',
+      '.png; names in lists have no folder and no ending: a',
+    ),
+    ('JPEGImages/a', '/a; names in lists have no folder and no ending: a'),
+    ('a.b', 'a.b'),
+    ('other/a', 'other/a'),
+  ],
+)
+def test_lists_of_files_are_not_lists_of_names(tmp_path, line, hint):
+  write(tmp_path, {'train': {'a': A}, 'val': {'c': C}})
+  listed = tmp_path / voc_masks.LISTS / 'train.txt'
+  listed.write_text(f'{line}\n')
+  with pytest.raises(fs.UserError, match=r'train\.txt has no pic') as error:
+    voc_masks.read(tmp_path)
+  assert f'{hint})); a split needs' in str(error.value)
+  listed.write_text(f'c\n{line}\n')
+  (said,) = masked.warnings(voc_masks.read(tmp_path).repairs)
+  assert said.endswith(f'{hint})')
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_a_split_without_a_pixel_of_a_class_is_refused(tmp_path, split):
+  splits = {'train': {'a': A}, 'val': {'b': B}, 'test': {'c': C}}
+  write(tmp_path, splits | {split: {'x': A | 255, 'y': A | 255}})
+  match = rf'{split}\.txt: no mask of its 2 pictures has a pixel of a class'
+  with pytest.raises(fs.UserError, match=match):
+    voc_masks.read(tmp_path)
+  write(tmp_path, {split: {'x': A | 4}})
+  with pytest.raises(fs.UserError, match=r'no mask of its 1 .* of no class'):
+    voc_masks.read(tmp_path)
+  write(tmp_path, {split: {'x': A | 255, 'y': A}})
+  voc_masks.read(tmp_path)
 
 
 def test_other_layouts_are_refused(tmp_path):

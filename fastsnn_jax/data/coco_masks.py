@@ -146,8 +146,16 @@ def _records(base, split, data, shapes, repairs):
         kept.append((crowded, label, outline))
     kept.sort(key=lambda shape: not shape[0])  # crowds lie below the others
     outlines = Outlines(size, tuple(shape[1:] for shape in kept))
-    result.append(masked.Record(path, outlines, size))
+    result.append(masked.Record(path, outlines, size, _labels(outlines)))
   return result
+
+
+def _labels(outlines):
+  """As `masked.labels_in`, but painted only where all may be ignored."""
+  labels = {label for label, _ in outlines.shapes}
+  if labels == {masked.IGNORED}:
+    return masked.labels_in(outlines(), masked.IGNORED)
+  return bytes(sorted({0, *labels} - {masked.IGNORED}))
 
 
 def _skipped(item, size):

@@ -35,6 +35,7 @@ _REMEDY = (
   'a mask has one index of a class per pixel: save it as PNG with a palette or '
   'of 8-bit grey'
 )
+_NAMED = 5  # classes in a note
 
 
 class Record(NamedTuple):
@@ -45,11 +46,13 @@ class Record(NamedTuple):
     mask: the path of a PNG of indices, or a function that gives an integer
       array [height, width].
     size: (width, height) of both, in pixels.
+    labels: the classes of its pixels, a byte each; none if all are ignored.
   """
 
   picture: pathlib.Path
   mask: pathlib.Path | Callable[[], np.ndarray]
   size: tuple[int, int]
+  labels: bytes = b''
 
 
 class Masked(NamedTuple):
@@ -80,6 +83,27 @@ def warnings(repairs) -> list[str]:
   ]
 
 
+def notes(found: Masked) -> tuple[str, ...]:
+  """What the user should know: the repairs, and classes that are not there.
+
+  >>> path = pathlib.Path('a.png')
+  >>> record = Record(path, path, (1, 1), labels=bytes([0]))
+  >>> notes(Masked([record], [record], ('ground', 'object'), {}))
+  ("no training mask has a pixel of 'object'; 255 means ignored",)
+  """
+  there = set().union(*(record.labels for record in found.train))
+  gone = [repr(name) for i, name in enumerate(found.classes) if i not in there]
+  lines = warnings(found.repairs)
+  if gone:
+    names = ', '.join(gone[:_NAMED])
+    if gone[_NAMED:]:
+      names += f' and {len(gone) - _NAMED} more classes'
+    lines.append(
+      f'no training mask has a pixel of {names}; {IGNORED} means ignored'
+    )
+  return tuple(lines)
+
+
 def check_classes(classes) -> tuple[str, ...]:
   """The names as a tuple; UserError if there are none or too many."""
   classes = tuple(classes)
@@ -92,12 +116,19 @@ def check_classes(classes) -> tuple[str, ...]:
 
 
 def check(records, where, layout, repairs) -> None:
-  """Raises UserError if nothing is left of a split."""
+  """Raises UserError if nothing is left of a split, or no pixel has a class."""
   if not records:
     found = '; '.join(warnings(repairs)) or 'the list is empty'
     raise UserError(
       f'{where} has no picture that can be read with its mask ({found}); a '
       f'split needs at least one ({layout})'
+    )
+  if not any(record.labels for record in records):
+    found = ''.join(f'; {line}' for line in warnings(repairs))
+    raise UserError(
+      f'{where}: no mask of its {len(records)} pictures has a pixel of a class '
+      f'({IGNORED} means ignored{found}); a split needs at least one, so write '
+      'masks with the indices of the classes'
     )
 
 
@@ -145,10 +176,19 @@ def _examined(name, picture, mask, count):
     where = f'{mask}, {width} x {height} and not {size[0]} x {size[1]}'
     return None, 'resized', where
   beyond = found[(found >= count) & (found != IGNORED)]
-  record = Record(picture, mask, size)
+  record = Record(picture, mask, size, labels_in(found, count))
   if beyond.size:
     return record, 'no_class', f'{mask}, {beyond[0]} with {count} classes'
   return record, None, None
+
+
+def labels_in(mask, classes: int) -> bytes:
+  """The classes of a mask's pixels, for `Record.labels`.
+
+  >>> list(labels_in(np.array([[2, 0], [2, 255]]), 21))
+  [0, 2]
+  """
+  return bytes(np.flatnonzero(np.bincount(mask.ravel())[:classes]).tolist())
 
 
 def _indices(path):

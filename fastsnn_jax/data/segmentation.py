@@ -75,7 +75,7 @@ def load(
     mean,
     std,
     arrays(found.validation) if found.validation else None,
-    notes=tuple(masked.warnings(found.repairs)),
+    notes=masked.notes(found),
   )
 
 
@@ -109,7 +109,7 @@ def open_stream(
     source(found.test),
     found.classes,
     *MEAN_STD['imagenet2012'],
-    notes=tuple(masked.warnings(found.repairs)),
+    notes=masked.notes(found),
     validation=source(found.validation) if found.validation else None,
     size=size,
   )

@@ -124,7 +124,11 @@ def _find(root, name):
   """(name, path of the picture, path of the mask), None for what is not."""
   pictures = (root / 'JPEGImages' / (name + x) for x in voc.SUFFIXES)
   masks = (root / folder / f'{name}.png' for folder in MASKS)
-  return name, *(
+  picture, mask = (
     next((path for path in paths if path.is_file()), None)
     for paths in (pictures, masks)
   )
+  path = pathlib.PurePath(name)
+  if path.suffix in voc.SUFFIXES or 'JPEGImages' in path.parts:
+    name += f'; names in lists have no folder and no ending: {path.stem}'
+  return name, picture, mask
