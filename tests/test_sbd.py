@@ -92,6 +92,8 @@ def test_what_is_missing_is_named(both, tmp_path):
 
   scipy.io.savemat(source / 'cls' / 'a.mat', {'GTinst': {}})
   refused(r'a\.mat cannot be read \(KeyError')
+  (source / 'cls' / 'a.mat').unlink()
+  refused(r'a\.mat: no such file, .* download SBD')
   scipy.io.savemat(
     source / 'cls' / 'a.mat', {'GTcls': {'Segmentation': np.full((2, 2), 300)}}
   )

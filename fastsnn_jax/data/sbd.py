@@ -85,6 +85,10 @@ def _segmentation(path):
   """The mask in a file of SBD, which MATLAB 5 wrote."""
   import scipy.io
 
+  if not path.is_file():
+    raise UserError(
+      f'{path}: no such file, but a list of SBD has its name; download SBD anew'
+    )
   try:
     found = scipy.io.loadmat(path, simplify_cells=True)
     found = np.asarray(found['GTcls']['Segmentation'])
