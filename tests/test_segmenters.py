@@ -165,6 +165,13 @@ def test_what_is_static_beside_the_layers(model, tmp_path):
     assert sum(leaf.size for leaf in sizes) < 300_000
 
 
+@pytest.mark.parametrize('model', SEGMENTERS)
+def test_no_more_classes_than_a_map_of_bytes_has(model):
+  assert len(fs.build(model, 2, 255).classes) == 255
+  with pytest.raises(fs.UserError, match='classes: 256 are more than the 255'):
+    fs.build(model, 2, 256)
+
+
 def test_only_what_stands_on_the_trunk_starts_as_in_pytorch():
   def starts(model):
     for layer in fs.build(model).layers:

@@ -68,6 +68,7 @@ _MODELS = {
 }
 
 BITS = (32, 5, 4, 3, 2)
+_MAPPED = 255  # classes of a segmenter, whose maps are uint8
 
 
 def models() -> tuple[str, ...]:
@@ -125,7 +126,8 @@ def build(
 
   Raises:
     UserError: an unknown model or bit width, fewer than two classes (one, for
-      a detector), anchors that are no boxes or for a classifier.
+      a detector) or more than 255 for a segmenter, anchors that are no boxes or
+      for a classifier.
 
   >>> build('cifar_resnet20', bits=2).neuron
   QuantRelu(bits=2, initial_theta=6.0)
@@ -142,6 +144,11 @@ def build(
     least, needed = 1, 'one class is'
   if len(names) < least:
     raise UserError(f'classes={classes!r}: at least {needed} needed')
+  if known.get('task') == 'segmentation' and len(names) > _MAPPED:
+    raise UserError(
+      f'classes: {len(names)} are more than the {_MAPPED} that a map of bytes '
+      'can tell apart (255 is ignored); join some of them'
+    )
   sizes = (bits, len(names))
   if 'anchors' in static:
     static['anchors'] = _anchors(model, known, static['anchors'], len(names))
