@@ -21,7 +21,10 @@ config = Experiment(
     Stage(2, 30, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
   convert=Conversion(
-    settle=12, tune=('sequential', 'parallel'), tune_images=120
+    settle=12,
+    tune=('sequential', 'parallel'),
+    tune_images=120,
+    batch_norm='eval',  # its statistics are those of augmented images
   ),
   optimizer='adamw',
   decay='kernels',

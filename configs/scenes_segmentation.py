@@ -26,7 +26,12 @@ config = Experiment(
     Stage(3, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
     Stage(2, 8, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
-  convert=Conversion(tune=('sequential', 'parallel'), tune_images=640),
+  convert=Conversion(
+    settle=12,
+    tune=('sequential', 'parallel'),
+    tune_images=640,
+    batch_norm='eval',  # its statistics are those of images with jitter
+  ),
   optimizer='adamw',
   decay='kernels',
   warmup=1.0,

@@ -71,6 +71,7 @@ def convert_command(arguments: list[str]) -> None:
     from_torch: str | None = None,
     model: str | None = None,
     data: str | None = None,
+    size: int | None = None,
     settings: Annotated[schema.Conversion, flat] = default,
   ):
     """Converts quantised networks to spiking ones, and reports.
@@ -86,11 +87,13 @@ def convert_command(arguments: list[str]) -> None:
       model: Of the official checkpoint.
       data: Set that the official checkpoint was trained on, if not cifar10,
         imagenet2012 or voc; --data-path says where it is.
+      size: Side of its images in pixels, if not 224, 416 or 513, the recipe's.
       settings: What to convert, and how.
     """
-    return workdir, from_torch, model, data, settings
+    return workdir, from_torch, model, data, size, settings
 
-  workdir, file, model, name, settings = _parse(main, arguments, 'convert.py')
+  found = _parse(main, arguments, 'convert.py')
+  workdir, file, model, name, size, settings = found
   if file:
     if model is None or _early(arguments, '--bits') is None:
       raise UserError(
@@ -108,9 +111,10 @@ def convert_command(arguments: list[str]) -> None:
       workdir,
       data_name=name,
       data_path=settings.data_path,
+      size=size,
     )
-  elif model or name:
-    raise UserError('--model and --data belong to --from-torch; add it')
+  elif model or name or size:
+    raise UserError('--model, --data and --size belong to --from-torch; add it')
   fs.convert(workdir, settings)
   if devices.first():
     print(pathlib.Path(workdir) / 'report' / 'report.html')
@@ -133,8 +137,9 @@ def run(command) -> None:
       raise
     said = str(error).split('\n')[0]
     print(
-      f'error: {said}; take less at a time: a smaller --data.batch or '
-      '--data.eval-batch, --compute.accumulate N, --compute.remat',
+      f'error: {said}; take less at a time: smaller --data.batch or '
+      '--data.eval-batch, --compute.accumulate N or --compute.remat where it '
+      'trains, smaller --eval-batch or --tune-batch where it converts',
       file=sys.stderr,
     )
     sys.exit(2)

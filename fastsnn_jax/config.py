@@ -108,6 +108,8 @@ class Conversion:
     'settled',
   )
   """Neurons to judge."""
+  steps: int | None = None
+  """Time steps with input, T; if not given 2^bits - 1."""
   settle: int = 8
   """Steps after the T-th in settled mode."""
   tune: tuple[Literal['sequential', 'parallel', 'none'], ...] = ('sequential',)
@@ -124,6 +126,10 @@ class Conversion:
   """The tuned layer's batch norm; the reference: eval for AlexNet and VGG11."""
   data_path: str | None = None
   """Directory of the data, if it is not where train.py found it."""
+  eval_batch: int | None = None
+  """Images per call of the judging; if not given, the training's."""
+  tune_batch: int | None = None
+  """Images per step of the fine-tuning; if not given, the training's."""
   coco: bool = False
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
@@ -147,11 +153,19 @@ class Conversion:
     check(self, 'tune_epochs', lambda v: v >= 1, 'at least 1')
     check(self, 'tune_learning_rate', lambda v: v > 0, 'above 0')
     check(self, 'tune_weight_decay', lambda v: v >= 0, 'at least 0')
-    check(
-      self, 'tune_images', lambda v: v is None or v >= 1, 'at least 1, or none'
-    )
+    for name in ('steps', 'tune_images', 'eval_batch', 'tune_batch'):
+      check(self, name, lambda v: v is None or v >= 1, 'at least 1, or none')
     made = ('last', *self.mode, *self.schedules)
     check(self, 'keep', lambda v: v in made, f'one of {", ".join(made)}')
+
+  def of(self, data: Data) -> Data:
+    """Where the images are, and how many at a time, for the conversion."""
+    return dataclasses.replace(
+      data,
+      path=self.data_path or data.path,
+      batch=self.tune_batch or data.batch,
+      eval_batch=self.eval_batch or data.eval_batch,
+    )
 
   @property
   def schedules(self) -> tuple[str, ...]:

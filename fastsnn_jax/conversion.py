@@ -52,7 +52,7 @@ def to_spiking(
         'not affine, so the mean of its outputs over time is not its output at '
         'the mean; use a strided convolution or average pooling there'
       )
-  steps = 2**network.neuron.bits - 1
+  steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
   presets = {
     'unsigned': {'signed': False},
     'signed': {},

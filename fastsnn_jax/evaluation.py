@@ -106,7 +106,7 @@ def compare(
   """
   task = task or tasks.for_network(ann)
   shape = image_shape(data)
-  if ann.size:
+  if ann.task == 'detection' and ann.size:
     shape = (ann.size, ann.size, shape[-1])
   networks = {label: network for label, (network, _) in spiking.items()}
   trees = {label: variables for label, (_, variables) in spiking.items()}
@@ -115,21 +115,19 @@ def compare(
     ann_variables, trees, fans = devices.everywhere(
       (ann_variables, trees, fans), mesh
     )
-  total = accumulate(
-    functools.partial(
-      _compare,
-      ann_variables,
-      trees,
-      fans,
-      ann=ann,
-      networks=tuple(networks.items()),
-      task=task,
-    ),
-    data,
-    batch,
-    mesh=mesh,
-    advance=advance,
-  )
+
+  def judge(batch):
+    twin, found = _ann(ann_variables, batch, network=ann, task=task)
+    # A program for each network, or the memory of all were needed at once.
+    for label, network in networks.items():
+      mine = _compare(
+        trees[label], fans, batch, twin, network=network, task=task
+      )
+      for part, value in mine.items():
+        found[part] = {**found[part], label: value}
+    return found
+
+  total = accumulate(judge, data, batch, mesh=mesh, advance=advance)
   macs = counting.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
   images, of_ann = float(total['sums']['images']), _of_ann(total, task)
@@ -147,41 +145,47 @@ def _neurons(network, fans):
         yield name, fan
 
 
-@functools.partial(jax.jit, static_argnames=('ann', 'networks', 'task'))
-def _compare(ann_variables, trees, fans, batch, *, ann, networks, task):
-  images = present(ann, batch['image'])
-  target, ann_activations = ann.apply(ann_variables, images)
-  wanted = task.predict(target)
-  result = {
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _ann(variables, batch, *, network, task):
+  """((output, activations, predictions), what is summed up of them)."""
+  images = present(network, batch['image'])
+  output, activations = network.apply(variables, images)
+  predictions = task.predict(output)
+  return (output, activations, predictions), {
     'sums': {
-      'ann': task.measure(wanted, batch),
+      'ann': task.measure(predictions, batch),
       'images': jnp.sum(batch['mask']),  # without what could not be decoded
     },
     'max': {},
-    'rows': _kept(task, batch, ann=task.rows(wanted)),
+    'rows': _kept(task, batch, ann=task.rows(predictions)),
   }
-  for label, network in networks:
-    variables = trees[label]
-    _, activations = network.apply(variables, images)
-    outputs = network.output_over_time(variables, activations)
-    outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
-    predicted = jax.vmap(task.predict)(outputs)
-    difference = jnp.abs(outputs[-1] - target)
-    difference = difference.reshape(len(difference), -1).max(1) * batch['mask']
-    spikes = {name: (a != 0) for name, a in activations.items()}
-    result['sums'][label] = {
-      'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
-      'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
-      'layers': _layer_sums(
-        network, variables, activations, ann_activations, batch['mask']
-      ),
-      'synops': _synops(network, spikes, fans, batch['mask']),
-      'quiet': _quiet(spikes, batch['mask']),
-    }
-    result['max'][label] = jnp.max(difference)
-    if result['rows']:
-      result['rows'][label] = jax.vmap(task.rows, out_axes=1)(predicted)
-  return result
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _compare(variables, fans, batch, twin, *, network, task):
+  """What is summed up of a spiking network beside its ANN, see `_ann`."""
+  images = present(network, batch['image'])
+  target, ann_activations, wanted = twin
+  _, activations = network.apply(variables, images)
+  outputs = network.output_over_time(variables, activations)
+  outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
+  predicted = jax.lax.map(task.predict, outputs)
+  difference = jnp.abs(outputs[-1] - target)
+  difference = difference.reshape(len(difference), -1).max(1) * batch['mask']
+  spikes = {name: (a != 0) for name, a in activations.items()}
+  sums = {
+    'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
+    'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
+    'layers': _layer_sums(
+      network, variables, activations, ann_activations, batch['mask']
+    ),
+    'synops': _synops(network, spikes, fans, batch['mask']),
+    'quiet': _quiet(spikes, batch['mask']),
+  }
+  found = {'sums': sums, 'max': jnp.max(difference)}
+  if task.truth(batch):
+    found['rows'] = jax.vmap(task.rows, out_axes=1)(predicted)
+  return found
 
 
 def _layer_sums(network, variables, activations, targets, mask):
@@ -254,7 +258,8 @@ def _row(network, total, label, task, of_ann, macs, neurons, images):
   # In the table's order: jit gives dicts back sorted by name.
   layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
   spikes = {name: values[0] / images for name, values in layers.items()}
-  agree = (np.asarray(mine['agree']) / images).tolist()
+  same, total_of = mine['agree']
+  agree = (same / total_of).tolist()
   quiet = {}
   if network.neuron.settle:  # else the last spike says nothing
     histogram = np.asarray(mine['quiet'])

@@ -83,14 +83,7 @@ def train(
     dataset.test, config.model, config.data, dataset.mean
   )
   for name, (network, variables) in networks.items():
-    metric = tasks.for_network(network).metric
-    results[name] = evaluation.evaluate(
-      network,
-      variables,
-      test,
-      batch=config.data.eval_batch,
-      mesh=stages.mesh(),
-    )[metric]
+    metric, results[name] = _measured(network, variables, test, config)
     stages.tell_skipped('test', test)
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
@@ -129,10 +122,11 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
     UserError: a stage asked for was not trained, or is of another network.
   """
   workdir = pathlib.Path(workdir)
-  config = experiment_of(workdir)
-  settings = dataclasses.replace(settings or config.convert, **overrides)
+  trained = experiment_of(workdir)
+  settings = dataclasses.replace(settings or trained.convert, **overrides)
+  config = dataclasses.replace(trained, data=settings.of(trained.data))
   settings = dataclasses.replace(settings, bits=_bits(workdir, settings.bits))
-  dataset = open_data(config.model, config.data, settings.data_path)
+  dataset = open_data(config.model, config.data)
   if settings.coco:
     _check_coco(config.model, dataset)
   if config.data.stream:
@@ -151,6 +145,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       variables,
       dataset,
       modes=settings.mode,
+      steps=settings.steps,
       settle=settings.settle,
       tunings=_tunings(config, settings),
       tune_images=settings.tune_images,
@@ -169,7 +164,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       snn,
       tuned,
       dataset=dataset.name,
-      experiment=to_dict(config),
+      experiment=to_dict(trained),
       conversion=dataclasses.asdict(settings),
     )
     if devices.first():
@@ -290,12 +285,11 @@ def _float_metric(workdir, dataset, config):
   """The float network's metric on the test images, if it was trained."""
   if not checkpoint.exists(workdir / 'ann32'):
     return None
-  network, variables = load(workdir / 'ann32')
-  metrics = evaluation.evaluate(
-    network,
-    variables,
-    dataset.test,
-    batch=config.data.eval_batch,
-    mesh=stages.mesh(),
-  )
-  return metrics[tasks.for_network(network).metric]
+  return _measured(*load(workdir / 'ann32'), dataset.test, config)[1]
+
+
+def _measured(network, variables, test, config):
+  """(name of the task's metric, its value)."""
+  metric = tasks.for_network(network).metric
+  on = {'batch': config.data.eval_batch, 'mesh': stages.mesh()}
+  return metric, evaluation.evaluate(network, variables, test, **on)[metric]

@@ -46,6 +46,7 @@ def convert_network(
   tune_images: int | None,
   batch: int,
   seed: int,
+  steps: int | None = None,
   keep: str = 'last',
   mesh: Mesh | None = None,
   **of_task,
@@ -61,6 +62,7 @@ def convert_network(
     tune_images: how many training images they see; None for all.
     batch: images per evaluation call.
     seed: of the fine-tuning.
+    steps: with input, T; None for 2^bits - 1.
     keep: what is chosen: the network of this mode, or of the tuning of this
       schedule; 'last' for the last tuning's, or without any the last mode's.
     mesh: over whose devices batches are shared out; None for one device.
@@ -77,15 +79,14 @@ def convert_network(
         'threshold that is not positive; train the stage again with a smaller '
         'learning rate'
       )
-  spiking = {}
+  given, spiking = {} if steps is None else {'steps': steps}, {}
   for mode in modes:
-    settings = {'settle': settle} if mode == 'settled' else {}
-    spiking[mode] = to_spiking(ann, mode, **settings), variables
+    late = {'settle': settle} if mode == 'settled' else {}
+    spiking[mode] = to_spiking(ann, mode, **given, **late), variables
   task = tasks.for_network(ann, **of_task)
   judge = functools.partial(_judge, ann, variables, task, dataset, batch, mesh)
-  rows = judge(spiking, 'none')
-  made, records = dict(spiking), []
-  signed = to_spiking(ann, 'signed')
+  made, rows, records = dict(spiking), judge(spiking, 'none'), []
+  signed = to_spiking(ann, 'signed', **given)
   images = {name: x[:tune_images] for name, x in dataset.train.items()}
   for tuning in tunings:
     units = 1 if tuning.schedule == 'parallel' else len(ann.firing) - 1

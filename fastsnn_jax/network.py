@@ -93,8 +93,9 @@ class Network:
       one pixel more; pixels from one cell of the output to the next.
     anchors: (width, height) in cells of the boxes that a detector starts from.
     overlap: IoU above which a detector keeps only the better of two boxes.
-    size: side of the square that a detector sees of an image of any size; 0 for
-      a side near the image's own.
+    size: side of the square that a detector sees of an image of any size, and
+      that smaller images of a segmenter are padded to; 0 for a side near the
+      image's own.
   """
 
   layers: tuple[Layer, ...]

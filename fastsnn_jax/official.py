@@ -24,6 +24,7 @@ def adopt(
   *,
   data_name: str | None = None,
   data_path: str | None = None,
+  size: int | None = None,
 ) -> None:
   """Puts an official checkpoint where `fs.convert` looks for networks.
 
@@ -38,6 +39,7 @@ def adopt(
     data_name: of the data set that it was trained on; if not given cifar10,
       imagenet2012 or voc, after the model.
     data_path: of the data set; see `fs.data.load`.
+    size: side of the images, if not the recipe's.
 
   Raises:
     UserError: a checkpoint of something else, data without as many classes, or
@@ -46,7 +48,10 @@ def adopt(
   recipe = recipes.recommended(model)
   variables = load_torch(path, model, bits)
   settings = dataclasses.replace(
-    recipe.data, name=data_name or recipe.data.name, path=data_path
+    recipe.data,
+    name=data_name or recipe.data.name,
+    path=data_path,
+    size=size or recipe.data.size,
   )
   dataset = open_data(model, settings)
   network = network_of(model, bits, settings, dataset)

@@ -6,18 +6,17 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.models import build, input_size, stride_of, task_of
 
 
-def open_data(model, settings, path=None):
+def open_data(model, settings):
   """The data set that a model is trained on: in memory, or as a stream.
 
   Args:
     model: its name; it says what labels are needed.
     settings: `config.Data`.
-    path: of the data, if it is not where the settings say.
 
   Raises:
     UserError: no such data, or settings that do not go with the model's task.
   """
-  path, task = path or settings.path, task_of(model)
+  path, task = settings.path, task_of(model)
   _check(model, settings, task)
   if task == 'classification':
     if settings.sizes or (settings.size and not settings.stream):
@@ -92,6 +91,12 @@ def network_of(model, bits, settings, dataset):
   static = {'mean': dataset.mean, 'std': dataset.std}
   if task_of(model) == 'detection':
     static['size'] = side = side_of(model, settings)
+  if task_of(model) == 'segmentation':  # what it is judged on
+    static['size'] = (
+      side_of(model, settings)
+      if settings.stream
+      else dataset.test['image'].shape[1]
+    )
   if settings.anchors:
     train = dataset.train
     boxes = (

@@ -141,9 +141,10 @@ def detect(
 def segment(network: Network, variables, images) -> np.ndarray | list:
   """The class of every pixel of raw images.
 
-  Images are padded at the bottom and on the right with the mean colour, to
-  sides that the network's map of logits can be enlarged to, and the answer is
-  cut back. A new size of images compiles the network anew.
+  Images are padded at the bottom and on the right with the mean colour, and the
+  answer is cut back: to the square that the network was judged on, its `size`,
+  if they fit in; or else to the next sides that the map of logits can be
+  enlarged to, and each new size of images then compiles the network anew.
 
   Args:
     network, variables: a segmenter, float, quantised or spiking.
@@ -170,14 +171,17 @@ def segment(network: Network, variables, images) -> np.ndarray | list:
   images = np.asarray(images)
   batch = _as_batch(images)
   height, width = batch.shape[1:3]
-  rows, columns = (
-    -(-(side - 1) // network.stride) * network.stride + 1 - side
-    for side in (height, width)
-  )
+  if batch.shape[-1] != len(network.mean):
+    raise UserError(
+      f'images of shape {images.shape}, but the network takes '
+      f'{len(network.mean)} channels; repeat a grey one, leave out transparency'
+    )
+  sides = (network.size, network.size)
+  if max(height, width) > network.size:
+    stride = network.stride
+    sides = (-(-(x - 1) // stride) * stride + 1 for x in (height, width))
   fill = 255 * np.array(network.mean, np.float32)
-  padded = np.full(
-    (len(batch), height + rows, width + columns, batch.shape[-1]), fill
-  )
+  padded = np.full((len(batch), *sides, batch.shape[-1]), fill)
   padded[:, :height, :width] = batch
   found = np.asarray(_segment(variables, padded, network=network))
   found = found[:, :height, :width]

@@ -127,6 +127,8 @@ def reference(model: str, **changes) -> Experiment:
   besides = _BESIDES.get(task_of(model), {})
   if task_of(model) != 'classification':
     convert = dataclasses.replace(convert, tune=('none',))
+  if task_of(model) == 'segmentation':
+    convert = dataclasses.replace(convert, eval_batch=1)
   return dataclasses.replace(
     Experiment(
       model, data, stages, convert, decay='all', select='test', **besides
@@ -153,8 +155,11 @@ def recommended(model: str, **changes) -> Experiment:
   """
   known = model in _REFERENCE
   experiment = reference(model) if known else Experiment(model)
+  convert = experiment.convert
+  if task_of(model) == 'segmentation':  # of memory: maps are large
+    convert = dataclasses.replace(convert, tune_batch=1)
   convert = dataclasses.replace(
-    experiment.convert,
+    convert,
     mode=('unsigned', 'signed', 'settled'),
     tune=('sequential', 'parallel'),
     tune_epochs=1,

@@ -41,7 +41,7 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
     'classes': list(network.classes),
     'mean': list(network.mean),
     'std': list(network.std),
-    **_detector(network),
+    **_sized(network),
     'T': _steps(network),
     'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
     **meta,
@@ -49,11 +49,11 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
   checkpoint.save(directory, variables, meta)
 
 
-def _detector(network):
-  """What only detectors have beside their layers."""
-  if not network.anchors:
-    return {}
-  return {key: getattr(network, key) for key in _DETECTOR}
+def _sized(network):
+  """What only detectors and segmenters have beside their layers."""
+  if network.anchors:
+    return {key: getattr(network, key) for key in _DETECTOR}
+  return {'size': network.size} if network.size else {}
 
 
 def _steps(network):

@@ -79,7 +79,7 @@ def test_agreement_by_numpy(seed, noise):
     assert all(expected)
   for real in (1, 3):
     found = detection.agree(a, b, batch(3, real))
-    assert found == sum(expected[:real])
+    assert found == (sum(expected[:real]), real)
 
 
 def test_detections_of_little_score_need_not_agree():
@@ -87,12 +87,12 @@ def test_detections_of_little_score_need_not_agree():
   weak = a['scores'] < 0.5
   b = {**a, 'boxes': jnp.where(weak[..., None], 0, a['boxes'])}
   assert weak.any(1).all()
-  assert detection.agree(a, b, batch(3), shown=0.5) == 3
-  assert detection.agree(a, b, batch(3)) == 0
+  assert detection.agree(a, b, batch(3), shown=0.5) == (3, 3)
+  assert detection.agree(a, b, batch(3)) == (0, 3)
   none = jax.tree.map(jnp.zeros_like, a)
-  assert detection.agree(none, none, batch(3)) == 3
-  assert detection.agree(a, none, batch(3)) == 0
-  assert detection.agree(none, a, batch(3)) == 0
+  assert detection.agree(none, none, batch(3)) == (3, 3)
+  assert detection.agree(a, none, batch(3)) == (0, 3)
+  assert detection.agree(none, a, batch(3)) == (0, 3)
 
 
 def test_summary_of_rows_and_of_losses():
@@ -252,6 +252,6 @@ def test_a_detector_learns_a_square():
   for this in (network, fs.to_spiking(network, 'settled')):
     output, _ = jax.jit(this.apply)(variables, image)
     found.append(detection.predict(output, anchors=network.anchors))
-    kept = detection.rows(found[-1], data)
+    kept = {'found': found[-1], 'truth': detection.truth(data)}
     assert detection.summarize({}, kept, classes=2)['mAP50'] == 1
-  assert detection.agree(*found, data) == 1
+  assert detection.agree(*found, data) == (1, 1)

@@ -145,7 +145,9 @@ def test_maps_and_costs_at_513_and_641_pixels(model):
 def test_what_is_static_beside_the_layers(model, tmp_path):
   network = fs.build(model, 2, ['a', 'b', 'c'])
   assert network.task == 'segmentation'
-  assert network.stride == dict(zip(SEGMENTERS, (8, 16, 4), strict=True))[model]
+  assert (
+    network.stride == dict(zip(SEGMENTERS, (8, 16, 4, 8), strict=True))[model]
+  )
   assert input_size(model) % network.stride == 1
   images = jax.ShapeDtypeStruct((2, 49, 97, 3), jnp.float32)
   output, _ = jax.eval_shape(network.apply, shapes_of(network), images)

@@ -59,7 +59,8 @@ def present(network, images):
     images: [B, H, W, C], uint8 or floats in 0..255.
   """
   images = normalize(images, network.mean, network.std)
-  return resize(images, network.size) if network.size else images
+  resized = network.task == 'detection' and network.size
+  return resize(images, network.size) if resized else images
 
 
 def augment(key, batch, *, crop, flip, jitter, fill=(), side=None):
@@ -82,24 +83,27 @@ def augment(key, batch, *, crop, flip, jitter, fill=(), side=None):
     return augment_boxes(
       key, batch, crop=bool(crop), flip=flip, distort=2 * jitter
     )
-  if batch['label'].ndim == 3:
+  images, masks = batch['image'], batch['label'].ndim == 3
+  if not masks:
+    images = crop_flip(key, images, padding=crop, flip=flip)
+  if jitter:
+    # Another key: what crop_flip draws hangs on the key alone.
+    key_of_colors = jax.random.fold_in(key, 1)
+    size = batch['size'] if masks and 'size' in batch else None
+    images = color_jitter(key_of_colors, images, jitter, size)
+  batch = {**batch, 'image': images}
+  if masks:  # at the end: what pads an image keeps its colour
     from fastsnn_jax.data.augment_masks import SCALES, augment_masks
 
-    batch = augment_masks(
+    return augment_masks(
       key,
       batch,
-      side=side or batch['image'].shape[1],
+      side=side or images.shape[1],
       fill=fill,
       scales=SCALES if crop else (1.0,),
       flip=flip,
     )
-    images = batch['image']
-  else:
-    images = crop_flip(key, batch['image'], padding=crop, flip=flip)
-  if jitter:
-    # Another key: what crop_flip draws hangs on the key alone.
-    images = color_jitter(jax.random.fold_in(key, 1), images, jitter)
-  return {**batch, 'image': images}
+  return batch
 
 
 def crop_flip(key, images, *, padding=4, flip=True):
@@ -153,7 +157,7 @@ def crop_flip(key, images, *, padding=4, flip=True):
   return images
 
 
-def color_jitter(key, images, strength):
+def color_jitter(key, images, strength, size=None):
   """Brightness, contrast and saturation of each image, changed at random.
 
   Three factors a uniform in 1 ± strength: the image times the first; its
@@ -164,6 +168,8 @@ def color_jitter(key, images, strength):
     key: A JAX random key.
     images: [B, H, W, C], 0..255; uint8 or float.
     strength: 0 for none, below 1.
+    size: [B, 2], (width, height) of images that lie at the top left of their
+      arrays: the mean grey is that of the image alone.
 
   Returns:
     float32, same shape.
@@ -183,5 +189,11 @@ def color_jitter(key, images, strength):
     return jnp.clip(centre + (images - centre) * factor, 0, 255)
 
   images = apart(images, 0, bright)
-  images = apart(images, jnp.mean(images, (1, 2, 3), keepdims=True), contrast)
+  real = None
+  if size is not None:
+    real = jnp.arange(images.shape[1])[:, None] < size[:, 1, None, None]
+    real &= jnp.arange(images.shape[2]) < size[:, 0, None, None]
+    real = jnp.broadcast_to(real[..., None], images.shape)
+  grey = jnp.mean(images, (1, 2, 3), keepdims=True, where=real)
+  images = apart(images, grey, contrast)
   return apart(images, jnp.mean(images, -1, keepdims=True), colour)

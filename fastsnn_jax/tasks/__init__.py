@@ -19,7 +19,8 @@ class Task(NamedTuple):
     loss: (outputs, batch) -> (scalar, tree of sums as `measure` gives).
     predict: outputs -> predictions, under jit.
     measure: (predictions, batch) -> tree of sums, padded rows masked out.
-    agree: (predictions, others, batch) -> (rows' sum of agreement in 0..1).
+    agree: (predictions, others, batch) -> (how much is the same, of how much):
+      of images, or of pixels.
     summarize: (sum of measure's trees, kept) -> {name: float}, on the host.
     metric: the name in `summarize` by which networks are compared.
     rows: predictions -> tree with a row per image, and

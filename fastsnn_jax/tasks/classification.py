@@ -35,8 +35,9 @@ def measure(predictions, batch):
 
 
 def agree(predictions, others, batch):
-  """Images on which two predictions are the same class."""
-  return jnp.sum((predictions == others) * batch['mask'])
+  """(images on which two predictions are the same class, all images)."""
+  mask = batch['mask']
+  return jnp.sum((predictions == others) * mask), jnp.sum(mask)
 
 
 def summarize(sums, kept=None):

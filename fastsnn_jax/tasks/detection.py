@@ -67,7 +67,7 @@ def agree(predictions, others, batch, *, shown=0.25):
       are kept for the sake of average precision only.
 
   Returns:
-    Their number among the real rows, scalar.
+    (their number among the real rows, that of the real rows).
   """
   there = [
     (p['scores'] >= shown) & (p['classes'] >= 0) for p in (predictions, others)
@@ -78,7 +78,7 @@ def agree(predictions, others, batch, *, shown=0.25):
   same = jnp.all(jnp.any(pair, 2) == there[0], 1)
   same &= jnp.all(jnp.any(pair, 1) == there[1], 1)
   same &= jnp.sum(there[0], 1) == jnp.sum(there[1], 1)
-  return jnp.sum(same * batch['mask'])
+  return jnp.sum(same * batch['mask']), jnp.sum(batch['mask'])
 
 
 def measure(predictions, batch):

@@ -103,11 +103,11 @@ def measure(predictions, batch, *, classes):
 
 
 def agree(predictions, others, batch):
-  """Sum over the images of the share of pixels with the same class."""
-  same = (predictions == others).astype(jnp.float32)
-  real = _real(batch, predictions.shape[1:]).astype(jnp.float32)
-  share = jnp.sum(same * real, (1, 2)) / jnp.sum(real, (1, 2))
-  return jnp.sum(share * batch['mask'])
+  """(pixels to which both give the same class, all pixels of the images)."""
+  real = _real(batch, predictions.shape[1:])
+  real &= (batch['mask'] > 0)[:, None, None]
+  same = real & (predictions == others)
+  return jnp.sum(same, dtype=jnp.int32), jnp.sum(real, dtype=jnp.int32)
 
 
 def summarize(sums, kept=None):
