@@ -79,7 +79,7 @@ def gradients(
     )
   else:
     return whole(variables['params'], variables['batch_stats'], batch)
-  count = jnp.maximum(sums['count'], 1)
+  count = jnp.where(sums['count'] > 0, sums['count'], 1)
   return jax.tree.map(lambda g: g / count, grads), sums, statistics
 
 

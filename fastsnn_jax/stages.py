@@ -184,7 +184,7 @@ def _task(network, config, dataset):
     if config.data.stream or network.task != 'segmentation':
       raise UserError(
         f'balance={config.balance}: it takes the masks of a segmenter, in '
-        'memory; leave it out'
+        'memory; leave it out, or data.stream'
       )
     settings['weights'] = segmentation.balanced(
       dataset.train['label'], len(dataset.classes), config.balance

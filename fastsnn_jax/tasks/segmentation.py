@@ -66,10 +66,10 @@ def balanced(labels, classes: int, power: float) -> tuple[float, ...]:
   >>> balanced(np.array([0, 0, 0, 1, 255]), 3, 1.0)
   (0.6667, 2.0, 0.0)
   """
-  pixels = np.bincount(np.ravel(labels), minlength=classes)[:classes]
+  pixels = np.array([np.count_nonzero(labels == c) for c in range(classes)])
   share = pixels / max(pixels.sum(), 1)
   raised = np.where(share > 0, np.maximum(share, _TINY) ** -power, 0)
-  mean = np.sum(raised * share)
+  mean = np.sum(raised * share) or 1  # 0 where nobody has a class
   return tuple(round(float(w / mean), 4) for w in raised)
 
 
