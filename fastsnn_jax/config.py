@@ -129,7 +129,8 @@ class Conversion:
   eval_batch: int | None = None
   """Images per call of the judging; if not given, the training's."""
   tune_batch: int | None = None
-  """Images per step of the fine-tuning; if not given, the training's."""
+  """Images per step of the fine-tuning; if not given, the training's. More where
+  the devices could not share them out evenly."""
   coco: bool = False
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'

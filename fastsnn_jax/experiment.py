@@ -270,7 +270,7 @@ def _tunings(config, settings):
       epochs=settings.tune_epochs,
       learning_rate=settings.tune_learning_rate,
       weight_decay=settings.tune_weight_decay,
-      batch=config.data.batch,
+      batch=batching.even(config.data.batch, stages.mesh()),
       batch_norm=settings.batch_norm,
       accept=settings.accept,
       crop=config.data.crop if shifted else 0,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsnn_jax.data import crop_flip, normalize
+from fastsnn_jax.data import augment, color_jitter, crop_flip, normalize
 from fastsnn_jax.errors import UserError
 
 
@@ -132,3 +132,25 @@ def test_normalize_against_numpy(dtype, compiled):
 def test_normalize_wants_a_number_for_each_channel():
   with pytest.raises(UserError, match='one number for each channel'):
     normalize(np.zeros((1, 2, 2, 3), np.uint8), (0.5,), (0.5,))
+
+
+def test_the_mean_grey_of_an_image_does_not_hang_on_its_padding():
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (3, 6, 7, 3)).astype(np.float32)
+  padded = np.pad(images, ((0, 0), (0, 3), (0, 2), (0, 0)))
+  size = jnp.array([[7, 6]] * 3)
+  key = jax.random.key(1)
+  found = color_jitter(key, padded, 0.5, size)
+  wanted = color_jitter(key, images, 0.5)
+  np.testing.assert_allclose(found[:, :6, :7], wanted, rtol=1e-5, atol=1e-3)
+  batch = {'image': padded, 'label': np.zeros((3, 9, 9), np.uint8)}
+  fill = (10.0, 20.0, 30.0)
+  new = augment(
+    key, {**batch, 'size': size}, crop=0, flip=False, jitter=0.5, fill=fill
+  )
+  wanted = color_jitter(jax.random.fold_in(key, 1), images, 0.5)
+  np.testing.assert_allclose(
+    new['image'][:, :6, :7], wanted, rtol=1e-5, atol=1e-3
+  )
+  rim = new['image'][:, 6:]
+  np.testing.assert_array_equal(rim, np.broadcast_to(fill, rim.shape))

@@ -100,6 +100,8 @@ def test_model_and_data_belong_to_an_import(tmp_path):
   official.adopt(path, 'small_resnet8', 2, tmp_path / 'w', data_name='digits')
   with pytest.raises(fs.UserError, match='belong to --from-torch'):
     convert('--workdir', tmp_path / 'w', '--model', 'small_resnet8')
+  with pytest.raises(fs.UserError, match='belong to --from-torch'):
+    convert('--workdir', tmp_path / 'w', '--size', '9')
 
 
 def test_a_network_for_other_data_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The task of segmentation: loss, confusion matrix, agreement, class maps."""
 
+import dataclasses
 import functools
 
 import golden
@@ -163,8 +164,27 @@ def test_segment_pads_and_cuts_back(segmenter):
   np.testing.assert_array_equal(several[0], found)
   with pytest.raises(UserError, match=r'\[B, H, W, C\]'):
     fs.segment(network, variables, image[0])
+  for grey_or_clear in (image[..., :1], np.dstack([image, image[..., 0]])):
+    with pytest.raises(UserError, match='takes 3 channels'):
+      fs.segment(network, variables, grey_or_clear)
   with pytest.raises(UserError, match=r'fs\.segment'):
     fs.classify(network, variables, image)
+
+
+def test_segment_answers_what_was_judged_where_the_square_holds_it(segmenter):
+  network, variables = segmenter
+  judged = dataclasses.replace(network, size=21)
+  random = np.random.default_rng(0)
+  for sides, square in (((12, 15), 21), ((21, 9), 21), ((22, 9), None)):
+    image = random.integers(0, 256, (*sides, 3), np.uint8)
+    found = fs.segment(judged, variables, image)
+    if square is None:  # larger: as without a size
+      wanted = fs.segment(network, variables, image)
+    else:
+      padded = np.full((1, square, square, 3), 127.5, np.float32)
+      padded[0, : sides[0], : sides[1]] = image
+      wanted = fs.segment(network, variables, padded)[0]
+    np.testing.assert_array_equal(found, wanted[: sides[0], : sides[1]])
 
 
 def test_parts_and_devices_give_the_same_confusion_matrix(segmenter):

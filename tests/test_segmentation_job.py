@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,6 +121,23 @@ def test_a_segmenter_is_trained_converted_and_judged_as_all_networks(job):
   found = fs.segment(network, variables, image)
   truth = dataset.test['label'][0][:30]
   assert np.mean((found == truth)[truth != 255]) > 0.8
+
+
+def test_a_conversion_has_steps_and_batches_of_its_own(job, tmp_path):
+  """As the reference runs its VGG-9, for more steps than levels."""
+  _, workdir, _, results = job
+  shutil.copytree(workdir / 'ann2', tmp_path / 'ann2')
+  found = fs.convert(
+    tmp_path, steps=5, eval_batch=1, tune_batch=3, keep='settled'
+  )
+  want = [5, 5, 13, 5]
+  assert [row['steps'] for row in found['rows']] == want
+  for row, before in zip(found['rows'], results['rows'], strict=True):
+    assert row['T'] == 5
+    assert row['ann_mIoU'] == before['ann_mIoU']  # whatever the batch
+  network, _ = fs.load(tmp_path / 'snn2')
+  assert (network.neuron.steps, network.neuron.max_count) == (5, 5)
+  assert fs.load(workdir / 'ann2')[0].size == 33
 
 
 def test_the_report_shows_maps_and_classes(job):
