@@ -4,9 +4,10 @@
     --data.path DIR_IN_VOC_LAYOUT
   python convert.py --workdir runs/camvid
 
-Measured (mIoU on 233 test images): float 41.64 %, 4 bits 42.12, 3 bits 40.96,
-2 bits 39.07; the float network has 54 % on the validation images. Training took
-43 minutes on two cores that did other work besides. The conversion was not run.
+Measured (mIoU on 233 test images): float 46.37 %, 4 bits 46.36, 3 bits 46.94,
+2 bits 44.11. On the validation images the float network has 61 %: they are of
+streets that it was trained on. Training took 37 minutes on one CPU core, the
+conversion 54.
 """
 
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage

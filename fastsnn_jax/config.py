@@ -109,7 +109,8 @@ class Conversion:
   )
   """Neurons to judge."""
   steps: int | None = None
-  """Time steps with input, T; if not given 2^bits - 1."""
+  """Time steps with input, T; if not given 2^bits - 1, at which settled is
+  exact."""
   settle: int = 8
   """Steps after the T-th in settled mode."""
   tune: tuple[Literal['sequential', 'parallel', 'none'], ...] = ('sequential',)
@@ -129,8 +130,8 @@ class Conversion:
   eval_batch: int | None = None
   """Images per call of the judging; if not given, the training's."""
   tune_batch: int | None = None
-  """Images per step of the fine-tuning; if not given, the training's. More where
-  the devices could not share them out evenly."""
+  """Images per step of the fine-tuning; if not given, the training's. More
+  where the devices could not share them out evenly."""
   coco: bool = False
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
@@ -157,7 +158,12 @@ class Conversion:
     for name in ('steps', 'tune_images', 'eval_batch', 'tune_batch'):
       check(self, name, lambda v: v is None or v >= 1, 'at least 1, or none')
     made = ('last', *self.mode, *self.schedules)
-    check(self, 'keep', lambda v: v in made, f'one of {", ".join(made)}')
+    check(
+      self,
+      'keep',
+      lambda v: v in made,
+      f'one of {", ".join(made)}; what is kept has to be in mode or tune',
+    )
 
   def of(self, data: Data) -> Data:
     """Where the images are, and how many at a time, for the conversion."""

@@ -6,8 +6,6 @@ work of one stage, `judging` that of one bit width.
 
 import contextlib
 import dataclasses
-import functools
-import math
 import pathlib
 
 from fastsnn_jax import (
@@ -15,8 +13,8 @@ from fastsnn_jax import (
   checkpoint,
   devices,
   evaluation,
-  finetuning,
   judging,
+  preparing,
   report,
   stages,
   tasks,
@@ -31,8 +29,6 @@ from fastsnn_jax.running import check_identity
 from fastsnn_jax.storage import load, load_with_meta, save
 from fastsnn_jax.tasks import coco_metrics
 from fastsnn_jax.version import __version__
-
-TUNE_BYTES = 2 * 10**9  # of a stream's images, in memory and on each device
 
 
 def train(
@@ -56,6 +52,8 @@ def train(
     SystemExit: SIGTERM or SIGINT; all is saved.
   """
   workdir = pathlib.Path(workdir)
+  if workdir.is_file():
+    raise UserError(f'--workdir {workdir}: it is a file; name a directory')
   dataset = open_data(config.model, config.data)
   for note in dataset.notes:
     say(f'{dataset.name}: {note}')
@@ -130,7 +128,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
   if settings.coco:
     _check_coco(config.model, dataset)
   if config.data.stream:
-    dataset = _for_conversion(dataset, config, settings)
+    dataset = preparing.in_reach(dataset, config, settings)
   rows, tuning, rasters, examples = [], [], {}, {}
   for bits in settings.bits:
     ann, variables, meta = load_with_meta(workdir / f'ann{bits}')
@@ -140,6 +138,12 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
         f'{meta.get("dataset")}, but {bits} bits on {dataset.name} are asked '
         'for; give another --workdir'
       )
+    if ann.classes != tuple(dataset.classes):
+      raise UserError(
+        f'{workdir}/ann{bits} was trained on the classes '
+        f'{", ".join(ann.classes)}, but the data have '
+        f'{", ".join(dataset.classes)}; give data of the same, in their order'
+      )
     judged = judging.convert_network(
       ann,
       variables,
@@ -147,7 +151,7 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
       modes=settings.mode,
       steps=settings.steps,
       settle=settings.settle,
-      tunings=_tunings(config, settings),
+      tunings=preparing.tunings(config, settings),
       tune_images=settings.tune_images,
       batch=config.data.eval_batch,
       seed=config.seed,
@@ -197,7 +201,12 @@ def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
 def _bits(workdir, asked) -> tuple[int, ...]:
   """Bit widths to convert: those asked for, or all that were trained."""
   there = [b for b in BITS if checkpoint.exists(workdir / f'ann{b}')]
-  asked = asked or tuple(b for b in there if b < 32) or (4,)
+  asked = asked or tuple(b for b in there if b < 32)
+  if not asked:
+    raise UserError(
+      f'--workdir {workdir}: it holds the float network only; train.py has to '
+      'train a stage of 5 to 2 bits'
+    )
   for bits in set(asked).difference(there):
     raise UserError(
       f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
@@ -216,69 +225,6 @@ def _check_coco(model, dataset):
       f'--coco: {dataset.name} has no pictures with a size of their own, by '
       "which COCO's numbers are sorted; leave it out"
     )
-
-
-def _for_conversion(dataset, config, settings):
-  """A stream with its test split as a loader, and some training images.
-
-  Fine-tuning goes over its images again and again: they are decoded once, as
-  evaluation sees them, and stay in memory.
-  """
-  return dataclasses.replace(
-    dataset,
-    train=_tuning_images(dataset.train, dataset.mean, config, settings),
-    test=stages.judged_part(
-      dataset.test, config.model, config.data, dataset.mean
-    ),
-  )
-
-
-def _tuning_images(source, mean, config, settings):
-  """All of them on every process: each step takes its share of any images."""
-  if not settings.schedules:
-    return {}
-  load = functools.partial(
-    stages.judged_part,
-    model=config.model,
-    settings=config.data,
-    mean=mean,
-    shared=False,
-  )
-  wanted, total = settings.tune_images, len(source)
-  if wanted is None:
-    wanted = max(TUNE_BYTES // math.prod(load(source).shape), 1)
-    if wanted < total:
-      say(
-        f'fine-tuning takes {wanted} of {total} training images, '
-        f'{TUNE_BYTES / 1e9:.0f} GB; --tune-images N takes another number'
-      )
-  if wanted < total:
-    source, _ = source.split(1 - wanted / total, config.seed)
-  loader = load(source)
-  images = batching.collect(loader)
-  stages.tell_skipped('fine-tuning', loader, own=False)
-  return images
-
-
-def _tunings(config, settings):
-  """One `Tuning` per schedule asked for."""
-  # Boxes and masks are of no use to it: its targets are activations.
-  shifted = not config.data.size and (task_of(config.model) == 'classification')
-  return tuple(
-    finetuning.Tuning(
-      schedule=schedule,
-      epochs=settings.tune_epochs,
-      learning_rate=settings.tune_learning_rate,
-      weight_decay=settings.tune_weight_decay,
-      batch=batching.even(config.data.batch, stages.mesh()),
-      batch_norm=settings.batch_norm,
-      accept=settings.accept,
-      crop=config.data.crop if shifted else 0,
-      flip=config.data.flip,
-      mesh=stages.mesh(),
-    )
-    for schedule in settings.schedules
-  )
 
 
 def _float_metric(workdir, dataset, config):

@@ -83,11 +83,21 @@ def convert_network(
   for mode in modes:
     late = {'settle': settle} if mode == 'settled' else {}
     spiking[mode] = to_spiking(ann, mode, **given, **late), variables
+  if given and steps != 2**ann.bits - 1 and 'settled' in modes:
+    say(
+      f'--steps {steps}: settled equals the quantised network of {ann.bits} '
+      f'bits at {2**ann.bits - 1} steps only, for that many levels it has'
+    )
+  images = {name: x[:tune_images] for name, x in dataset.train.items()}
+  if tunings and (least := max(t.batch for t in tunings)) > count(images):
+    raise UserError(
+      f'--tune-batch {least}: there are {count(images)} images to tune with; '
+      'give a smaller one, or more --tune-images'
+    )
   task = tasks.for_network(ann, **of_task)
   judge = functools.partial(_judge, ann, variables, task, dataset, batch, mesh)
   made, rows, records = dict(spiking), judge(spiking, 'none'), []
   signed = to_spiking(ann, 'signed', **given)
-  images = {name: x[:tune_images] for name, x in dataset.train.items()}
   for tuning in tunings:
     units = 1 if tuning.schedule == 'parallel' else len(ann.firing) - 1
     title = f'{ann.bits} bits: {tuning.schedule} fine-tuning'
@@ -106,8 +116,8 @@ def convert_network(
     made[tuning.schedule] = signed, tuned
     rows += judge({'signed': made[tuning.schedule]}, tuning.schedule)
   kept = list(made)[-1] if keep == 'last' else keep
-  tuned = '' if kept in spiking else 'signed network after the fine-tuning '
-  say(f'snn{ann.bits} holds the {tuned}{kept}')
+  what = 'network' if kept in spiking else 'fine-tuning of the signed network'
+  say(f'snn{ann.bits} holds the {kept} {what} (--keep takes another)')
   return Judged(rows, records, made[kept])
 
 

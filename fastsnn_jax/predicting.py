@@ -171,6 +171,8 @@ def segment(network: Network, variables, images) -> np.ndarray | list:
   images = np.asarray(images)
   batch = _as_batch(images)
   height, width = batch.shape[1:3]
+  if not network.mean:
+    raise UserError('the network has no mean and std; give them to fs.build')
   if batch.shape[-1] != len(network.mean):
     raise UserError(
       f'images of shape {images.shape}, but the network takes '
@@ -223,6 +225,12 @@ def _as_batch(images):
     raise UserError(
       f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
       '[H, W, C]'
+    )
+  low, high = (images.min(), images.max()) if images.size else (np.nan,) * 2
+  if not (low >= 0 and high <= 255):  # nor if one is not a number
+    raise UserError(
+      f'images of shape {images.shape} with values from {low} to {high}; they '
+      'must have pixels, of 0 to 255'
     )
   return batch
 

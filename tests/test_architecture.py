@@ -70,6 +70,7 @@ ROOMS = {
   ),
   'storage': ('network neurons models config config_trees checkpoint opening'),
   'stages': EVERYTHING,
+  'preparing': 'batching finetuning models progress stages',
   'experiment': EVERYTHING,
   'command': 'config devices experiment official recipes',
 }

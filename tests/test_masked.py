@@ -116,7 +116,7 @@ def test_classes_of_no_pixel_are_named():
   assert notes([0, 2], [1]) == ()
   assert notes([0], [0], bare=['b.png']) == (
     '1 pictures without a mask left out (first: b.png)',
-    "no training mask has a pixel of 'road', 'car'; 255 means ignored",
+    "no training mask has the index of 'road', 'car'; 255 means ignored",
   )
   (note,) = notes([1], classes=[f'c{i}' for i in range(9)])
   assert note.endswith(

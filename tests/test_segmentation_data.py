@@ -130,7 +130,7 @@ def test_binary_masks_of_0_and_255_are_told(directory):
   stream = segmentation.open_stream('streets', str(directory), stride=4)
   assert whole.notes == stream.notes
   assert whole.notes == (
-    "no training mask has a pixel of 'object'; 255 means ignored",
+    "no training mask has the index of 'object'; 255 means ignored",
   )
 
 
@@ -153,7 +153,7 @@ def test_coco(tmp_path):
     np.testing.assert_array_equal(batch['label'], whole.test['label'])
     assert stream.validation is None
     for notes in (whole.notes, stream.notes):
-      assert notes[-1].startswith("no training mask has a pixel of 'dog';")
+      assert notes[-1].startswith("no training mask has the index of 'dog';")
 
 
 def test_scenes_are_padded(monkeypatch):

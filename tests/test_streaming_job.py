@@ -15,7 +15,7 @@ from pictures import encode, smooth, write_tfds
 from test_experiment import REGISTER, check_kills, tiny_resnet  # noqa: F401
 
 import fastsnn_jax as fs
-from fastsnn_jax import checkpoint, data, experiment, feeding
+from fastsnn_jax import checkpoint, data, feeding, preparing
 from fastsnn_jax.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.progress import Log
 
@@ -153,12 +153,12 @@ def test_the_trained_network_is_converted(unbroken, capsys):
 def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
   photographs, monkeypatch, capsys, asked
 ):
-  monkeypatch.setattr('fastsnn_jax.experiment.TUNE_BYTES', 60 * 16 * 16 * 3)
+  monkeypatch.setattr('fastsnn_jax.preparing.TUNE_BYTES', 60 * 16 * 16 * 3)
   config = small(photographs)
   tuned = Conversion(bits=(2,), tune_images=asked)
   dataset = data.open_stream('imagenet2012', str(photographs), size=16)
   source = dataset.train
-  images = experiment._for_conversion(dataset, config, tuned).train
+  images = preparing.in_reach(dataset, config, tuned).train
   said = capsys.readouterr().err.splitlines()
   wanted, total = asked or 60, len(source)
   if asked is None:
@@ -177,7 +177,7 @@ def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
     want = np.concatenate([x[name][x['mask'] > 0] for x in batches])
     np.testing.assert_array_equal(found, want)
   untuned = Conversion(bits=(2,), tune='none')
-  assert experiment._for_conversion(dataset, config, untuned).train == {}
+  assert preparing.in_reach(dataset, config, untuned).train == {}
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def notes(found: Masked) -> tuple[str, ...]:
   >>> path = pathlib.Path('a.png')
   >>> record = Record(path, path, (1, 1), labels=bytes([0]))
   >>> notes(Masked([record], [record], ('ground', 'object'), {}))
-  ("no training mask has a pixel of 'object'; 255 means ignored",)
+  ("no training mask has the index of 'object'; 255 means ignored",)
   """
   there = set().union(*(record.labels for record in found.train))
   gone = [repr(name) for i, name in enumerate(found.classes) if i not in there]
@@ -99,7 +99,7 @@ def notes(found: Masked) -> tuple[str, ...]:
     if gone[_NAMED:]:
       names += f' and {len(gone) - _NAMED} more classes'
     lines.append(
-      f'no training mask has a pixel of {names}; {IGNORED} means ignored'
+      f'no training mask has the index of {names}; {IGNORED} means ignored'
     )
   return tuple(lines)
 

@@ -66,7 +66,7 @@ def _splits(directory):
       train = [(year, 'trainval') for year in years if year.is_dir()]
       return (train, [(years[0], 'test')]), CLASSES
   names = directory / 'classes.txt'
-  known = tuple(lines(names)) if names.is_file() else ()
+  known = distinct(lines(names), names) if names.is_file() else ()
   lists = directory / 'ImageSets' / 'Main'
   for train, test in (
     ('trainval', 'test'),
@@ -130,6 +130,21 @@ def lines(path) -> list[str]:
       f'{path} is not UTF-8 (byte {error.start}); write it again as UTF-8'
     ) from error
   return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def distinct(names, path) -> tuple[str, ...]:
+  """The names of classes, if no two are the same.
+
+  >>> distinct(['cat', 'dog'], 'classes.txt')
+  ('cat', 'dog')
+  """
+  for i, name in enumerate(names):
+    if name in names[:i]:
+      raise UserError(
+        f'{path}: classes {names.index(name)} and {i} are both {name!r}; give '
+        'each a name of its own'
+      )
+  return tuple(names)
 
 
 def _number(node, path):

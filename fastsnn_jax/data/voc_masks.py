@@ -117,7 +117,7 @@ def _classes(root):
       f'{path} has an empty line {names.index("") + 1}; the first line is the '
       'name of index 0, the next of index 1 and so on, so name that index too'
     )
-  return names
+  return voc.distinct(names, path)
 
 
 def _find(root, name):
