@@ -6,7 +6,7 @@
 
 Measured (mIoU on 233 test images): float 46.37 %, 4 bits 46.36, 3 bits 46.94,
 2 bits 44.11. On the validation images the float network has 61 %: they are of
-streets that it was trained on. Training took 37 minutes on one CPU core, the
+a drive that it was trained on. Training took 37 minutes on one CPU core, the
 conversion 54.
 """
 
