@@ -8,6 +8,8 @@ import pathlib
 import sys
 from typing import Annotated
 
+import jax
+
 from fastsnn_jax import devices
 from fastsnn_jax.errors import UserError
 
@@ -122,8 +124,6 @@ def convert_command(arguments: list[str]) -> None:
 
 def run(command) -> None:
   """Runs a command; what the user can mend ends as one line and code 2."""
-  import jax
-
   _silence_orbax()
   try:
     devices.start()
@@ -189,8 +189,6 @@ def _cache_compilations() -> None:
 
   Not on a CPU: there, jaxlib 0.10.0 was seen to hang while it read one back.
   """
-  import jax
-
   # Not by the environment: jax, imported with this package, has read it.
   if (
     jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir

@@ -274,7 +274,8 @@ def load(path) -> Experiment:
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   except Exception as error:
-    if unknown := re.match(_UNKNOWN, str(error)):
+    unknown = re.match(_UNKNOWN, str(error))
+    if unknown and unknown[1] in globals():  # a class of this schema
       kind, name = unknown.groups()
       known = [field.name for field in dataclasses.fields(globals()[kind])]
       near = difflib.get_close_matches(name, known, 1)

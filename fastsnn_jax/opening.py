@@ -89,14 +89,11 @@ def network_of(model, bits, settings, dataset):
     dataset: as from `open_data`.
   """
   static = {'mean': dataset.mean, 'std': dataset.std}
-  if task_of(model) == 'detection':
-    static['size'] = side = side_of(model, settings)
-  if task_of(model) == 'segmentation':  # what it is judged on
-    static['size'] = (
-      side_of(model, settings)
-      if settings.stream
-      else dataset.test['image'].shape[1]
-    )
+  task, side = task_of(model), side_of(model, settings)
+  if task == 'segmentation' and not settings.stream:
+    side = dataset.test['image'].shape[1]  # the least that fits, if not given
+  if task != 'classification':
+    static['size'] = side
   if settings.anchors:
     train = dataset.train
     boxes = (

@@ -119,16 +119,12 @@ def reference(model: str, **changes) -> Experiment:
       f'{", ".join(_REFERENCE)}'
     )
   data, stages, tuning = _REFERENCE[model]
-  convert = Conversion(
-    bits=tuple(stage.bits for stage in stages if stage.bits != 32),
-    mode=('signed',),
-    **tuning,
-  )
+  convert = Conversion(mode=('signed',), **tuning)
   besides = _BESIDES.get(task_of(model), {})
   if task_of(model) != 'classification':
     convert = dataclasses.replace(convert, tune=('none',))
-  if task_of(model) == 'segmentation':
-    convert = dataclasses.replace(convert, eval_batch=1)
+  if task_of(model) == 'segmentation':  # at 513 pixels maps are large
+    convert = dataclasses.replace(convert, eval_batch=1, tune_batch=1)
   return dataclasses.replace(
     Experiment(
       model, data, stages, convert, decay='all', select='test', **besides
@@ -155,11 +151,8 @@ def recommended(model: str, **changes) -> Experiment:
   """
   known = model in _REFERENCE
   experiment = reference(model) if known else Experiment(model)
-  convert = experiment.convert
-  if task_of(model) == 'segmentation':  # of memory: maps are large
-    convert = dataclasses.replace(convert, tune_batch=1)
   convert = dataclasses.replace(
-    convert,
+    experiment.convert,
     mode=('unsigned', 'signed', 'settled'),
     tune=('sequential', 'parallel'),
     tune_epochs=1,

@@ -120,6 +120,10 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
     ('', 'must set config = Experiment'),
     ('config = (', 'it cannot be run'),
     (
+      'class Mine:\n  def __init__(self): pass\nconfig = Mine(wings=2)',
+      'it cannot be run (TypeError: Mine.__init__() got an unexpected',
+    ),
+    (
       'from fastsnn_jax.config import *\nconfig = Stage(2, epoch=3)',
       "Stage has no 'epoch'; did you mean 'epochs'?",
     ),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
-from fastsnn_jax import command, official
+from fastsnn_jax import command, config_trees, experiment, official, recipes
+from fastsnn_jax.config import Stage
 
 pytestmark = pytest.mark.once
 
@@ -64,6 +65,20 @@ def test_a_checkpoint_goes_through_the_whole_conversion(
   convert('--workdir', workdir, '--mode', 'settled', '--tune', 'none')
   # And a second import of the same model takes the place of the first.
   official.adopt(path, 'small_resnet8', 2, workdir, data_name='digits')
+
+
+def test_the_width_of_a_reference_network_need_not_be_named_again(tmp_path):
+  network = fs.build('cifar_resnet20', 3, mean=(0.5,) * 3, std=(0.25,) * 3)
+  variables = network.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+  config = recipes.recommended('cifar_resnet20', stages=(Stage(3),))
+  fs.save(
+    tmp_path / 'ann3',
+    network,
+    variables,
+    experiment=config_trees.to_dict(config),
+  )
+  settings = experiment.experiment_of(tmp_path).convert
+  assert experiment._bits(tmp_path, settings.bits) == (3,)
 
 
 @pytest.mark.parametrize(
