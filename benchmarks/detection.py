@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from timing import compare, show
 
 import fastsnn_jax as fs
-from fastsnn_jax.tasks import detection
+from fastsnn_jax.tasks.detection import task as detection
 
 
 def main():

@@ -18,8 +18,8 @@ import PIL.Image
 
 from fastsnn_jax import data
 from fastsnn_jax.data.decode import random_box
-from fastsnn_jax.data.folder import SUFFIXES
 from fastsnn_jax.data.order import Draws
+from fastsnn_jax.data.readers.folder import SUFFIXES
 from fastsnn_jax.data.workers import cores
 
 

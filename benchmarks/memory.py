@@ -16,8 +16,11 @@ import math
 import jax
 
 import fastsnn_jax as fs
-from fastsnn_jax import counting, evaluation, finetuning, tasks
-from fastsnn_jax.gradients import gradients
+from fastsnn_jax import tasks
+from fastsnn_jax.conversion import finetune as finetuning
+from fastsnn_jax.evaluation import evaluate as evaluation
+from fastsnn_jax.evaluation import operations as counting
+from fastsnn_jax.training.gradients import gradients
 
 MODELS = {'small_resnet14': (28, 28, 1), 'cifar_resnet20': (32, 32, 3)}
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from timing import compare, show
 
 import fastsnn_jax as fs
-from fastsnn_jax import tasks, training
+from fastsnn_jax import tasks
+from fastsnn_jax.training import step as training
 
 
 def variables_of(network, images):

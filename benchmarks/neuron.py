@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from timing import compare, show
 
-from fastsnn_jax.neurons import IntegrateAndFire
+from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 
 def stacked(currents, theta):

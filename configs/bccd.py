@@ -9,7 +9,7 @@ Measured (mAP50 on 72 test images): float 86.24 %, 4 bits 85.33, 3 bits 81.60,
 the conversion 17, on two cores that did other work besides.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='small_yolo',

@@ -10,7 +10,7 @@ a drive that it was trained on. Training took 37 minutes on one CPU core, the
 conversion 54.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='medium_deeplab',

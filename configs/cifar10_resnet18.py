@@ -11,6 +11,6 @@ activations are quantised.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('cifar_resnet18')

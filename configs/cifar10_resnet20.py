@@ -10,7 +10,7 @@ cores that did other work besides. The paper's 300 epochs a stage are
 configs/cifar10_resnet20_paper.py.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='cifar_resnet20',

@@ -11,6 +11,6 @@ was run.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('cifar_resnet20')

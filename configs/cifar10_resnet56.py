@@ -10,6 +10,6 @@ keep one by held-out images.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('cifar_resnet56')

@@ -11,6 +11,6 @@ are their defaults.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('cifar_vgg11')

@@ -13,7 +13,7 @@ Not run here.
 
 import dataclasses
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 _voc = reference('deeplabv1_vgg9')
 config = dataclasses.replace(

@@ -14,7 +14,7 @@ Not run here.
 
 import dataclasses
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 _voc = reference('yolov2_resnet34')
 config = dataclasses.replace(

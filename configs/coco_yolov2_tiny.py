@@ -15,7 +15,7 @@ Not run here.
 
 import dataclasses
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 _voc = reference('yolov2_tiny')
 config = dataclasses.replace(

@@ -7,7 +7,7 @@ Measured: float 98.33 %, 4 bits 98.06, 3 bits 97.50, 2 bits 96.39; the README
 has the spiking networks. Both together took under two minutes on two cores.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='small_resnet8',

@@ -9,7 +9,7 @@ has the spiking networks. The two commands took 28 minutes each on two cores
 that did other work besides.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='small_resnet14',

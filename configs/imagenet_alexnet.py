@@ -10,6 +10,6 @@ reference does.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('imagenet_alexnet')

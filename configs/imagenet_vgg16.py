@@ -11,6 +11,6 @@ AlexNet.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('imagenet_vgg16')

@@ -10,7 +10,7 @@ Measured (mAP50 on 1,000 test scenes): float 87.57 %, 4 bits 86.17, 3 bits
 minutes and the conversion 20, on two cores that did other work besides.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='small_yolo',

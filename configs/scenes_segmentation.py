@@ -9,7 +9,7 @@ Measured (mIoU on 1,000 test scenes): float 87.00 %, 4 bits 86.85, 3 bits 86.12,
 pixels. Training took 14 minutes and the conversion 25, on one CPU core.
 """
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 config = Experiment(
   model='small_deeplab',

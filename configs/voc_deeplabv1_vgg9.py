@@ -11,6 +11,6 @@ random weights.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('deeplabv1_vgg9')

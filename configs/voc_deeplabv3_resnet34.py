@@ -12,6 +12,6 @@ bits on VOC the trunk too, from ImageNet; here a stage takes over all.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('deeplabv3_resnet34')

@@ -10,6 +10,6 @@ of 16, judged at 416.
 Not run here.
 """
 
-from fastsnn_jax.recipes import reference
+from fastsnn_jax.experiment.recipes import reference
 
 config = reference('yolov2_resnet34')

@@ -1,7 +1,6 @@
 """Eight emulated devices, the shared folder, and hypothesis's profiles."""
 
 import os
-import pathlib
 
 # Before the first import of jax: the backend reads its flags once.
 _flags = [os.environ.get('XLA_FLAGS', '')]
@@ -15,33 +14,13 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+from support.shared import find_shared  # noqa: E402
 
 hypothesis.settings.register_profile('here', deadline=None, max_examples=25)
 hypothesis.settings.register_profile(
   'ci', deadline=None, max_examples=25, derandomize=True, database=None
 )
 hypothesis.settings.load_profile('ci' if os.environ.get('CI') else 'here')
-
-
-def shared_folder() -> pathlib.Path:
-  """Golden vectors, data sets and checkpoints, beside the repository."""
-  beside = pathlib.Path(__file__).resolve().parents[2] / 'shared'
-  return pathlib.Path(os.environ.get('FASTSNN_SHARED') or beside)
-
-
-def find_shared(*parts: str) -> pathlib.Path:
-  """A path in the shared folder; skips the test where there is none.
-
-  Under CI a folder that is there has to be whole: a missing item fails.
-  """
-  folder = shared_folder()
-  path = folder.joinpath(*parts)
-  if not path.exists():
-    message = f'{path} is missing; FASTSNN_SHARED names the shared folder'
-    if os.environ.get('CI') and folder.is_dir():
-      pytest.fail(message)
-    pytest.skip(message)
-  return path
 
 
 @pytest.fixture(scope='session')

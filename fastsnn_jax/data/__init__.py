@@ -9,8 +9,8 @@ then work on the device.
 
 import pathlib
 
-from fastsnn_jax.data import digits, folder, idx, tfds_source
-from fastsnn_jax.data.augment import (
+from fastsnn_jax.data.dataset import Dataset, split
+from fastsnn_jax.data.image_ops import (
   augment,
   color_jitter,
   crop_flip,
@@ -18,9 +18,9 @@ from fastsnn_jax.data.augment import (
   present,
   resize,
 )
-from fastsnn_jax.data.dataset import Dataset, split
 from fastsnn_jax.data.loader import Loader
 from fastsnn_jax.data.prefetch import prefetch_to_device
+from fastsnn_jax.data.readers import digits, folder, idx, tfds_source
 from fastsnn_jax.data.stream import open_stream
 from fastsnn_jax.errors import UserError
 

@@ -14,7 +14,8 @@ import sys
 
 import numpy as np
 
-from fastsnn_jax.data import decode, voc_masks
+from fastsnn_jax.data import decode
+from fastsnn_jax.data.readers import voc_masks
 from fastsnn_jax.errors import UserError
 
 _LAYOUT = 'cls/*.mat, train.txt and val.txt'

@@ -9,8 +9,9 @@ import pathlib
 
 import numpy as np
 
-from fastsnn_jax.data import decode, folder, tfds_records, tfds_source
+from fastsnn_jax.data import decode
 from fastsnn_jax.data.dataset import MEAN_STD, split
+from fastsnn_jax.data.readers import folder, tfds_records, tfds_source
 from fastsnn_jax.errors import UserError
 
 _PATIENCE = 100  # pictures that are tried before none can be decoded

@@ -54,9 +54,9 @@ def for_network(network, **settings) -> Task:
     **settings: of the task: smoothing, for classification; coco, limit,
       conflict and rounded for detection; weights for segmentation.
   """
-  from fastsnn_jax.tasks.classification import classification
-  from fastsnn_jax.tasks.detection import detection
-  from fastsnn_jax.tasks.segmentation import segmentation
+  from fastsnn_jax.tasks.classification.task import classification
+  from fastsnn_jax.tasks.detection.task import detection
+  from fastsnn_jax.tasks.segmentation.task import segmentation
 
   classes = len(network.classes)
   known = {

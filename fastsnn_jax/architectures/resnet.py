@@ -1,0 +1,117 @@
+"""Tables of the residual networks (spec/classification.md 2.3 and 2.4).
+
+Two firing rows a block: part1 is a convolution, part2 a convolution plus the
+shortcut. The sum is a current, so it is never quantised.
+"""
+
+from fastsnn_jax.nn.network import Layer
+from fastsnn_jax.nn.synapses import (
+  Apot,
+  Chain,
+  Conv,
+  Dense,
+  EightBit,
+  GlobalAveragePool,
+  Residual,
+  torch_bias,
+  torch_uniform,
+)
+
+
+def resnet(
+  classes, *, stem, channels, blocks, ends=None, middle=None, stem_stride=1
+):
+  """Layers of a residual network.
+
+  Args:
+    classes: outputs of the read-out.
+    stem: channels of the first convolution.
+    channels: of each stage.
+    blocks: of each stage.
+    ends: weight quantiser of the first and last layer.
+    middle: weight quantiser of all other convolutions.
+    stem_stride: of the first convolution.
+  """
+  first = Conv(stem, weights=ends, stride=stem_stride)
+  layers = trunk(first, channels=channels, blocks=blocks, middle=middle)
+  head = Dense(
+    classes,
+    weights=ends,
+    norm=False,
+    kernel_init=torch_uniform,
+    bias_init=torch_bias,
+  )
+  name = f'layer{len(channels) + 1}'
+  pooled = Chain((GlobalAveragePool(), head))
+  return [*layers, Layer(name, pooled, (layers[-1].name,))]
+
+
+def trunk(stem, *, channels, blocks, middle=None, strides=None):
+  """Firing rows: the first convolution, then stages of residual blocks.
+
+  Args:
+    stem: the first row's `Conv`.
+    channels: of each stage.
+    blocks: of each stage.
+    middle: weight quantiser of all convolutions but the stem.
+    strides: of each stage's first block; if None, all stages but the first
+      halve the map.
+  """
+  layers = [Layer('layer0', stem)]
+  last, width = 'layer0', stem.features
+  strides = strides or (1,) + (2,) * (len(channels) - 1)
+  stages = enumerate(zip(channels, blocks, strides, strict=True))
+  for stage, (features, count, first_stride) in stages:
+    for block in range(count):
+      stride = first_stride if block == 0 else 1
+      shortcut = None
+      if stride != 1 or features != width:
+        shortcut = Conv(
+          features, weights=middle, kernel=1, stride=stride, padding=0
+        )
+      name = f'layer{stage + 1}.{block}'
+      first = Conv(features, weights=middle, stride=stride)
+      second = Residual(Conv(features, weights=middle), shortcut)
+      layers.append(Layer(f'{name}.part1', first, (last,)))
+      layers.append(Layer(f'{name}.part2', second, (f'{name}.part1', last)))
+      last, width = f'{name}.part2', features
+  return layers
+
+
+def cifar_resnet(depth):
+  """ResNet-20 to -110: 16, 32, 64 channels; the ends have 8 bits at any."""
+
+  def table(bits, classes):
+    return resnet(
+      classes,
+      stem=16,
+      channels=(16, 32, 64),
+      blocks=((depth - 2) // 6,) * 3,
+      ends=EightBit(),
+      middle=None if bits == 32 else Apot(bits, 'full'),
+    )
+
+  return table
+
+
+def cifar_resnet18(bits, classes):
+  """The wide 3-3-2 network: float weights, only activations are quantised."""
+  del bits
+  return resnet(classes, stem=64, channels=(128, 256, 512), blocks=(3, 3, 2))
+
+
+def small_resnet(blocks, stem_stride):
+  """Ours, for small images: as `cifar_resnet`, but shallower."""
+
+  def table(bits, classes):
+    return resnet(
+      classes,
+      stem=16,
+      channels=(16, 32, 64),
+      blocks=(blocks,) * 3,
+      ends=EightBit(),
+      middle=None if bits == 32 else Apot(bits, 'full'),
+      stem_stride=stem_stride,
+    )
+
+  return table

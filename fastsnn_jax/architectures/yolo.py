@@ -1,0 +1,142 @@
+"""Tables of the YOLOv2 detectors (spec/detection.md 1).
+
+Activations only are quantised, at every bit width. The read-out is a map with a
+row of channels per cell: for A anchors and C classes, A objectness logits, then
+A times C class logits, then A times (tx, ty, tw, th).
+"""
+
+import dataclasses
+import math
+
+from fastsnn_jax.architectures.resnet import trunk
+from fastsnn_jax.nn.network import IMAGE, Layer
+from fastsnn_jax.nn.synapses import (
+  Chain,
+  Concat,
+  Conv,
+  SpaceToDepth,
+  torch_bias,
+  torch_uniform,
+)
+
+# (width, height) in cells of 32 pixels, at every image size.
+VOC_ANCHORS = (
+  (1.19, 1.98),
+  (2.79, 4.59),
+  (4.53, 8.92),
+  (8.06, 5.29),
+  (10.32, 10.65),
+)
+COCO_ANCHORS = (
+  (0.53, 0.79),
+  (1.71, 2.36),
+  (2.89, 6.44),
+  (6.33, 3.79),
+  (9.03, 9.74),
+)
+# In cells of 16 pixels.
+SMALL_ANCHORS = ((0.8, 1.1), (1.4, 1.9), (2.4, 3.0))
+
+
+def anchors_for(classes: int) -> tuple[tuple[float, float], ...]:
+  """The reference's anchors: COCO's for its 80 classes, VOC's for all else."""
+  return COCO_ANCHORS if classes == 80 else VOC_ANCHORS
+
+
+def outputs(classes: int, anchors: int) -> int:
+  """Channels of the read-out.
+
+  >>> outputs(20, 5), outputs(80, 5)
+  (125, 425)
+  """
+  return anchors * (5 + classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class RareObjects:
+  """PyTorch's bias, but each anchor starts out sure to one in a hundred.
+
+  An image has some hundred boxes to one object, so that the objectness of the
+  empty ones would make up all of the first losses.
+  """
+
+  anchors: int
+
+  def __call__(self, key, kernel_shape):
+    prior = -math.log(99)
+    return torch_bias(key, kernel_shape).at[: self.anchors].set(prior)
+
+
+def _row(name, features, inputs, stride=1, kernel=3):
+  synapse = Conv(
+    features,
+    kernel=kernel,
+    stride=stride,
+    padding=kernel // 2,
+    kernel_init=torch_uniform,
+  )
+  return Layer(name, synapse, (inputs,))
+
+
+def _passed_through(name, features, fine, coarse):
+  """A convolution over the coarse map and the fine one's pixels as channels."""
+  joined = Concat((SpaceToDepth(2), None))
+  synapse = Chain((joined, Conv(features, kernel_init=torch_uniform)))
+  return Layer(name, synapse, (fine, coarse))
+
+
+def _prediction(classes, anchors, inputs, bias_init=torch_bias):
+  synapse = Conv(
+    outputs(classes, len(anchors)),
+    norm=False,
+    kernel=1,
+    padding=0,
+    kernel_init=torch_uniform,
+    bias_init=bias_init,
+  )
+  return Layer('pred', synapse, (inputs,))
+
+
+def yolov2_tiny(bits, classes, anchors):
+  """Eight 3 x 3 convolutions; the first five halve the map."""
+  del bits
+  layers, last = [], IMAGE
+  for i, features in enumerate((16, 32, 64, 128, 256, 512, 1024, 1024)):
+    name = f'layer{i + 1}' if i < 7 else 'head'
+    layers.append(_row(name, features, last, stride=2 if i < 5 else 1))
+    last = name
+  return [*layers, _prediction(classes, anchors, last)]
+
+
+def yolov2_resnet34(bits, classes, anchors):
+  """ResNet-34 with a stem of stride 4; its third stage is passed through."""
+  del bits
+  rows = trunk(
+    Conv(64, kernel=7, stride=4, padding=3),
+    channels=(64, 128, 256, 512),
+    blocks=(3, 4, 6, 3),
+  )
+  return [
+    *rows,
+    _row('head1', 1024, 'layer4.2.part2', kernel=1),
+    _row('head2', 1024, 'head1'),
+    _row('head3', 1024, 'head2'),
+    _row('route_layer', 128, 'layer3.5.part2', kernel=1),
+    _passed_through('head4', 1024, 'route_layer', 'head3'),
+    _prediction(classes, anchors, 'head4', RareObjects(len(anchors))),
+  ]
+
+
+def small_yolo(bits, classes, anchors):
+  """Ours, for small images: cells of 16 pixels, and one map passed through."""
+  del bits
+  return [
+    _row('layer1', 16, IMAGE, stride=2),
+    _row('layer2', 32, 'layer1', stride=2),
+    _row('layer3', 64, 'layer2', stride=2),
+    _row('layer4', 128, 'layer3', stride=2),
+    _row('layer5', 128, 'layer4'),
+    _row('route_layer', 32, 'layer3', kernel=1),
+    _passed_through('head', 128, 'route_layer', 'layer5'),
+    _prediction(classes, anchors, 'head', RareObjects(len(anchors))),
+  ]

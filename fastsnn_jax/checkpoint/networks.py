@@ -1,0 +1,110 @@
+"""Networks on disk: a tree of variables, and what rebuilds their network."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.architectures import build
+from fastsnn_jax.checkpoint import store as checkpoint
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment.config import Experiment
+from fastsnn_jax.experiment.config_trees import to_dict
+from fastsnn_jax.experiment.opening import network_of, open_data
+from fastsnn_jax.nn.network import Network
+from fastsnn_jax.nn.neurons import IntegrateAndFire
+
+_DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
+
+
+def save(directory, network: Network | Experiment, variables, **meta) -> None:
+  """Writes a network and its variables; `load` brings both back.
+
+  Args:
+    directory: of the checkpoint; one that is there is replaced when the new
+      one is complete.
+    network: or an `Experiment`, for the network of its last stage.
+    variables: of the network.
+    **meta: further JSON values to keep.
+  """
+  if isinstance(network, Experiment):
+    meta = {'experiment': to_dict(network), **meta}
+    network = network_of(
+      network.model,
+      network.stages[-1].bits,
+      network.data,
+      open_data(network.model, network.data),
+    )
+  meta = {
+    'model': network.model,
+    'bits': network.bits,
+    'classes': list(network.classes),
+    'mean': list(network.mean),
+    'std': list(network.std),
+    **_sized(network),
+    'T': _steps(network),
+    'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
+    **meta,
+  }
+  checkpoint.save(directory, variables, meta)
+
+
+def _sized(network):
+  """What only detectors and segmenters have beside their layers."""
+  if network.anchors:
+    return {key: getattr(network, key) for key in _DETECTOR}
+  return {'size': network.size} if network.size else {}
+
+
+def _steps(network):
+  if network.spiking:
+    return network.neuron.steps
+  return None if network.bits == 32 else 2**network.bits - 1
+
+
+def load(directory, network: Network | None = None) -> tuple[Network, dict]:
+  """A network and its variables, ready to run.
+
+  Args:
+    directory: ann32, ann4, … or snn4, … of a workdir, or what `save` wrote.
+    network: for a table of your own, which no name stands for.
+
+  Raises:
+    UserError: nothing there, not readable, or of another network.
+  """
+  network, variables, _ = load_with_meta(directory, network)
+  return network, variables
+
+
+def load_with_meta(directory, network: Network | None = None):
+  """(network, variables, metadata), as `load`."""
+  tree, meta = checkpoint.load(directory)
+  if 'model' not in meta:
+    raise UserError(
+      f'{directory}: an unfinished stage, not a network; give ann4, snn4, …'
+    )
+  if network is None:
+    if meta['model'] is None:
+      raise UserError(
+        f'{directory}: its network is no registered model; pass it as '
+        'fs.load(directory, network=…)'
+      )
+    network = build(
+      meta['model'],
+      meta['bits'],
+      meta['classes'],
+      mean=tuple(meta['mean']),
+      std=tuple(meta['std']),
+      **{key: meta[key] for key in _DETECTOR if key in meta},
+    )
+    if meta['neuron'] is not None:
+      neuron = IntegrateAndFire(**meta['neuron'])
+      network = dataclasses.replace(network, neuron=neuron)
+  variables = jax.tree.map(jnp.asarray, tree)
+  names = {layer.name for layer in network.layers}
+  if wrong := names ^ set(variables['params']):
+    raise UserError(
+      f'{directory}: layer {min(wrong)!r} is not in both the checkpoint and '
+      f'the network; the checkpoint is of model {meta["model"]!r}'
+    )
+  return network, variables, meta

@@ -1,0 +1,1 @@
+"""From a quantised network to a spiking one, and its repair."""

@@ -1,0 +1,199 @@
+"""What is done to images on the device: normalisation, random crop and flip."""
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.errors import UserError
+
+
+def normalize(images, mean, std):
+  """Scales images to zero mean and unit deviation, channel by channel.
+
+  `(images / 255 - mean) / std`.
+
+  Args:
+    images: [..., C], uint8 or floats in 0..255.
+    mean: C numbers, of images in 0..1.
+    std: C positive numbers, of images in 0..1.
+
+  Returns:
+    float32 [..., C].
+
+  Raises:
+    UserError: mean or std has not one number for each channel.
+
+  >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), (0.5,), (0.25,)).item()
+  2.0
+  """
+  images = jnp.asarray(images)
+  channels = images.shape[-1:]
+  mean, std = jnp.float32(mean), jnp.float32(std)
+  if not channels == mean.shape == std.shape:
+    raise UserError(
+      f'images have shape {images.shape}, but mean has shape {mean.shape} and '
+      f'std {std.shape}; give one number for each channel, the last dimension'
+    )
+  return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def resize(images, side: int):
+  """Square images of another size: bilinear, without smoothing beforehand.
+
+  As the reference resizes batches in multi-scale training (spec/detection.md
+  3.7).
+
+  >>> resize(jnp.ones((1, 64, 64, 3)), 32).shape
+  (1, 32, 32, 3)
+  """
+  if images.shape[1:3] == (side, side):
+    return images
+  shape = (len(images), side, side, images.shape[-1])
+  return jax.image.resize(images, shape, 'linear', antialias=False)
+
+
+def present(network, images):
+  """What a network is shown of raw square images: normalised, at its size.
+
+  Args:
+    network: has mean, std and size; size 0 takes images as they are.
+    images: [B, H, W, C], uint8 or floats in 0..255.
+  """
+  images = normalize(images, network.mean, network.std)
+  resized = network.task == 'detection' and network.size
+  return resize(images, network.size) if resized else images
+
+
+def augment(key, batch, *, crop, flip, jitter, fill=(), side=None):
+  """A training batch, changed at random as its labels allow.
+
+  Args:
+    key: a JAX random key.
+    batch: raw images and labels, see `tasks`.
+    crop: classification: padding in pixels of `crop_flip`. Boxes and masks:
+      random parts of the images, unless it is 0.
+    flip: mirror half of the images.
+    jitter: strength of `color_jitter`; with boxes, half of `distort` of
+      `augment_boxes`.
+    fill: colour to pad images with that have masks.
+    side: of what is cut out of images with masks; None for the images' own.
+  """
+  if 'boxes' in batch:
+    from fastsnn_jax.tasks.detection.augment import augment_boxes
+
+    return augment_boxes(
+      key, batch, crop=bool(crop), flip=flip, distort=2 * jitter
+    )
+  images, masks = batch['image'], batch['label'].ndim == 3
+  if not masks:
+    images = crop_flip(key, images, padding=crop, flip=flip)
+  if jitter:
+    # Another key: what crop_flip draws hangs on the key alone.
+    key_of_colors = jax.random.fold_in(key, 1)
+    size = batch['size'] if masks and 'size' in batch else None
+    images = color_jitter(key_of_colors, images, jitter, size)
+  batch = {**batch, 'image': images}
+  if masks:  # at the end: what pads an image keeps its colour
+    from fastsnn_jax.tasks.segmentation.augment import SCALES, augment_masks
+
+    return augment_masks(
+      key,
+      batch,
+      side=side or images.shape[1],
+      fill=fill,
+      scales=SCALES if crop else (1.0,),
+      flip=flip,
+    )
+  return batch
+
+
+def crop_flip(key, images, *, padding=4, flip=True):
+  """Moves each image by a random offset and mirrors half of them.
+
+  Every image is padded with black on all sides and a window of its own size is
+  cut out at one of (2 padding + 1)² places, each as likely as the other; then
+  it is mirrored left to right with probability 1/2. The images differ in their
+  draws. (Spec §4.1; raw images, before `normalize`.)
+
+  Args:
+    key: A JAX random key.
+    images: [B, H, W, C]; the dtype stays.
+    padding: Pixels on each side; 0 for no crop. Static under `jit`.
+    flip: Whether to mirror. Static under `jit`. With padding=0 and flip=False
+      the images come back as they are.
+
+  Returns:
+    An array of the same shape and dtype.
+
+  Raises:
+    UserError: A negative padding, or images that are not a batch.
+
+  >>> images = jnp.ones((2, 8, 8, 1), jnp.uint8)
+  >>> crop_flip(jax.random.key(0), images).shape
+  (2, 8, 8, 1)
+  """
+  if padding < 0:
+    raise UserError(f'padding is {padding}; it must be 0 (no crop) or more')
+  images = jnp.asarray(images)
+  if images.ndim != 4:
+    raise UserError(
+      f'images have shape {images.shape}; crop_flip takes a batch of shape '
+      '[B, H, W, C]'
+    )
+  crop_key, flip_key = jax.random.split(key)
+  if padding:
+    sides = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)))
+    offsets = jax.random.randint(crop_key, (len(images), 2), 0, 2 * padding + 1)
+    # One gather of whole windows: faster on a CPU than one of single pixels or
+    # a scan over the batch.
+    images = jax.vmap(
+      lambda image, offset: jax.lax.dynamic_slice(
+        image, (*offset, 0), images.shape[1:]
+      )
+    )(padded, offsets)
+  if flip:
+    mirrored = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
+    images = jnp.where(mirrored, images[:, :, ::-1], images)
+  return images
+
+
+def color_jitter(key, images, strength, size=None):
+  """Brightness, contrast and saturation of each image, changed at random.
+
+  Three factors a uniform in 1 ± strength: the image times the first; its
+  distances from its mean grey times the second; those from its own grey pixel
+  by pixel times the third. Clipped to 0..255 after each.
+
+  Args:
+    key: A JAX random key.
+    images: [B, H, W, C], 0..255; uint8 or float.
+    strength: 0 for none, below 1.
+    size: [B, 2], (width, height) of images that lie at the top left of their
+      arrays: the mean grey is that of the image alone.
+
+  Returns:
+    float32, same shape.
+
+  >>> images = jnp.full((2, 4, 4, 3), 100, jnp.uint8)
+  >>> bool(jnp.all(color_jitter(jax.random.key(0), images, 0.0) == 100))
+  True
+  """
+  images = jnp.asarray(images).astype(jnp.float32)
+  shape = (3, len(images), 1, 1, 1)
+  low, high = 1 - strength, 1 + strength
+  bright, contrast, colour = jax.random.uniform(
+    key, shape, minval=low, maxval=high
+  )
+
+  def apart(images, centre, factor):
+    return jnp.clip(centre + (images - centre) * factor, 0, 255)
+
+  images = apart(images, 0, bright)
+  real = None
+  if size is not None:
+    real = jnp.arange(images.shape[1])[:, None] < size[:, 1, None, None]
+    real &= jnp.arange(images.shape[2]) < size[:, 0, None, None]
+    real = jnp.broadcast_to(real[..., None], images.shape)
+  grey = jnp.mean(images, (1, 2, 3), keepdims=True, where=real)
+  images = apart(images, grey, contrast)
+  return apart(images, jnp.mean(images, -1, keepdims=True), colour)

@@ -1,0 +1,1 @@
+"""How good a network is, what it costs, how near two networks are."""

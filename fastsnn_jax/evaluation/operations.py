@@ -1,0 +1,73 @@
+"""What a network costs: multiply-accumulates, and connections per spike."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.nn.network import IMAGE, Network, own_variables
+
+
+def macs(network: Network, variables, image_shape) -> dict[str, int]:
+  """Multiply-accumulates of each layer's kernels for one image.
+
+  Convolutions and dense layers count, at every output position, padding
+  included, which is the usual convention; sums and batch norms do not.
+
+  Args:
+    network: not spiking.
+    variables: its variables, or their shapes.
+    image_shape: (H, W, C).
+  """
+  counts = {}
+  for layer, shapes in _input_shapes(network, variables, image_shape):
+    unit = network.unit(layer)
+    mine = own_variables(variables, layer.name)
+    jaxpr = jax.make_jaxpr(unit.apply)(mine, *shapes)
+    counts[layer.name] = _count(jaxpr.jaxpr)
+  return counts
+
+
+def connections(network: Network, variables, image_shape):
+  """How many connections leave each neuron, exact at borders and strides.
+
+  Returns:
+    {layer: tuple with an array per input, of the input's shape without batch}.
+    An identity shortcut is one connection; an image has its entry as well.
+  """
+  result = {}
+  for layer, shapes in _input_shapes(network, variables, image_shape):
+    zeros = [jnp.zeros(s.shape, jnp.float32) for s in shapes]
+    output, transpose = jax.vjp(layer.synapse.connect, *zeros)
+    fans = transpose(jnp.ones_like(output))
+    result[layer.name] = tuple(fan[0] for fan in fans)
+  return result
+
+
+def _input_shapes(network, variables, image_shape):
+  """Yields each layer with the shapes of its inputs for a batch of one."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  _, activations = jax.eval_shape(network.apply, variables, image)
+  activations = {IMAGE: image, **activations}
+  for layer in network.layers:
+    yield layer, [activations[name] for name in layer.inputs]
+
+
+def _count(jaxpr):
+  total = 0
+  for equation in jaxpr.eqns:
+    output = equation.outvars[0].aval
+    if equation.primitive.name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval
+      numbers = equation.params['dimension_numbers']
+      features = kernel.shape[numbers.rhs_spec[0]]
+      total += output.size * kernel.size // features
+    elif equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      left = equation.invars[0].aval.shape
+      total += output.size * math.prod(left[axis] for axis in contracted)
+    for value in equation.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        total += _count(inner)
+  return total

@@ -1,0 +1,1 @@
+"""The whole job: configs, train, convert, command lines."""

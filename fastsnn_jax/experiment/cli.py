@@ -1,0 +1,201 @@
+"""The command lines: what train.py and convert.py share."""
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import sys
+from typing import Annotated
+
+import jax
+
+from fastsnn_jax import distributed as devices
+from fastsnn_jax.errors import UserError
+
+
+def train_command(arguments: list[str]) -> None:
+  """python train.py --config configs/digits.py --workdir runs/digits"""
+  import tyro
+
+  import fastsnn_jax as fs
+  from fastsnn_jax.experiment import config as schema
+
+  path = _early(arguments, '--config')
+  flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
+  default = schema.load(path) if path else schema.Experiment()
+
+  def main(
+    config: str,
+    workdir: str,
+    profile: bool = False,
+    experiment: Annotated[schema.Experiment, flat] = default,
+  ):
+    """Trains a network at falling precision.
+
+    Each stage starts from the best of the one before. A run that was cut goes
+    on with the same command.
+
+    Args:
+      config: The experiment, a Python file as in configs/; the options below
+        show its values and override them.
+      workdir: Gets checkpoints and metrics.
+      profile: Write a trace of some training steps to WORKDIR/profile.
+      experiment: What to train.
+    """
+    del config
+    return workdir, profile, experiment
+
+  workdir, profile, experiment = _parse(main, arguments, 'train.py')
+  fs.train(experiment, workdir, profile=profile)
+
+
+def convert_command(arguments: list[str]) -> None:
+  """python convert.py --workdir runs/digits"""
+  import tyro
+
+  import fastsnn_jax as fs
+  from fastsnn_jax.experiment import config as schema
+  from fastsnn_jax.experiment import import_official as official
+  from fastsnn_jax.experiment import recipes
+  from fastsnn_jax.experiment import train as experiment
+
+  directory = _early(arguments, '--workdir')
+  file = _early(arguments, '--from-torch')
+  network = _early(arguments, '--model')
+  flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
+  default = schema.Conversion()
+  if file:
+    default = recipes.recommended(network).convert if network else default
+  elif directory:
+    default = experiment.experiment_of(directory).convert
+
+  def main(
+    workdir: str,
+    from_torch: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    size: int | None = None,
+    settings: Annotated[schema.Conversion, flat] = default,
+  ):
+    """Converts quantised networks to spiking ones, and reports.
+
+    Judges every mode at every time step, fine-tunes layer by layer, judges
+    again, and writes WORKDIR/report and WORKDIR/snn4, … (--keep says which of
+    the networks). What an earlier conversion wrote there is replaced.
+
+    Args:
+      workdir: In which train.py ran; its experiment sets the defaults below.
+      from_torch: An official PyTorch checkpoint to convert in place of what was
+        trained here; with --model and --bits, for the file says neither.
+      model: Of the official checkpoint.
+      data: Set that the official checkpoint was trained on, if not cifar10,
+        imagenet2012 or voc; --data-path says where it is.
+      size: Side of its images in pixels, if not 224, 416 or 513, the recipe's.
+      settings: What to convert, and how.
+    """
+    return workdir, from_torch, model, data, size, settings
+
+  found = _parse(main, arguments, 'convert.py')
+  workdir, file, model, name, size, settings = found
+  if file:
+    if model is None or _early(arguments, '--bits') is None:
+      raise UserError(
+        f'--from-torch {file}: the file does not say what it holds; add '
+        '--model NAME and --bits N'
+      )
+    if len(settings.bits) > 1:
+      raise UserError(
+        f'--bits {settings.bits}: a checkpoint is of one bit width; name that'
+      )
+    official.adopt(
+      file,
+      model,
+      settings.bits[0],
+      workdir,
+      data_name=name,
+      data_path=settings.data_path,
+      size=size,
+    )
+  elif model or name or size:
+    raise UserError('--model, --data and --size belong to --from-torch; add it')
+  fs.convert(workdir, settings)
+  if devices.first():
+    print(pathlib.Path(workdir) / 'report' / 'report.html')
+
+
+def run(command) -> None:
+  """Runs a command; what the user can mend ends as one line and code 2."""
+  _silence_orbax()
+  try:
+    devices.start()
+    _cache_compilations()
+    command(sys.argv[1:])
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    said = str(error).split('\n')[0]
+    print(
+      f'error: {said}; take less at a time: smaller --data.batch or '
+      '--data.eval-batch, --compute.accumulate N or --compute.remat where it '
+      'trains, smaller --eval-batch or --tune-batch where it converts',
+      file=sys.stderr,
+    )
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print(
+      'interrupted; give the same command again', file=sys.stderr, flush=True
+    )
+    os._exit(130)  # an ordinary end crashed beside XLA's threads at work
+
+
+def _early(arguments, option):
+  """An option's value before the full parser, whose defaults hang on it."""
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  spelled = '--' + option[2:].replace('-', '_')  # tyro takes both
+  parser.add_argument(*{option, spelled}, nargs='?', dest='value')
+  return parser.parse_known_args(arguments)[0].value
+
+
+def _parse(main, arguments, program):
+  """What `main` returns; tyro's framed complaint becomes one line."""
+  import tyro
+
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      return tyro.cli(main, args=arguments, prog=program)
+  except SystemExit as end:
+    if not end.code:  # --help
+      raise
+    title, *lines = (
+      line.strip('╭╮╰╯│─ ') for line in said.getvalue().split('\n')
+    )
+    rule = next((i for i, line in enumerate(lines) if not line), len(lines))
+    complaint = ' '.join(lines[:rule]) or title
+    raise UserError(f'{complaint}; see {program} --help') from end
+
+
+def _silence_orbax() -> None:
+  """It logs with tracebacks what it raises as well; we say it in one line."""
+  from absl import logging
+
+  logging.set_verbosity(logging.FATAL)
+
+
+def _cache_compilations() -> None:
+  """Compiled programs are kept between runs, unless the user set otherwise.
+
+  Not on a CPU: there, jaxlib 0.10.0 was seen to hang while it read one back.
+  """
+  # Not by the environment: jax, imported with this package, has read it.
+  if (
+    jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir
+  ):
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    jax.config.update(
+      'jax_compilation_cache_dir', str(pathlib.Path(home) / 'fastsnn_jax')
+    )

@@ -1,0 +1,102 @@
+"""An official PyTorch checkpoint as a quantised network of a workdir."""
+
+import dataclasses
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.checkpoint import store as checkpoint
+from fastsnn_jax.checkpoint.networks import load_with_meta, save
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment import recipes
+from fastsnn_jax.experiment.config import Stage
+from fastsnn_jax.experiment.config_trees import to_dict
+from fastsnn_jax.experiment.opening import network_of, open_data
+from fastsnn_jax.torch_interop.state_dict import load_torch
+
+
+def adopt(
+  path: str | os.PathLike,
+  model: str,
+  bits: int,
+  workdir: str | os.PathLike,
+  *,
+  data_name: str | None = None,
+  data_path: str | None = None,
+  size: int | None = None,
+) -> None:
+  """Puts an official checkpoint where `fs.convert` looks for networks.
+
+  It becomes WORKDIR/ann2 (3, 4), as if trained here; several bit widths of one
+  model may share a workdir.
+
+  Args:
+    path: of the checkpoint; see `fs.load_torch`.
+    model: one of `fs.models()`.
+    bits: of the checkpoint, which does not say it.
+    workdir: gets the network.
+    data_name: of the data set that it was trained on; if not given cifar10,
+      imagenet2012 or voc, after the model.
+    data_path: of the data set; see `fs.data.load`.
+    size: side of the images, if not the recipe's.
+
+  Raises:
+    UserError: a checkpoint of something else, data without as many classes, or
+      a workdir that holds a network of another origin.
+  """
+  recipe = recipes.recommended(model)
+  variables = load_torch(path, model, bits)
+  settings = dataclasses.replace(
+    recipe.data,
+    name=data_name or recipe.data.name,
+    path=data_path,
+    size=size or recipe.data.size,
+  )
+  dataset = open_data(model, settings)
+  network = network_of(model, bits, settings, dataset)
+  if network.size or settings.stream:
+    side = network.size or settings.size
+    shape = (side, side, 3)
+  else:
+    shape = dataset.test['image'].shape[1:]
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  needed = jax.eval_shape(network.init, jax.random.key(0), image)
+  found = dict(jax.tree_util.tree_leaves_with_path(variables))
+  for key, leaf in jax.tree_util.tree_leaves_with_path(needed):
+    if leaf.shape != found[key].shape:
+      raise UserError(
+        f'{path}: {jax.tree_util.keystr(key, simple=True, separator="/")} has '
+        f'shape {found[key].shape}, but {dataset.name} ({len(dataset.classes)} '
+        f'classes, images {image.shape[1:]}) needs {leaf.shape}; name the data '
+        'that it was trained on'
+      )
+  origin = {'file': pathlib.Path(path).name, 'model': model}
+  for directory in pathlib.Path(workdir).glob('ann*'):
+    if not checkpoint.exists(directory):
+      continue
+    _, _, meta = load_with_meta(directory)
+    held = meta.get('imported', {}).get('model')
+    if held != model or meta.get('dataset') != dataset.name:
+      what = (
+        'a network trained there' if held is None else f'an imported {held}'
+      )
+      raise UserError(
+        f'--workdir {workdir}: it holds {what} on {meta.get("dataset")}; give '
+        'an empty one'
+      )
+  experiment = recipes.recommended(
+    model,
+    data=settings,
+    stages=(Stage(bits),),
+    convert=recipe.convert,
+  )
+  save(
+    pathlib.Path(workdir) / f'ann{bits}',
+    network,
+    variables,
+    dataset=dataset.name,
+    imported=origin,
+    experiment=to_dict(experiment),
+  )

@@ -1,0 +1,164 @@
+"""How each family of networks is trained: the reference's way, and ours.
+
+Two things that differ by family are not here, for they are part of a model's
+table: the gradient of the weight quantiser, and the initial theta.
+"""
+
+import dataclasses
+
+from fastsnn_jax.architectures import task_of
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+
+_CIFAR = Data('cifar10', batch=128, eval_batch=100, crop=4, flip=True)
+_IMAGENET = Data(
+  'imagenet2012', batch=1024, eval_batch=256, stream=True, size=224
+)
+_TWENTIES = (1 / 3, 2 / 3, 5 / 6)  # epochs 20, 40 and 50 of 60
+
+
+def _same(stages, **settings):
+  return tuple(Stage(bits, **settings) for bits in stages)
+
+
+_ALEXNET = (
+  Stage(32, epochs=300, learning_rate=0.1, weight_decay=5e-4),
+  Stage(4, epochs=300, learning_rate=0.04, weight_decay=1e-4),
+  Stage(3, epochs=300, learning_rate=0.04, weight_decay=1e-4),
+  Stage(2, epochs=300, learning_rate=0.04, weight_decay=3e-5),
+)
+_DEFAULTS = _same((32, 4, 3, 2), epochs=300, learning_rate=0.1)
+_CONSTANT = {'epochs': 60, 'milestones': _TWENTIES}
+_IMAGENET_STAGES = (
+  Stage(4, learning_rate=0.1, **_CONSTANT),  # from random weights
+  Stage(3, learning_rate=0.01, **_CONSTANT),
+  Stage(2, learning_rate=0.01, **_CONSTANT),
+)
+_BOXES = Data(
+  'voc',
+  stream=True,
+  batch=16,
+  eval_batch=16,
+  size=416,
+  sizes=tuple(range(320, 609, 32)),
+  jitter=0.5,
+)
+_DETECTION = _same(
+  (32, 4, 3, 2),
+  epochs=250,
+  learning_rate=1e-3,
+  weight_decay=5e-4,
+  milestones=(0.6, 0.8),
+)
+_MASKS = Data('voc', batch=32, eval_batch=8, stream=True, size=513)
+_SEGMENTATION = _same(
+  (32, 4, 3, 2),
+  epochs=50,
+  learning_rate=0.007,
+  weight_decay=1e-4,
+  schedule='poly',
+)
+# Fine-tuning of the C10 folder, the ResNets, ResNet-18, and ImageNet.
+_C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
+_RES = {'tune_epochs': 8}
+_R18 = {'accept': 'always'}
+
+# model: (data, stages, what is special in fine-tuning)
+_REFERENCE = {
+  'cifar_alexnet': (_CIFAR, _ALEXNET, _C10),
+  'cifar_vgg11': (_CIFAR, _DEFAULTS, _C10),
+  **{
+    f'cifar_resnet{depth}': (_CIFAR, _DEFAULTS, _RES)
+    for depth in (20, 32, 44, 56, 110)
+  },
+  'cifar_resnet18': (_CIFAR, _DEFAULTS, _R18),
+  'imagenet_alexnet': (_IMAGENET, _IMAGENET_STAGES, _RES),
+  'imagenet_vgg16': (_IMAGENET, _IMAGENET_STAGES, _RES),
+  'imagenet_vgg11': (_IMAGENET, _IMAGENET_STAGES, _RES),
+  'yolov2_tiny': (_BOXES, _DETECTION, {}),
+  'yolov2_resnet34': (_BOXES, _DETECTION, {}),
+  'deeplabv1_vgg9': (_MASKS, _SEGMENTATION, {}),
+  'deeplabv3_resnet34': (_MASKS, _SEGMENTATION, {}),
+}
+# What else a family does: fields of `Experiment`.
+_BESIDES = {
+  'detection': {'warmup': 2.0, 'warmup_power': 4.0, 'ema': 0.9999},
+}
+
+
+def reference(model: str, **changes) -> Experiment:
+  """What the official scripts do with a model (spec/classification.md 4, 5).
+
+  SGD with momentum 0.9 and weight decay on every parameter, theta too; the rate
+  falls to a tenth at the milestones; the epoch that is best on the test images
+  is kept. CIFAR-10: 300 epochs at each of 32, 4, 3 and 2 bits. ImageNet: 60
+  epochs at each of 4, 3 and 2 bits, the first from random weights. Fine-tuning
+  is layer by layer: the CIFAR AlexNet and VGG11 without moving batch statistics
+  and with a weight decay of 5e-4, the CIFAR ResNets and the ImageNet networks
+  for 8 epochs a layer. Where the scripts document nothing (VGG11, VGG16,
+  ResNet-18), these are their defaults. Detection: 250 epochs at each of 32, 4,
+  3 and 2 bits on sides from 320 to 608, two epochs of warm-up, a moving average
+  of the weights, judged at 416 (spec/detection.md 4). Segmentation: 50 epochs
+  each on crops of 513 pixels, the rate falls with the power 0.9 of what is left
+  (spec/segmentation.md 3). These two have no fine-tuning, and only signed
+  neurons.
+
+  Args:
+    model: one of `fs.models()` that the reference has.
+    **changes: fields of `Experiment`.
+
+  Raises:
+    UserError: the reference has no such model.
+
+  >>> [stage.weight_decay for stage in reference('cifar_alexnet').stages]
+  [0.0005, 0.0001, 0.0001, 3e-05]
+  """
+  if model not in _REFERENCE:
+    raise UserError(
+      f'model={model!r}: the reference has no such network; it has '
+      f'{", ".join(_REFERENCE)}'
+    )
+  data, stages, tuning = _REFERENCE[model]
+  convert = Conversion(mode=('signed',), **tuning)
+  besides = _BESIDES.get(task_of(model), {})
+  if task_of(model) != 'classification':
+    convert = dataclasses.replace(convert, tune=('none',))
+  if task_of(model) == 'segmentation':  # at 513 pixels maps are large
+    convert = dataclasses.replace(convert, eval_batch=1, tune_batch=1)
+  return dataclasses.replace(
+    Experiment(
+      model, data, stages, convert, decay='all', select='test', **besides
+    ),
+    **changes,
+  )
+
+
+def recommended(model: str, **changes) -> Experiment:
+  """`reference`, where it is sound to do otherwise as we would do it.
+
+  The epoch is chosen on held-out training images, so that the test images are
+  looked at once. All modes are judged: settled is exact without fine-tuning.
+  Fine-tuning takes one epoch of 5,120 images, sequentially and in parallel, and
+  keeps a layer's update only where it helped: the reference's 8 epochs a layer
+  on all images can cost more than the training did.
+
+  Args:
+    model: one of `fs.models()`.
+    **changes: fields of `Experiment`.
+
+  >>> recommended('cifar_resnet20').select
+  'held-out'
+  """
+  known = model in _REFERENCE
+  experiment = reference(model) if known else Experiment(model)
+  convert = dataclasses.replace(
+    experiment.convert,
+    mode=('unsigned', 'signed', 'settled'),
+    tune=('sequential', 'parallel'),
+    tune_epochs=1,
+    tune_images=5120,
+    accept='better',
+  )
+  return dataclasses.replace(
+    experiment, **{'select': 'held-out', 'convert': convert, **changes}
+  )

@@ -1,0 +1,1 @@
+"""What a spiking network is: quantisers, neurons, layers, tables of them."""

@@ -1,0 +1,283 @@
+"""A network: a table of layers, and the neuron that they all share.
+
+Float, quantised and spiking networks are one table under three neurons, so
+they share one tree of variables, and a conversion is a replacement:
+
+>>> import dataclasses, jax, jax.numpy as jnp
+>>> import fastsnn_jax as fs
+>>> ann = fs.build('small_resnet8', bits=2)
+>>> images = jnp.ones((1, 8, 8, 1))
+>>> variables = ann.init(jax.random.key(0), images)
+>>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
+>>> output, activations = snn.apply(variables, images)
+>>> output.shape, activations['layer0'].shape
+((1, 10), (1, 3, 8, 8, 16))
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
+from fastsnn_jax.nn.synapses import Synapse
+
+IMAGE = 'image'  # the name under which rows ask for the network's input
+
+Neuron = Relu | QuantRelu | IntegrateAndFire
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One row of the table.
+
+  Attributes:
+    name: unique in the network.
+    synapse: turns the inputs' activities into the layer's current.
+    inputs: names of the rows (or 'image') that feed it, all further up.
+  """
+
+  name: str
+  synapse: Synapse
+  inputs: tuple[str, ...] = (IMAGE,)
+
+
+class Unit(nn.Module):
+  """A synapse and the neurons behind it, as a Linen module."""
+
+  synapse: Synapse
+  neuron: Neuron
+  static: tuple[bool, ...] = ()  # which inputs have no time axis
+
+  @nn.compact
+  def __call__(self, *inputs, train=False, quanta=()):
+    theta = None
+    if (initial := self.neuron.initial_theta) is not None:
+      theta = self.param('theta', lambda _: jnp.float32(initial))
+    synapse = functools.partial(self.synapse, train=train)
+    if quanta and self.synapse.quantal:
+      synapse = functools.partial(synapse, quanta=quanta)
+    activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
+    half = inputs[0].dtype.itemsize < 4  # half precision stays so
+    return activity.astype(inputs[0].dtype) if half else activity
+
+
+class Readout(nn.Module):
+  """The last row's synapse: no neuron."""
+
+  synapse: Synapse
+
+  @nn.compact
+  def __call__(self, *inputs, train=False):
+    return self.synapse(*inputs, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """Layers, the neuron of all but the last, and what else is static.
+
+  Attributes:
+    layers: the table; its last row is the read-out, which has no neuron.
+    neuron: `Relu()`, `QuantRelu(bits)` or `IntegrateAndFire(steps, ...)`.
+    model: the name that `fs.build` took, or None for a table of your own.
+    bits: of the weights, where they are quantised; 32 for none.
+    classes: class names.
+    mean, std: per channel, of images in 0..1, for whole-image functions.
+    task: 'classification', 'detection' or 'segmentation'.
+    stride: the sides of an image must be multiples of it, and for a segmenter
+      one pixel more; pixels from one cell of the output to the next.
+    anchors: (width, height) in cells of the boxes that a detector starts from.
+    overlap: IoU above which a detector keeps only the better of two boxes.
+    size: side of the square that a detector sees of an image of any size, and
+      that smaller images of a segmenter are padded to; 0 for a side near the
+      image's own.
+  """
+
+  layers: tuple[Layer, ...]
+  neuron: Neuron
+  model: str | None = None
+  bits: int = 32
+  classes: tuple[str, ...] = ()
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  task: str = 'classification'
+  stride: int = 1
+  anchors: tuple[tuple[float, float], ...] = ()
+  overlap: float = 0.5
+  size: int = 0
+
+  def __post_init__(self):
+    object.__setattr__(self, 'layers', tuple(self.layers))
+    if not self.layers:
+      raise UserError('a network of 0 layers, but at least one row is needed')
+    known = {IMAGE}
+    for layer in self.layers:
+      if layer.name in known:
+        raise UserError(f'layer {layer.name!r}: the name is taken; choose one')
+      if missing := [name for name in layer.inputs if name not in known]:
+        raise UserError(
+          f'layer {layer.name!r}: its input {missing[0]!r} is no row further '
+          f'up; there are {sorted(known)}'
+        )
+      known.add(layer.name)
+
+  @property
+  def spiking(self) -> bool:
+    return isinstance(self.neuron, IntegrateAndFire)
+
+  @property
+  def firing(self) -> tuple[Layer, ...]:
+    """The rows with a neuron: all but the read-out."""
+    return self.layers[:-1]
+
+  def unit(self, layer: Layer) -> nn.Module:
+    """The Linen module of one row."""
+    if layer is self.layers[-1]:
+      return Readout(layer.synapse)
+    static = tuple(name == IMAGE for name in layer.inputs)
+    return Unit(layer.synapse, self.neuron, static)
+
+  def inputs_of(self, layer: Layer, activations) -> list[Any]:
+    """What feeds a row; the read-out gets means over time."""
+    inputs = [activations[name] for name in layer.inputs]
+    if layer is not self.layers[-1]:
+      return inputs
+    return [
+      x if name == IMAGE else self.neuron.decode(x)
+      for name, x in zip(layer.inputs, inputs, strict=True)
+    ]
+
+  def _quanta(self, layer, variables):
+    """What each input of a row is a multiple of, or None."""
+    return tuple(
+      None
+      if name == IMAGE
+      else self.neuron.quantum(variables['params'][name].get('theta'))
+      for name in layer.inputs
+    )
+
+  def init(self, key, images) -> dict[str, Any]:
+    """Fresh variables for images of this shape, [B, H, W, C].
+
+    Returns:
+      {'params': {layer: …}, 'batch_stats': {layer: …}}
+    """
+    self._check_shape(images)
+    image = jax.ShapeDtypeStruct((1, *np.shape(images)[1:]), jnp.float32)
+    activations = {IMAGE: image}
+    variables = {'params': {}, 'batch_stats': {}}
+    for i, layer in enumerate(self.layers):
+      unit = self.unit(layer)
+      inputs = jax.eval_shape(
+        functools.partial(self.inputs_of, layer), activations
+      )
+      shapes = tuple(x.shape for x in inputs)
+      mine = _init_unit(jax.random.fold_in(key, i), unit=unit, shapes=shapes)
+      for collection, tree in mine.items():
+        variables[collection][layer.name] = tree
+      activations[layer.name] = jax.eval_shape(unit.apply, mine, *inputs)
+    return variables
+
+  def apply(
+    self, variables, images, *, train: bool = False, remat: bool = False
+  ):
+    """Runs the table.
+
+    Args:
+      variables: {'params': …, 'batch_stats': …} as from `init`.
+      images: [B, H, W, C], float, normalised. bfloat16 images are computed in
+        bfloat16, with neurons and statistics in float32.
+      train: batch norm takes the batch's statistics and updates its own.
+      remat: with `train`, keep the activations between rows for the gradient,
+        and compute what is inside a row again.
+
+    Returns:
+      (output, activations): the read-out, averaged over time in a spiking
+      network, and a dict with every firing layer's activity, [B, …] or
+      [B, T, …] with spikes of -theta, 0, theta. With `train`, a third: the new
+      batch_stats. What is not used costs nothing under `jit`.
+
+    Raises:
+      UserError: images of a wrong shape or not floating point; `train` with a
+        spiking network.
+    """
+    self._check_shape(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
+        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
+      )
+    if train and self.spiking:
+      raise UserError(
+        'train=True with a spiking network: batch norm cannot follow single '
+        'steps; train the quantised network, then convert and fine-tune'
+      )
+    activations = {IMAGE: images}
+    statistics = {}
+    for layer in self.layers:
+      inputs = self.inputs_of(layer, activations)
+      unit, mine = self.unit(layer), own_variables(variables, layer.name)
+      if train:
+        run = functools.partial(unit.apply, train=True, mutable=['batch_stats'])
+        run = jax.checkpoint(run) if remat else run
+        activations[layer.name], new = run(mine, *inputs)
+        if 'batch_stats' in new:
+          statistics[layer.name] = new['batch_stats']
+      elif layer is self.layers[-1]:
+        activations[layer.name] = unit.apply(mine, *inputs)
+      else:
+        quanta = self._quanta(layer, variables)
+        activations[layer.name] = unit.apply(mine, *inputs, quanta=quanta)
+    del activations[IMAGE]
+    output = activations.pop(self.layers[-1].name)
+    return (output, activations, statistics) if train else (output, activations)
+
+  def _check_shape(self, images):
+    shape = np.shape(images)
+    if len(shape) != 4:
+      raise UserError(f'images of shape {shape}, but they must be [B, H, W, C]')
+    # A segmenter's cells lie on the first pixel, the last one and between.
+    more = int(self.task == 'segmentation')
+    if any((side - more) % self.stride for side in shape[1:3]):
+      raise UserError(
+        f'images of {shape[1]} x {shape[2]} pixels, but the sides must be '
+        f'multiples of {self.stride}{" and 1 more" * more} for '
+        f'{self.model or "this network"}; {"pad" if more else "resize"} them'
+      )
+
+  def output_over_time(self, variables, activations):
+    """The answer after each step: [B, T + settle, …].
+
+    Args:
+      variables: as for `apply`.
+      activations: as from `apply` of this spiking network.
+    """
+    readout = self.layers[-1]
+    inputs = [
+      self.neuron.decode_over_time(activations[name]) for name in readout.inputs
+    ]
+    batch, time = inputs[0].shape[:2]
+    folded = [x.reshape(batch * time, *x.shape[2:]) for x in inputs]
+    mine = own_variables(variables, readout.name)
+    output = self.unit(readout).apply(mine, *folded)
+    return output.reshape(batch, time, *output.shape[1:])
+
+
+@functools.partial(jax.jit, static_argnames=('unit', 'shapes'))
+def _init_unit(key, *, unit, shapes):
+  """A row's variables; equal rows share one compiled program."""
+  return unit.init(key, *(jnp.zeros(shape) for shape in shapes))
+
+
+def own_variables(variables, name):
+  """One row's part of a tree of variables."""
+  return {
+    collection: tree[name]
+    for collection, tree in variables.items()
+    if name in tree
+  }

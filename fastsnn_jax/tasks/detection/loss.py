@@ -1,0 +1,91 @@
+"""The loss of a YOLOv2 detector (spec/detection.md 3.4)."""
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.tasks.detection import boxes as geometry
+from fastsnn_jax.tasks.detection.targets import assign
+
+# exp(tw) beyond this would only overflow: it is millions of cells.
+_WIDEST = 15.0
+
+
+def terms(outputs, batch, *, anchors, stride, conflict='last'):
+  """The four terms of the loss, each summed over the real rows.
+
+  With the sums over the boxes that answer for an object, but for the second of
+  `objectness`, which is over the empty ones; p is a softmax and u the IoU of a
+  box with its object:
+
+    objectness   5 sum (sigmoid(o) - u)^2 + sum sigmoid(o)^2, u without gradient
+    class        -sum log p(label)
+    box          sum weight (BCE(tx) + BCE(ty) + (tw' - tw)^2 + (th' - th)^2)
+    iou          sum (1 - u)^2 / 2
+
+  Args:
+    outputs: [B, h, w, A (5 + C)].
+    batch: 'boxes' [B, G, 4], 'label' [B, G] (-1: no object) and 'mask' [B].
+    anchors: A times (width, height), in cells.
+    stride: side of a cell in pixels.
+    conflict: see `targets.assign`.
+
+  Returns:
+    {'objectness_loss', 'class_loss', 'box_loss', 'iou_loss'}: scalars.
+  """
+  grid = outputs.shape[1:3]
+  target = assign(
+    batch['boxes'],
+    batch['label'],
+    grid=grid,
+    anchors=anchors,
+    stride=stride,
+    conflict=conflict,
+  )
+  objectness, logits, offsets = geometry.split(outputs, len(anchors))
+  real = batch['mask'][:, None] > 0
+  positive = (target.objectness == 1) & real
+  negative = (target.objectness == 0) & real
+
+  # Only what answers for an object may reach an exp or a square: elsewhere
+  # the gradient of a finite loss would be 0 times inf.
+  offsets = jnp.where(positive[..., None], offsets, 0)
+  place, size = offsets[..., :2], offsets[..., 2:]
+  sane = jnp.concatenate([place, jnp.minimum(size, _WIDEST)], -1)
+  overlap = geometry.iou(
+    geometry.decode(sane, grid, anchors), target.boxes.astype(offsets.dtype)
+  )
+
+  sure = jax.nn.sigmoid(objectness)
+  missed = jnp.square(sure - jax.lax.stop_gradient(overlap))
+  label = jnp.clip(target.label, 0, logits.shape[-1] - 1)
+  log_p = jax.nn.log_softmax(logits)
+  picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
+  # Binary cross entropy of a logit x with t: softplus(x) - x t.
+  off = jax.nn.softplus(place) - place * target.offsets[..., :2]
+  off += jnp.square(size - target.offsets[..., 2:])
+
+  def total(values, where=positive):
+    return jnp.sum(jnp.where(where, values, 0))
+
+  return {
+    'objectness_loss': 5 * total(missed) + total(jnp.square(sure), negative),
+    'class_loss': -total(picked),
+    'box_loss': total(target.weight * jnp.sum(off, -1)),
+    'iou_loss': total(jnp.square(1 - overlap) / 2),
+  }
+
+
+def loss(outputs, batch, **settings):
+  """Sum of the terms, mean over the real rows, and the sums to report.
+
+  Args:
+    outputs, batch, **settings: as for `terms`.
+
+  Returns:
+    (scalar, {'loss': sum over the real rows, each term, 'count': rows}).
+  """
+  parts = terms(outputs, batch, **settings)
+  total, count = sum(parts.values()), jnp.sum(batch['mask'])
+  # A device may have no real row in the last batch of an epoch.
+  sums = {'loss': total, **parts, 'count': count}
+  return total / jnp.maximum(count, 1), sums

@@ -1,0 +1,194 @@
+"""Semantic segmentation: a class for every pixel, the metric is mIoU.
+
+A batch has 'label' [B, H, W], 255 where a pixel does not count, and 'mask';
+where images are padded at the bottom and on the right, 'size' [B, 2] is the
+(width, height) of what is real. A network's output is a map of logits that
+`upsample` enlarges to the image (spec/segmentation.md 1.4).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax.tasks import Task
+from fastsnn_jax.tasks.segmentation.upsample import upsample
+
+METRIC = 'mIoU'
+_TINY = float(np.finfo(np.float32).eps)  # in the reference's denominator
+
+
+def loss(outputs, batch, *, factor, weights=()):
+  """Softmax cross entropy, mean over the pixels that count.
+
+  With weights w it is sum(w_c l) / sum(w_c) over pixels of class c and loss l.
+
+  Args:
+    outputs: [B, h, w, C].
+    batch: 'label' [B, H, W] and 'mask' [B].
+    factor: of the upsampling; H = factor h - (factor - 1), and W likewise.
+    weights: of the classes, such as `balanced` gives; () for 1 each.
+
+  Returns:
+    (scalar, sums over these pixels: {'loss', 'count': of w_c l and of w_c,
+    'correct', 'pixels'}).
+  """
+  logits = upsample(outputs, factor)
+  counts = _counting(batch, logits.shape[-1])
+  label = jnp.where(counts, batch['label'], 0).astype(jnp.int32)
+  log_p = jax.nn.log_softmax(logits)
+  picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
+  weight = counts.astype(picked.dtype)
+  right = (jnp.argmax(logits, -1) == label) & counts
+  sums = {
+    'correct': jnp.sum(right, dtype=weight.dtype),
+    'pixels': jnp.sum(weight),
+  }
+  if weights:
+    weight *= jnp.array(weights, weight.dtype)[label]
+  total = -jnp.sum(jnp.where(counts, weight * picked, 0))
+  count = jnp.sum(weight)
+  # Without a pixel total is 0; with weights, count may well be below 1.
+  mean = total / jnp.where(count > 0, count, 1)
+  return mean, {**sums, 'loss': total, 'count': count}
+
+
+def balanced(labels, classes: int, power: float) -> tuple[float, ...]:
+  """Weights of the classes, f ** -power, with a mean of 1 over the pixels.
+
+  Args:
+    labels: integers of any shape; those outside 0..classes-1 do not count.
+    classes: their number.
+    power: 0 for equal weights, 1 for as much weight in all of a class as in all
+      of any other, whatever its share f of the pixels.
+
+  >>> balanced(np.array([0, 0, 0, 1, 255]), 3, 1.0)
+  (0.6667, 2.0, 0.0)
+  """
+  pixels = np.array([np.count_nonzero(labels == c) for c in range(classes)])
+  share = pixels / max(pixels.sum(), 1)
+  raised = np.where(share > 0, np.maximum(share, _TINY) ** -power, 0)
+  mean = np.sum(raised * share) or 1  # 0 where nobody has a class
+  return tuple(round(float(w / mean), 4) for w in raised)
+
+
+def predict(outputs, *, factor):
+  """[B, h, w, C] logits -> [B, H, W], the class of the largest one."""
+  logits = upsample(outputs, factor)
+  return jnp.argmax(logits, -1).astype(jnp.uint8)
+
+
+def measure(predictions, batch, *, classes):
+  """The confusion matrix: rows are the truth, columns the prediction.
+
+  Args:
+    predictions: [B, H, W].
+    batch: 'label' [B, H, W] and 'mask' [B].
+    classes: their number, C.
+
+  Returns:
+    {'confusion': int32 [C, C]}: pixels.
+
+  >>> batch = {'label': jnp.array([[[0, 1, 255]]]), 'mask': jnp.ones(1)}
+  >>> measure(jnp.array([[[0, 0, 1]]]), batch, classes=2)['confusion'].tolist()
+  [[1, 0], [1, 0]]
+  """
+  counts = _counting(batch, classes)
+  pair = batch['label'].astype(jnp.int32) * classes + predictions
+  pair = jnp.where(counts, pair, classes * classes)  # thrown away
+  cells = jnp.zeros(classes * classes + 1, jnp.int32)
+  cells = cells.at[pair.ravel()].add(1)[:-1]
+  return {'confusion': cells.reshape(classes, classes)}
+
+
+def agree(predictions, others, batch):
+  """(pixels to which both give the same class, all pixels of the images)."""
+  real = _real(batch, predictions.shape[1:])
+  real &= (batch['mask'] > 0)[:, None, None]
+  same = real & (predictions == others)
+  return jnp.sum(same, dtype=jnp.int32), jnp.sum(real, dtype=jnp.int32)
+
+
+def summarize(sums, kept=None):
+  """Metrics of all images, on the host.
+
+  Args:
+    sums: of `measure`, or in training of `loss`.
+    kept: not used.
+
+  Returns:
+    {'mIoU': mean over all classes, one that never occurs counts as 0 (the
+    reference's), 'mIoU_present': over those in the truth, 'pixel_accuracy'};
+    or the loss and the pixel accuracy.
+  """
+  del kept  # everything is a sum
+  if 'confusion' not in sums:
+    return {
+      'pixel_accuracy': float(sums['correct'] / sums['pixels']),
+      'loss': float(sums['loss'] / sums['count']),
+    }
+  confusion = np.asarray(sums['confusion'], np.float64)
+  iou = intersection_over_union(confusion)
+  present = confusion.sum(1) > 0
+  return {
+    METRIC: float(iou.mean()),
+    f'{METRIC}_present': float(iou[present].mean()) if present.any() else 0.0,
+    'pixel_accuracy': float(np.trace(confusion) / max(confusion.sum(), 1)),
+  }
+
+
+def intersection_over_union(confusion):
+  """Of each class, M_cc / (row + column - M_cc + eps) (spec 4).
+
+  >>> np.round(intersection_over_union(np.array([[2, 0], [1, 1]])), 3)
+  array([0.667, 0.5  ])
+  """
+  both = np.diag(confusion)
+  either = confusion.sum(0) + confusion.sum(1) - both
+  return both / (either + _TINY)
+
+
+def details(sums, kept=None):
+  """{'by_class': IoUs, None where neither truth nor prediction has it}."""
+  del kept
+  confusion = np.asarray(sums['confusion'], np.float64)
+  there = confusion.sum(0) + confusion.sum(1) > 0
+  iou = intersection_over_union(confusion).tolist()
+  known = [x if t else None for x, t in zip(iou, there, strict=True)]
+  return {'by_class': known}
+
+
+@functools.cache  # one object per problem: jitted functions know it again
+def segmentation(
+  classes: int, factor: int, weights: tuple[float, ...] = ()
+) -> Task:
+  """The task for so many classes and a network's upsampling factor."""
+  return Task(
+    outputs=classes,
+    loss=functools.partial(loss, factor=factor, weights=weights),
+    predict=functools.partial(predict, factor=factor),
+    measure=functools.partial(measure, classes=classes),
+    agree=agree,
+    summarize=summarize,
+    metric=METRIC,
+    details=details,
+    map=(1, 1),
+    labels=(('label', (1, 1), 'int32'),),
+  )
+
+
+def _counting(batch, classes):
+  """[B, H, W]: pixels of real rows with a class."""
+  label = batch['label'].astype(jnp.int32)
+  return (label >= 0) & (label < classes) & (batch['mask'] > 0)[:, None, None]
+
+
+def _real(batch, shape):
+  """[B, H, W]: pixels of the image, not of its padding."""
+  rows = len(batch['mask'])
+  if 'size' not in batch:
+    return jnp.ones((rows, *shape), bool)
+  width, height = batch['size'][:, 0], batch['size'][:, 1]
+  inside = jnp.arange(shape[0])[:, None] < height[:, None, None]
+  return inside & (jnp.arange(shape[1]) < width[:, None, None])

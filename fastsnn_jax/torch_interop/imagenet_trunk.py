@@ -1,0 +1,71 @@
+"""ImageNet weights of torchvision's ResNet-34 as the trunk of a detector or a
+segmenter (spec/detection.md 4 and 7, spec/segmentation.md 3.2).
+"""
+
+import re
+
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.network import Network
+from fastsnn_jax.torch_interop.files import state_dict
+from fastsnn_jax.torch_interop.names import COUNTER
+from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
+
+_RULES = (
+  (r'^conv1\.', 'layer0.block.0.'),
+  (r'^bn1\.', 'layer0.block.1.'),
+  (r'^(layer\d\.\d+)\.conv(\d)\.', r'\1.part\2.block.0.'),
+  (r'^(layer\d\.\d+)\.bn(\d)\.', r'\1.part\2.block.1.'),
+  (r'^(layer\d\.\d+)\.downsample\.', r'\1.downsample.block.'),
+)
+_PREFIXES = ('backbone.', '0.', '')  # of the official keys, by model
+
+
+def with_trunk(variables, network: Network, source):
+  """Variables with torchvision's ResNet-34 in the place of their trunk.
+
+  The stem's 7 x 7 kernel is taken over although its stride is 4 here, with no
+  pooling behind it: the reference does so. Where the reference leaves a
+  shortcut out by mistake (segmentation, Q3), it is taken over here. All that
+  the file has not, heads and read-out, stays as it is.
+
+  Args:
+    variables: as from `network.init`.
+    network: one with a ResNet-34 trunk.
+    source: a file of `torch.save` or a .npz with torchvision's keys, or a
+      mapping; the classifier in it is left out.
+
+  Raises:
+    UserError: a model without such a trunk, or a file of something else.
+  """
+  model, anchors = network.model, network.anchors or None
+  ours = save_torch(variables, model, network.bits, anchors=anchors)
+  prefix = next(p for p in _PREFIXES if any(k.startswith(p) for k in ours))
+  theirs = {}
+  for key, value in state_dict(source).items():
+    if key.startswith('fc.') or key.endswith(COUNTER):
+      continue
+    for pattern, name in _RULES:
+      if re.match(pattern, key):
+        theirs[prefix + re.sub(pattern, name, key)] = key, value
+        break
+    else:
+      raise UserError(
+        f"{key!r} is no key of torchvision's ResNet-34; give its state_dict"
+      )
+  wanted = f'{prefix}layer4.2.part2.block.0.weight'
+  if wanted not in ours or wanted not in theirs:
+    where = f'model {model}' if wanted not in ours else 'the file'
+    raise UserError(
+      f'{where} has no ResNet-34 trunk; pretrained weights go into '
+      'yolov2_resnet34 and deeplabv3_resnet34, from a ResNet-34'
+    )
+  for name, (key, value) in theirs.items():
+    if name not in ours:
+      raise UserError(f'{key!r} has no place in {model}; is it a ResNet-34?')
+    if value.shape != ours[name].shape:
+      raise UserError(
+        f'{key!r} has shape {value.shape}, but {model} has '
+        f'{ours[name].shape}; is it a ResNet-34, and are the images RGB?'
+      )
+    ours[name] = value.astype(ours[name].dtype)
+  return load_torch(ours, model, network.bits, anchors=anchors)

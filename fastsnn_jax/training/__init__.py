@@ -1,0 +1,1 @@
+"""Quantisation-aware training of one stage."""

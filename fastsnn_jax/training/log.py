@@ -1,0 +1,194 @@
+"""What a long run shows and writes: a bar or lines, JSON lines, TensorBoard.
+
+Of several processes the first speaks for all.
+"""
+
+import contextlib
+import datetime
+import json
+import pathlib
+import signal
+import sys
+import time
+
+from fastsnn_jax import distributed as devices
+from fastsnn_jax.errors import UserError
+
+
+class Bar:
+  """Progress of one piece of work: a rich bar on a terminal, else lines.
+
+  Args:
+    title: what is going on.
+    total: units of work.
+    done: units that were done before.
+  """
+
+  def __init__(self, title: str, total: int, done: int = 0):
+    self._title, self._total, self._done = title, total, done
+    self._bar = self._task = None
+    self._started, self._first = time.monotonic(), done
+    self._last_line = self._started
+
+  def __enter__(self):
+    if sys.stderr.isatty() and devices.first():
+      from rich import progress as rich
+      from rich.console import Console
+
+      self._bar = rich.Progress(
+        rich.TextColumn('{task.description}'),
+        rich.BarColumn(),
+        rich.TaskProgressColumn(),
+        rich.TextColumn('{task.fields[note]}'),
+        rich.TimeRemainingColumn(),
+        console=Console(stderr=True),
+      )
+      self._task = self._bar.add_task(
+        self._title, total=self._total, completed=self._done, note=''
+      )
+      self._bar.start()
+    return self
+
+  def __exit__(self, *error):
+    if self._bar is not None:
+      self._bar.stop()
+
+  def advance(self, units: int = 1, note: str = '') -> None:
+    """So many units more are done; `note` stands behind the bar."""
+    self._done += units
+    if self._bar is not None:
+      self._bar.update(self._task, advance=units, note=note)
+      return
+    now = time.monotonic()
+    if now - self._last_line > 30:  # a line now and then, for log files
+      self._last_line = now
+      rate = (now - self._started) / max(self._done - self._first, 1)
+      left = _clock(rate * (self._total - self._done))
+      share = 100 * self._done / max(self._total, 1)
+      say(f'{self._title}: {share:3.0f} %  {note}  {left} left')
+
+  def line(self, text: str, *, own: bool = False) -> None:
+    """A line that stays, above the bar; see `say`."""
+    if self._bar is not None:
+      self._bar.console.print(text, highlight=False)
+    else:
+      say(text, own=own)
+
+
+def say(text: str, *, own: bool = False) -> None:
+  """A line on standard error, where the bars are too.
+
+  Args:
+    text: the line.
+    own: it is about this process, so it is shown whichever that is.
+  """
+  if own or devices.first():
+    print(text, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+  return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class Log:
+  """Metrics as JSON lines, and as TensorBoard events beside them."""
+
+  def __init__(self, workdir):
+    self._workdir = pathlib.Path(workdir)
+    self._path = self._workdir / 'metrics.jsonl'
+    self._writers, self._resumed = {}, {}
+
+  def write(self, stage: str, step: int, **metrics) -> None:
+    """One line: {"stage": …, "step": …, **metrics}."""
+    if not devices.first():
+      return
+    row = {'stage': stage, 'step': step, **metrics}
+    with _written(self._path):
+      with self._path.open('a') as file:
+        file.write(json.dumps(row) + '\n')
+      if (writer := self._writer(stage)) is not None:
+        for name, value in metrics.items():
+          writer.add_scalar(name, value, step)
+
+  def rows(self) -> list[dict]:
+    """All lines; one that a kill cut short is left out."""
+    rows = []
+    if self._path.is_file():
+      for line in self._path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+          rows.append(json.loads(line))
+    return rows
+
+  def curves(self) -> dict[str, dict[str, list]]:
+    """The rows as {stage: {column: values}}."""
+    curves = {}
+    for row in self.rows():
+      columns = curves.setdefault(row['stage'], {})
+      for name, value in row.items():
+        if name != 'stage':
+          columns.setdefault(name, []).append(value)
+    return curves
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Drops what a killed run wrote after the step that it resumes from."""
+    if not devices.first():
+      return
+    self._resumed[stage] = step
+    rows = [r for r in self.rows() if r['stage'] != stage or r['step'] <= step]
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    temporary = self._path.with_suffix('.tmp')
+    with _written(self._path):
+      temporary.write_text(text)
+      temporary.replace(self._path)
+
+  def close(self) -> None:
+    for writer in filter(None, self._writers.values()):
+      writer.close()
+
+  def _writer(self, stage):
+    if stage not in self._writers:
+      try:
+        from tensorboardX import SummaryWriter
+      except ImportError:  # the JSON lines have it all
+        self._writers[stage] = None
+      else:
+        directory = self._workdir / 'tensorboard' / stage
+        self._writers[stage] = SummaryWriter(
+          str(directory), purge_step=self._resumed.get(stage, 0) + 1
+        )
+    return self._writers[stage]
+
+
+@contextlib.contextmanager
+def _written(path):
+  """Turns a full disk into one line."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'{path}: it cannot be written ({error.strerror}); make room, then the '
+      'same command goes on'
+    ) from error
+
+
+@contextlib.contextmanager
+def signals():
+  """Yields a function that says which signal asked the run to end, or None."""
+  caught = []
+  names = (signal.SIGTERM, signal.SIGINT)
+
+  def note(number, frame):
+    del frame
+    if caught:  # the second time the user means it
+      raise KeyboardInterrupt
+    caught.append(number)
+
+  try:
+    before = {name: signal.signal(name, note) for name in names}
+  except ValueError:  # not in the main thread, where signals are not ours
+    before = {}
+  try:
+    yield lambda: caught[0] if caught else None
+  finally:
+    for name, handler in before.items():
+      signal.signal(name, handler)

@@ -1,0 +1,233 @@
+"""Prepared TFDS detection sets, written and read without TensorFlow."""
+
+import pickle
+
+import numpy as np
+import pytest
+from support.pictures import encode, smooth, write_tfds
+
+from fastsnn_jax.data import boxed
+from fastsnn_jax.data.readers import tfds_boxed
+from fastsnn_jax.errors import UserError
+
+SIZE = (40, 20)
+# (corners in pixels counted from 0, label, mark)
+CAT, DOG = ((0, 0, 20, 10), 0, False), ((4, 2, 40, 20), 1, True)
+
+
+def features(mark='is_difficult', names=('cat', 'dog'), **changes):
+  import tensorflow_datasets as tfds
+
+  each = {
+    'bbox': tfds.features.BBoxFeature(),
+    'label': tfds.features.ClassLabel(names=list(names)),
+    'pose': tfds.features.ClassLabel(num_classes=3),
+    mark: np.bool_,
+  }
+  if mark == 'is_crowd':
+    each['area'] = np.int64
+  return tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Image(),
+      'image/filename': tfds.features.Text(),
+      'mask': tfds.features.Image(),
+      'objects': tfds.features.Sequence(each),
+      **changes,
+    }
+  )
+
+
+def row(objects, mark='is_difficult', shift=0, picture=None):
+  scale = np.array([*SIZE, *SIZE])
+  image = smooth(*SIZE[::-1], seed=len(objects))
+  boxes = [(np.array(box) + shift)[[1, 0, 3, 2]] for box, *_ in objects]
+  values = {
+    'image': [picture or encode(image, 'JPEG')],
+    'image/filename': [b'a.jpg'],
+    'mask': [b'what is not asked for is not decoded'],
+    'objects/bbox': [box / scale[[1, 0, 3, 2]] for box in boxes],
+    'objects/label': [label for _, label, _ in objects],
+    'objects/pose': [0 for _ in objects],
+    f'objects/{mark}': [int(hard) for *_, hard in objects],
+  }
+  if mark == 'is_crowd':
+    values['objects/area'] = [77 for _ in objects]
+  return values
+
+
+def shares(*objects):
+  return np.array([box for box, *_ in objects]) / [*SIZE, *SIZE]
+
+
+def test_a_set_of_one_s_own(tmp_path):
+  rows = {
+    'train': [row([CAT, DOG]), row([]), row([DOG])],
+    'validation': [row([CAT])],
+    'test': [row([]), row([DOG, CAT])],
+  }
+  folder = write_tfds(tmp_path, rows, name='pets', features=features())
+  for path in (tmp_path, folder.parent, folder):
+    found = tfds_boxed.read('pets', path)
+    assert found.classes == ('cat', 'dog')
+    labels = [record.label.tolist() for record in found.train]
+    assert labels == [[0, 1], [], [1]]
+    assert [len(record.label) for record in found.test] == [0, 2]
+    record = found.train[0]
+    assert record.size == SIZE
+    assert record.difficult.tolist() == [False, True]
+    assert record.crowd.tolist() == [False, False]
+    np.testing.assert_allclose(record.boxes, shares(CAT, DOG), atol=1e-6)
+    lines = ['2 images without objects, kept as such']
+    assert boxed.warnings(found.repairs) == lines
+  chosen = tfds_boxed.read('pets', tmp_path, ['Dog'])
+  assert [record.label.tolist() for record in chosen.train] == [[0], [], [0]]
+
+
+def test_pictures_are_read_when_asked_for(tmp_path, monkeypatch):
+  monkeypatch.setattr(tfds_boxed, '_CHUNK', 2)
+  rows = {
+    'train': [row([CAT] * count) for count in (1, 2, 3, 4, 5)],
+    'test': [row([CAT])],
+  }
+  folder = write_tfds(tmp_path, rows, name='pets', features=features())
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  records = tfds_boxed.read('pets').train
+  # A worker process opens the files itself.
+  for train in (records, pickle.loads(pickle.dumps(records))):
+    files = [boxed.encoded(record.picture) for record in train]
+    assert files == [values['image'][0] for values in rows['train']]
+    assert str(train[3].picture) == f'{folder} train[3]'
+  images = boxed.arrays(records, 20, threads=4)['image']
+  from_bytes = [
+    record._replace(picture=values['image'][0])
+    for record, values in zip(records, rows['train'], strict=True)
+  ]
+  np.testing.assert_array_equal(images, boxed.arrays(from_bytes, 20)['image'])
+
+
+def test_voc_of_both_years_counts_pixels_from_one(tmp_path):
+  # Its smallest coordinate is 1, and a box of the whole ends at the last pixel.
+  rows = {
+    '2007': {
+      'train': [row([CAT], shift=1)],
+      'validation': [row([DOG, CAT], shift=1)],
+      'test': [row([DOG], shift=1)],
+    },
+    '2012': {
+      'train': [row([CAT, CAT], shift=1)],
+      'validation': [row([CAT, CAT, DOG], shift=1)],
+      'test': [row([])],
+    },
+  }
+  for year, parts in rows.items():
+    write_tfds(tmp_path, parts, name=f'voc/{year}', features=features())
+  for path in (tmp_path, tmp_path / 'voc'):
+    found = tfds_boxed.read('voc', path)
+    assert [len(record.label) for record in found.train] == [1, 2, 2, 3]
+    assert [len(record.label) for record in found.test] == [1]
+    np.testing.assert_allclose(found.test[0].boxes, shares(DOG), atol=1e-6)
+    assert not +found.repairs
+  # 2012 alone has no annotated test.
+  for name, path in (
+    ('voc/2012', tmp_path),
+    ('voc', tmp_path / 'voc' / '2012'),
+  ):
+    found = tfds_boxed.read(name, path)
+    assert [len(record.label) for record in found.train] == [2]
+    assert [len(record.label) for record in found.test] == [3]
+
+
+def test_coco_of_2017(tmp_path):
+  rows = {
+    'train': [row([CAT, DOG], 'is_crowd')],
+    'validation': [row([DOG], 'is_crowd')],
+    'test': [row([], 'is_crowd')],
+  }
+  crowds = features('is_crowd')
+  write_tfds(tmp_path, rows, name='coco/2017', features=crowds)
+  rows['train'] *= 3
+  write_tfds(tmp_path, rows, name='coco/2014', version='9.0.0', features=crowds)
+  found = tfds_boxed.read('coco', tmp_path)
+  (record,) = found.train
+  short = shares(CAT, DOG) - [0, 0, 1 / SIZE[0], 1 / SIZE[1]]
+  np.testing.assert_allclose(record.boxes, short, atol=1e-6)
+  assert record.crowd.tolist() == [False, True]
+  assert record.area.tolist() == [77, 77]
+  np.testing.assert_allclose(found.test[0].boxes, shares(DOG), atol=1e-6)
+  record = tfds_boxed.read('coco', tmp_path, exact=True).train[0]
+  np.testing.assert_allclose(record.boxes, shares(CAT, DOG), atol=1e-6)
+  assert len(tfds_boxed.read('coco/2014', tmp_path).train) == 3
+
+
+def test_what_cannot_be_used_is_counted(tmp_path):
+  flat = ((4, 2, 4, 20), 0, False)
+  lost = ((0, 0, 20, 10), -1, False)
+  rows = {
+    'train': [row([CAT, flat, lost]), row([DOG], picture=b'no picture')],
+    'test': [row([CAT])],
+  }
+  write_tfds(tmp_path, rows, name='pets', features=features())
+  found = tfds_boxed.read('pets', tmp_path)
+  assert [record.label.tolist() for record in found.train] == [[0]]
+  assert +found.repairs == {'unreadable': 1, 'unknown': 1, 'empty': 1}
+
+
+def _fails(*arguments):
+  with pytest.raises(UserError) as error:
+    tfds_boxed.read(*arguments)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+@pytest.mark.parametrize('name', ['pets', 'voc', 'coco'])
+def test_sets_that_are_not_prepared(tmp_path, name):
+  message = _fails(name, tmp_path)
+  full = {'voc': 'voc/2007', 'coco': 'coco/2017'}.get(name, name)
+  assert f"tfds.builder('{full}'" in message
+
+
+def test_other_layouts_are_shown(tmp_path):
+  import tensorflow_datasets as tfds
+
+  box = tfds.features.BBoxFeature
+  label = tfds.features.ClassLabel(names=['cat'])
+  other = tfds.features.bounding_boxes.bb_utils.BBoxFormat.XYWH
+  for i, objects in enumerate(
+    (
+      {'bbox': box(), 'label': tfds.features.Text()},
+      {'bbox': box(bbox_format=other), 'label': label},
+      {'box': box(), 'label': label},
+      tfds.features.Text(),
+    )
+  ):
+    if isinstance(objects, dict):
+      objects = tfds.features.Sequence(objects)
+    name = f'set{i}'
+    wrong = tfds.features.FeaturesDict(
+      {'image': tfds.features.Image(), 'objects': objects}
+    )
+    write_tfds(tmp_path, {'train': []}, name=name, features=wrong)
+    message = _fails(name, tmp_path)
+    assert ' '.join(repr(wrong).split()) in message
+    assert "{'bbox': (ymin, xmin, ymax, xmax) in shares" in message
+
+
+def test_other_splits_and_damaged_files(tmp_path):
+  def written(name, parts, **options):
+    return write_tfds(
+      tmp_path, parts, name=name, features=features(), **options
+    )
+
+  one, none = [row([CAT])], [row([])]
+  written('alone', {'train': one, 'test': none})
+  assert 'some with objects in test or validation' in _fails('alone', tmp_path)
+  written('dev', {'dev': one, 'test': one})
+  assert "['dev', 'test']" in _fails('dev', tmp_path)
+  written('bare', {'train': none, 'test': one})
+  assert 'bare/3.0.2 train has no object' in _fails('bare', tmp_path)
+  written('form', {'train': one, 'test': one}, file_format='tfrecord')
+  assert 'convert_format' in _fails('form', tmp_path)
+  folder = written('cut', {'train': one, 'test': one})
+  shard = folder / 'cut-train.array_record-00001-of-00002'
+  shard.write_bytes(shard.read_bytes()[:50])
+  assert 'cannot be read' in _fails('cut', tmp_path)

@@ -1,0 +1,487 @@
+"""One program on 1, 2, 4 and 8 devices: the same training, judged the same.
+
+Tolerances: sums over devices are taken in another order. In float64 that stays
+below 1e-9 for a dozen steps; in float32 a last bit may move a value across the
+edge between two levels, so only the first five steps are compared there.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from test_training import drawn_data
+
+import fastsnn_jax as fs
+from fastsnn_jax import distributed as devices
+from fastsnn_jax import tasks
+from fastsnn_jax.conversion.finetune import Tuning, finetune
+from fastsnn_jax.evaluation import evaluate as evaluation
+from fastsnn_jax.nn.synapses import Apot, Conv, Dense, EightBit, Residual
+from fastsnn_jax.training import input as feeding
+from fastsnn_jax.training import loop as running
+from fastsnn_jax.training import step as training
+from fastsnn_jax.training.gradients import gradients
+from fastsnn_jax.training.log import Log
+
+CLASSES, IMAGES, BATCH, EPOCH = 4, 50, 16, 4  # 2 real rows in the last batch
+
+NETWORK = fs.Network(
+  (
+    fs.Layer('stem', Conv(4, weights=EightBit())),
+    fs.Layer('first', Conv(4, weights=Apot(2)), ('stem',)),
+    fs.Layer('block', Residual(Conv(4, weights=Apot(2))), ('first', 'stem')),
+    fs.Layer('out', Dense(CLASSES, norm=False), ('block',)),
+  ),
+  fs.QuantRelu(2, 2.0),
+  bits=2,
+  classes=tuple('abcd'),
+  mean=(0.5,),
+  std=(0.25,),
+)
+TASK = tasks.for_network(NETWORK)
+RECIPE = training.Recipe(
+  steps=3 * EPOCH,
+  epoch_steps=EPOCH,
+  batch=BATCH,
+  learning_rate=0.05,
+  schedule='cosine',
+  crop=1,
+)
+
+
+@functools.cache
+def mesh_of(count):
+  return jax.make_mesh(
+    (count,),
+    (devices.AXIS,),
+    axis_types=(AxisType.Auto,),
+    devices=jax.devices()[:count],
+  )
+
+
+def on(count, recipe=RECIPE, **changes):
+  return dataclasses.replace(recipe, mesh=mesh_of(count), **changes)
+
+
+@functools.cache
+def initial(dtype='float32'):
+  """On the host; float64 ones make a float64 network."""
+  drawn = NETWORK.init(jax.random.key(7), jnp.zeros((1, 4, 4, 1)))
+  return jax.tree.map(lambda x: np.asarray(x, dtype), drawn)
+
+
+def assert_close(ours, theirs, rtol, atol):
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol),
+    jax.device_get(ours),
+    jax.device_get(theirs),
+  )
+
+
+# --- training ---------------------------------------------------------------
+
+
+def curve(recipe, steps, dtype='float32'):
+  """Loss of each step, and the variables after the last."""
+  state = training.create(initial(dtype), recipe, TASK)
+  data, key = drawn_data(), jax.random.key(3)
+  state, data, key = devices.everywhere((state, data, key), recipe.mesh)
+  losses = []
+  for step in range(steps):
+    state, sums, bad = training.train_chunk(
+      state, data, key, step + 1, network=NETWORK, task=TASK, recipe=recipe
+    )
+    assert bad == -1
+    losses.append(float(sums['loss']))  # of the epoch so far
+  return losses, state.variables
+
+
+@functools.cache
+def alone(dtype, steps):
+  return curve(on(1), steps, dtype)
+
+
+@pytest.mark.parametrize('count', [2, 4, 8])
+def test_float64_curves_are_the_same_on_any_number_of_devices(count):
+  with jax.enable_x64(True):
+    losses, variables = curve(on(count), 3 * EPOCH, 'float64')
+    wanted, same = alone('float64', 3 * EPOCH)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-9)
+    assert_close(variables, same, rtol=1e-8, atol=1e-10)
+  leaves = jax.tree.leaves(variables)
+  assert {str(leaf.dtype) for leaf in leaves} == {'float64'}
+  assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
+
+
+@pytest.mark.parametrize('count', [2, 8])
+def test_float32_curves_start_the_same_on_any_number_of_devices(count):
+  losses, variables = curve(on(count), 5)
+  wanted, same = alone('float32', 5)
+  np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+  assert_close(variables, same, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_is_the_same_step_from_the_host_as_from_the_devices():
+  recipe = on(8, crop=0, flip=False)
+  data = drawn_data()
+  key = jax.random.key(3)
+  order_key, _ = jax.random.split(key)
+  order = jax.random.permutation(jax.random.fold_in(order_key, 0), IMAGES)
+  state = training.create(initial(), recipe, TASK)
+  state = devices.everywhere(state, recipe.mesh)
+  for step in range(EPOCH):
+    rows = np.arange(step * BATCH, (step + 1) * BATCH)
+    batch = {name: x[order[rows % IMAGES]] for name, x in data.items()}
+    batch['mask'] = (rows < IMAGES).astype(np.float32)
+    state, sums, _ = training.train_batch(
+      state,
+      devices.by_row(batch, recipe.mesh),
+      devices.everywhere(key, recipe.mesh),
+      network=NETWORK,
+      task=TASK,
+      recipe=recipe,
+    )
+  losses, variables = curve(recipe, EPOCH)
+  np.testing.assert_allclose(sums['loss'], losses[-1], rtol=1e-6)
+  assert_close(state.variables, variables, rtol=1e-5, atol=1e-6)
+
+
+# --- what crosses between devices -------------------------------------------
+
+COLLECTIVE = re.compile(
+  r'= (?P<shape>\S.*?) (?P<name>all-reduce|all-gather|all-to-all|'
+  r'collective-permute|reduce-scatter|collective-broadcast)(-start)?\('
+)
+ARRAY = re.compile(r'(f64|f32|bf16|s64|s32|u32|u8|pred)\[([\d,]*)\]')
+
+
+def collectives(text):
+  """[(name, elements)] of a compiled program."""
+  found = []
+  for match in COLLECTIVE.finditer(text):
+    shapes = ARRAY.findall(match['shape'])
+    assert shapes, match[0]
+    elements = sum(
+      math.prod(int(n) for n in shape.split(',') if n) for _, shape in shapes
+    )
+    found.append((match['name'], elements))
+  return found
+
+
+def compiled_step(recipe, streamed):
+  state = training.create(initial(), recipe, TASK)
+  data, key = drawn_data(), jax.random.key(3)
+  state, key = devices.everywhere((state, key), recipe.mesh)
+  static = {'network': NETWORK, 'task': TASK, 'recipe': recipe}
+  if streamed:
+    batch = {name: x[:BATCH] for name, x in data.items()}
+    batch['mask'] = np.ones(BATCH, np.float32)
+    lowered = training.train_batch.lower(
+      state, devices.by_row(batch, recipe.mesh), key, **static
+    )
+  else:
+    data = devices.everywhere(data, recipe.mesh)
+    lowered = training.train_chunk.lower(state, data, key, 1, **static)
+  return lowered.compile().as_text()
+
+
+@pytest.mark.parametrize('per_device', [False, True])
+@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('streamed', [False, True])
+def test_a_step_reduces_gradients_statistics_and_sums(
+  streamed, accumulate, per_device
+):
+  recipe = on(8, accumulate=accumulate, per_device=per_device)
+  found = collectives(compiled_step(recipe, streamed))
+  assert {name for name, _ in found} == {'all-reduce'}
+  params = sum(x.size for x in jax.tree.leaves(initial()['params']))
+  stats = sum(x.size for x in jax.tree.leaves(initial()['batch_stats']))
+  total = sum(elements for _, elements in found)
+  # Mean and variance forward; backward the same two sums of each norm, and
+  # those of its scale and bias; three sums to report, and small change.
+  assert params <= total <= params + 3 * stats + 16
+
+
+def test_judging_reduces_a_few_sums():
+  variables = devices.everywhere(initial(), mesh_of(8))
+  batch = {name: x[:BATCH] for name, x in drawn_data().items()}
+  batch['mask'] = np.ones(BATCH, np.float32)
+  batch = devices.by_row(batch, mesh_of(8))
+  for network in (NETWORK, fs.to_spiking(NETWORK, 'settled', settle=2)):
+    lowered = evaluation._measure.lower(
+      variables, batch, network=network, task=TASK
+    )
+    found = collectives(lowered.compile().as_text())
+    assert {name for name, _ in found} == {'all-reduce'}
+    assert sum(elements for _, elements in found) == 2  # correct and count
+    images = batch['image'].astype(jnp.float32)
+    applied = jax.jit(network.apply).lower(variables, images).compile()
+    assert not collectives(applied.as_text())
+
+
+# --- the ways to compute gradients ------------------------------------------
+
+
+def shown_batch(mask=None):
+  data = drawn_data()
+  mask = np.ones(BATCH) if mask is None else mask
+  images = np.float32(data['image'][:BATCH]) / 255 * 4 - 2
+  return {
+    'image': images,
+    'label': data['label'][:BATCH],
+    'mask': np.asarray(mask, np.float32),
+  }
+
+
+compiled = jax.jit(
+  functools.partial(gradients, network=NETWORK, task=TASK),
+  static_argnames=('dtype', 'accumulate', 'remat', 'per_device'),
+)
+
+
+def summed_loss(params, statistics, part):
+  """Written out once more, for the oracle."""
+  output, _, new = NETWORK.apply(
+    {'params': params, 'batch_stats': statistics}, part['image'], train=True
+  )
+  log_p = jax.nn.log_softmax(output)
+  picked = log_p[jnp.arange(len(output)), part['label']]
+  right = (jnp.argmax(output, -1) == part['label']) * part['mask']
+  return -jnp.sum(picked * part['mask']), (new, jnp.sum(right))
+
+
+value_and_gradient = jax.jit(jax.value_and_grad(summed_loss, has_aux=True))
+
+
+def oracle(batch, parts, in_turn):
+  """Means of the parts' gradients by their real rows, part after part.
+
+  The statistics go through the parts one after another, or are the mean of
+  what each makes of the same old ones.
+  """
+  variables, stats = initial('float64'), []
+  grads, sums = [], []
+  for rows in parts:
+    part = {name: x[rows] for name, x in batch.items()}
+    (value, (new, right)), grad = value_and_gradient(
+      variables['params'], variables['batch_stats'], part
+    )
+    stats.append(new)
+    grads.append(grad)
+    sums.append({'loss': value, 'correct': right, 'count': part['mask'].sum()})
+    if in_turn:
+      variables = {**variables, 'batch_stats': new}
+  add = functools.partial(jax.tree.map, lambda *x: sum(x))
+  sums = add(*sums)
+  count = max(sums['count'], 1)
+  mean_grads = jax.tree.map(lambda g: g / count, add(*grads))
+  if not in_turn:
+    new = jax.tree.map(lambda x: x / len(parts), add(*stats))
+  return mean_grads, sums, new
+
+
+MASKS = {
+  'full': np.ones(BATCH),
+  'some rows': np.arange(BATCH) < 11,
+  'an empty part': np.arange(BATCH) < 1,
+  'none': np.zeros(BATCH),
+}
+
+
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_accumulated_gradients_are_the_mean_over_real_rows(parts, mask):
+  with jax.enable_x64(True):
+    batch = shown_batch(MASKS[mask])
+    ours = compiled(initial('float64'), batch, accumulate=parts)
+    rows = [np.arange(part, BATCH, parts) for part in range(parts)]
+    assert_close(ours, oracle(batch, rows, True), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('mask', ['full', 'some rows', 'an empty part'])
+def test_statistics_per_device_are_those_of_each_devices_rows(mask):
+  with jax.enable_x64(True):
+    batch = shown_batch(MASKS[mask])
+    placed = devices.by_row(batch, mesh_of(4))
+    variables = devices.everywhere(initial('float64'), mesh_of(4))
+    ours = compiled(variables, placed, per_device=mesh_of(4))
+    rows = np.arange(BATCH).reshape(4, -1)
+    assert_close(ours, oracle(batch, rows, False), rtol=1e-9, atol=1e-12)
+    # Otherwise they are those of the whole batch.
+    ours = compiled(variables, placed)
+    whole = oracle(batch, [np.arange(BATCH)], True)
+    assert_close(ours, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_accumulating_on_each_device_goes_through_its_own_rows():
+  with jax.enable_x64(True):
+    batch = shown_batch(MASKS['some rows'])
+    variables = devices.everywhere(initial('float64'), mesh_of(2))
+    grads, sums, _ = compiled(
+      variables,
+      devices.by_row(batch, mesh_of(2)),
+      accumulate=2,
+      per_device=mesh_of(2),
+    )
+    own = np.arange(BATCH).reshape(2, -1)
+    rows = [part[first::2] for part in own for first in (0, 1)]
+    wanted = oracle(batch, rows, False)  # gradients ignore old statistics
+    assert_close((grads, sums), wanted[:2], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_rematerialised_gradients_are_the_same(accumulate):
+  batch = shown_batch()
+  plain = compiled(initial(), batch, accumulate=accumulate)
+  again = compiled(initial(), batch, accumulate=accumulate, remat=True)
+  assert_close(again, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_gradients_are_near_and_what_is_kept_is_float32():
+  grads, sums, stats = compiled(initial(), shown_batch())
+  half, half_sums, half_stats = compiled(
+    initial(), shown_batch(), dtype='bfloat16'
+  )
+  for leaf in jax.tree.leaves((half, half_sums, half_stats)):
+    assert leaf.dtype == jnp.float32
+    assert np.isfinite(leaf).all()
+  np.testing.assert_allclose(half_sums['loss'], sums['loss'], rtol=0.05)
+  assert_close(half_stats, stats, rtol=0.05, atol=0.02)
+  flat, near = (
+    np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+    for tree in (grads, half)
+  )
+  # Some values fall on another level, so single gradients may differ.
+  cosine = flat @ near / np.linalg.norm(flat) / np.linalg.norm(near)
+  assert cosine > 0.95
+  # A step of training keeps them, whatever the layers compute in.
+  _, variables = curve(on(2, dtype='bfloat16'), 2)
+  assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {'float32'}
+
+
+# --- going on with another number of devices --------------------------------
+
+
+def run_stage(directory, recipe, dtype, asked=lambda: None):
+  log = Log(directory)
+  static = {'network': NETWORK, 'task': TASK, 'recipe': recipe}
+  feed = feeding.Resident(drawn_data(), jax.random.key(3), **static)
+  best, _ = running.run_stage(
+    'ann2',
+    NETWORK,
+    initial(dtype),
+    feed,
+    task=TASK,
+    recipe=recipe,
+    score=lambda variables, epoch: {'score': epoch},
+    log=log,
+    directory=directory / 'unfinished' / 'ann2',
+    identity={},
+    save_seconds=math.inf,
+    asked=asked,
+  )
+  log.close()
+  return best
+
+
+def test_a_run_cut_on_eight_devices_goes_on_on_two(tmp_path, monkeypatch):
+  monkeypatch.setattr(running, 'CHUNK_SECONDS', 0)  # chunks of one step
+  calls = iter(range(100))
+  with jax.enable_x64(True):
+    with pytest.raises(SystemExit) as caught:
+      run_stage(
+        tmp_path,
+        on(8),
+        'float64',
+        lambda: signal.SIGTERM if next(calls) == 5 else None,
+      )
+    assert caught.value.code == 143
+    (saved,) = (tmp_path / 'unfinished' / 'ann2').glob('[0-9]*')
+    assert EPOCH < int(saved.name) < 3 * EPOCH
+    resumed = run_stage(tmp_path, on(2), 'float64')
+    _, whole = alone('float64', 3 * EPOCH)
+    assert_close(resumed, whole, rtol=1e-8, atol=1e-10)
+
+
+# --- judging and fine-tuning ------------------------------------------------
+
+
+def judged(mesh):
+  spiking = {
+    mode: (fs.to_spiking(NETWORK, mode), initial('float64'))
+    for mode in ('signed', 'settled')
+  }
+  found = evaluation.compare(
+    NETWORK, initial('float64'), spiking, drawn_data(), batch=BATCH, mesh=mesh
+  )
+  plain = evaluation.evaluate(
+    NETWORK, initial('float64'), drawn_data(), batch=13, mesh=mesh
+  )
+  return found, plain
+
+
+def test_judging_on_eight_devices_gives_the_numbers_of_one():
+  with jax.enable_x64(True):
+    found, plain = judged(mesh_of(8))
+    wanted, same = judged(None)
+  assert plain == same
+  assert jax.tree.structure(found) == jax.tree.structure(wanted)
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+  for a, b in pairs:
+    assert a == b or math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+  for mode, row in found.items():  # whole numbers, so exactly
+    for name in ('accuracy', 'agreement', 'spikes_per_image'):
+      assert row[name] == wanted[mode][name]
+
+
+@pytest.mark.parametrize('schedule', ['sequential', 'parallel'])
+def test_fine_tuning_on_eight_devices_gives_that_of_one(schedule):
+  snn = fs.to_spiking(NETWORK)
+  tuning = Tuning(
+    schedule=schedule,
+    learning_rate=0.01,
+    batch=BATCH,
+    accept='always',
+    crop=1,
+  )
+  with jax.enable_x64(True):
+    wanted, records = finetune(
+      NETWORK, snn, initial('float64'), drawn_data(), tuning
+    )
+    tuning = dataclasses.replace(tuning, mesh=mesh_of(8))
+    ours, found = finetune(
+      NETWORK, snn, initial('float64'), drawn_data(), tuning
+    )
+    assert_close(ours, wanted, rtol=1e-8, atol=1e-10)
+  for ours, theirs in zip(found, records, strict=True):
+    assert ours['layer'] == theirs['layer']
+    np.testing.assert_allclose(ours['loss_after'], theirs['loss_after'])
+
+
+def test_fine_tuning_judges_its_layers_on_all_devices():
+  snn = fs.to_spiking(NETWORK)
+  tuning = Tuning(batch=BATCH, crop=0, mesh=mesh_of(8))
+  _, found = finetune(NETWORK, snn, initial(), drawn_data(), tuning)
+  tuning = dataclasses.replace(tuning, mesh=None)
+  _, wanted = finetune(NETWORK, snn, initial(), drawn_data(), tuning)
+  for ours, theirs in zip(found, wanted, strict=True):
+    assert abs(ours['accuracy'] - theirs['accuracy']) <= 1 / IMAGES
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+  with pytest.raises(fs.UserError, match='multiple of 8'):
+    finetune(
+      NETWORK,
+      fs.to_spiking(NETWORK),
+      initial(),
+      drawn_data(),
+      Tuning(batch=12, mesh=mesh_of(8)),
+    )

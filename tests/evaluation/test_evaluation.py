@@ -1,0 +1,257 @@
+"""Evaluation against a plain recomputation in NumPy, image by image."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fastsnn_jax as fs
+from fastsnn_jax import tasks
+from fastsnn_jax.evaluation import evaluate as evaluation
+from fastsnn_jax.evaluation import operations as counting
+from fastsnn_jax.nn.synapses import Apot, Conv, Dense, EightBit, Residual
+
+CLASSES = 4
+MODES = ('unsigned', 'signed', 'settled')
+
+
+def tiny(bits=2):
+  """A block with an identity shortcut, for images of 4 x 4."""
+  layers = (
+    fs.Layer('stem', Conv(6, weights=EightBit())),
+    fs.Layer('part1', Conv(6, weights=Apot(bits)), ('stem',)),
+    fs.Layer('part2', Residual(Conv(6, weights=Apot(bits))), ('part1', 'stem')),
+    fs.Layer('out', Dense(CLASSES, norm=False), ('part2',)),
+  )
+  names = tuple(map(str, range(CLASSES)))
+  return fs.Network(
+    layers,
+    fs.QuantRelu(bits, 2.0),
+    bits=bits,
+    classes=names,
+    mean=(0.5,),
+    std=(0.25,),
+  )
+
+
+ANN = tiny()
+
+
+@functools.cache
+def variables():
+  return ANN.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+
+
+def drawn(images, seed=0):
+  random = np.random.default_rng(seed)
+  return {
+    'image': random.integers(0, 256, (images, 4, 4, 1)).astype(np.uint8),
+    'label': random.integers(0, CLASSES, images).astype(np.int32),
+  }
+
+
+def shown(image):
+  return (np.float32(image) / 255 - np.float32(0.5)) / np.float32(0.25)
+
+
+@functools.cache
+def applied(network):
+  return jax.jit(network.apply)
+
+
+def test_batches_hold_every_row_once_and_mask_the_filling():
+  data = drawn(10)
+  found = list(evaluation.batches(data, 4))
+  assert [len(batch['image']) for batch in found] == [4, 4, 4]
+  mask = np.concatenate([batch['mask'] for batch in found])
+  np.testing.assert_array_equal(mask, [1] * 10 + [0] * 2)
+  for key in data:
+    rows = np.concatenate([batch[key] for batch in found])
+    np.testing.assert_array_equal(rows[mask == 1], data[key])
+
+
+@pytest.mark.parametrize('batch', [4, 16])
+def test_evaluate_counts_each_image_once(batch):
+  data = drawn(10)
+  output, _ = applied(ANN)(variables(), shown(data['image']))
+  correct = np.argmax(output, -1) == data['label']
+  assert 0 < correct.mean() < 1  # else the test could not tell
+  got = fs.evaluate(ANN, variables(), data, batch=batch)
+  assert got == {'accuracy': correct.mean()}
+
+
+def test_evaluate_takes_a_spiking_network_as_it_is():
+  data = drawn(10)
+  snn = fs.to_spiking(ANN, 'settled')
+  output, _ = applied(snn)(variables(), shown(data['image']))
+  want = (np.argmax(output, -1) == data['label']).mean()
+  assert fs.evaluate(snn, variables(), data, batch=4)['accuracy'] == want
+
+
+@functools.cache
+def judged():
+  """`compare` on seven images in batches of three, and the data."""
+  data, calls = drawn(7), []
+  spiking = {mode: (fs.to_spiking(ANN, mode), variables()) for mode in MODES}
+  rows = fs.compare(
+    ANN,
+    variables(),
+    spiking,
+    data,
+    tasks.for_network(ANN),
+    batch=3,
+    advance=lambda: calls.append(None),
+  )
+  assert len(calls) == 3
+  return rows, data
+
+
+@functools.cache
+def recomputed(mode):
+  """The same from `network.apply` and NumPy, without a word of evaluation."""
+  _, data = judged()
+  network, x = fs.to_spiking(ANN, mode), shown(data['image'])
+  target, targets = jax.device_get(applied(ANN)(variables(), x))
+  output, activity = jax.device_get(applied(network)(variables(), x))
+  top, total = network.neuron.steps, network.neuron.total_steps
+  tree = jax.device_get(variables()['params'])
+  kernel, bias = (
+    tree['out']['synapse']['kernel'],
+    tree['out']['synapse']['bias'],
+  )
+  last = activity['part2']
+  over_time, agreement = [], []
+  for step in range(1, total + 1):
+    rate = last[:, :step].sum(1) / min(step, top)
+    logits = rate.reshape(len(rate), -1) @ kernel + bias
+    over_time.append((logits.argmax(-1) == data['label']).mean())
+    agreement.append((logits.argmax(-1) == target.argmax(-1)).mean())
+  fans = counting.connections(ANN, variables(), (4, 4, 1))
+  layers, spikes, synops, neurons, quiet = [], 0, 0.0, 0, np.zeros(len(x), int)
+  for name in ('stem', 'part1', 'part2'):
+    theta, a = float(tree[name]['theta']), activity[name]
+    fired, rate = a != 0, a.sum(1) / top
+    counts = np.rint(a.sum(1) / theta)
+    levels = np.rint(targets[name] / theta * top)
+    layers.append(
+      {
+        'name': name,
+        'error': np.abs(rate - targets[name]).mean() / theta,
+        'differing': (counts != levels).mean(),
+        'firing_rate': fired.mean(),
+      }
+    )
+    spikes += fired.sum()
+    neurons += fired[0, 0].size
+    busy = fired.reshape(len(x), total, -1).any(-1)
+    for image, steps in enumerate(busy):
+      quiet[image] = max(quiet[image], *(np.flatnonzero(steps) + 1), 0)
+    for layer in ANN.layers:
+      for source, fan in zip(layer.inputs, fans[layer.name], strict=True):
+        if source == name:
+          synops += (fired.sum(1) * np.asarray(fan)).sum()
+  macs = counting.macs(ANN, variables(), (4, 4, 1))
+  return {
+    'images': len(x),
+    'T': top,
+    'steps': total,
+    'accuracy': (output.argmax(-1) == data['label']).mean(),
+    'ann_accuracy': (target.argmax(-1) == data['label']).mean(),
+    'agreement': (output.argmax(-1) == target.argmax(-1)).mean(),
+    'max_logit_difference': np.abs(output - target).max(),
+    'mean_firing_rate': spikes / len(x) / neurons / total,
+    'spikes_per_image': spikes / len(x),
+    'synops_per_image': synops / len(x) + macs['stem'],
+    'macs_per_image': sum(macs.values()),
+    **(
+      {
+        'quiet_step': quiet.max(),
+        'quiet_histogram': np.bincount(quiet, minlength=total + 1),
+      }
+      if mode == 'settled'
+      else {}
+    ),
+    'over_time': over_time,
+    'agreement_over_time': agreement,
+    'layers': layers,
+  }
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_compare_is_what_numpy_makes_of_the_spikes(mode):
+  row, want = dict(judged()[0][mode]), dict(recomputed(mode))
+  assert row.keys() == want.keys()
+  for got, layer in zip(row.pop('layers'), want.pop('layers'), strict=True):
+    assert got.pop('name') == layer.pop('name')
+    assert got.keys() == layer.keys()
+    for key, value in layer.items():
+      np.testing.assert_allclose(
+        got[key], value, rtol=1e-5, atol=1e-6, err_msg=key
+      )
+  for key, value in want.items():
+    np.testing.assert_allclose(
+      row[key], value, rtol=1e-5, atol=1e-5, err_msg=key
+    )
+
+
+def test_the_images_tell_the_modes_apart():
+  rows, _ = judged()
+  errors = {
+    mode: sum(layer['error'] for layer in rows[mode]['layers'])
+    for mode in MODES
+  }
+  assert errors['unsigned'] > errors['signed'] > errors['settled']
+  # The first layer's input is constant: it is exact in every mode.
+  for mode in MODES:
+    assert rows[mode]['layers'][0]['differing'] == 0
+
+
+def test_settled_is_lossless_and_says_when_it_is_quiet():
+  row = judged()[0]['settled']
+  assert row['agreement'] == 1
+  assert row['accuracy'] == row['ann_accuracy']
+  assert row['max_logit_difference'] < 1e-5
+  assert all(layer['differing'] == 0 for layer in row['layers'])
+  assert sum(row['quiet_histogram']) == 7
+  assert row['quiet_step'] <= row['steps'] == row['T'] + 8
+
+
+def test_a_silent_network_is_quiet_from_the_start():
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, x: jnp.full_like(x, 1e9) if path[-1].key == 'theta' else x,
+    variables()['params'],
+  )
+  silent = {**variables(), 'params': params}
+  spiking = {'settled': (fs.to_spiking(ANN, 'settled', settle=2), silent)}
+  row = fs.compare(
+    ANN, silent, spiking, drawn(3), tasks.for_network(ANN), batch=3
+  )['settled']
+  assert row['spikes_per_image'] == row['mean_firing_rate'] == 0
+  assert row['quiet_step'] == 0
+  assert row['quiet_histogram'] == [3, 0, 0, 0, 0, 0]
+  macs = counting.macs(ANN, silent, (4, 4, 1))
+  assert row['synops_per_image'] == macs['stem']  # the first layer's, once
+
+
+def test_classify_takes_batches_and_single_images_of_bytes_or_floats():
+  images = drawn(5)['image']
+  output, _ = applied(ANN)(variables(), shown(images))
+  want = np.argmax(output, -1)
+  got = fs.classify(ANN, variables(), images)
+  np.testing.assert_array_equal(got, want)
+  floats = fs.classify(ANN, variables(), images.astype(np.float32))
+  np.testing.assert_array_equal(floats, want)
+  single = fs.classify(ANN, variables(), images[2])
+  assert np.ndim(single) == 0
+  assert single == want[2]
+  assert ANN.classes[single] == str(want[2])
+
+
+def test_classify_runs_a_spiking_network():
+  images = drawn(5)['image']
+  snn = fs.to_spiking(ANN, 'settled')
+  np.testing.assert_array_equal(
+    fs.classify(snn, variables(), images), fs.classify(ANN, variables(), images)
+  )

@@ -1,0 +1,148 @@
+"""The schema: what it refuses, and that it survives JSON and files."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment import config as schema
+from fastsnn_jax.experiment import config_trees
+from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+
+UNUSUAL = Experiment(
+  model='cifar_resnet20',
+  data=Data('cifar10', '/data', 32, 50, crop=0, flip=False, held_out=0.25),
+  stages=(Stage(32, 7, 0.3, 0.0, 'constant'), Stage(5, 1, schedule='cosine')),
+  convert=Conversion(
+    bits=(5,),
+    mode=('settled',),
+    settle=3,
+    tune=('parallel', 'none'),
+    tune_images=100,
+    batch_norm='eval',
+    accept='always',
+  ),
+  seed=3,
+  momentum=0.0,
+  decay='kernels',
+  select='test',
+  save_minutes=0.0,
+)
+
+
+@pytest.mark.parametrize('experiment', [Experiment(), UNUSUAL])
+def test_an_experiment_survives_json(experiment):
+  text = json.dumps(config_trees.to_dict(experiment))
+  assert config_trees.from_dict(json.loads(text)) == experiment
+
+
+def test_experiments_are_hashable_and_equal_by_value():
+  assert hash(Experiment()) == hash(Experiment())
+  assert dataclasses.replace(Experiment(), seed=1) != Experiment()
+
+
+@pytest.mark.parametrize(
+  ('make', 'names'),
+  [
+    (lambda: Data(batch=0), 'data.batch=0'),
+    (lambda: Data(eval_batch=-1), 'data.eval_batch=-1'),
+    (lambda: Data(crop=-1), 'data.crop=-1'),
+    (lambda: Data(held_out=0.0), 'data.held_out=0.0'),
+    (lambda: Data(held_out=1.0), 'data.held_out=1.0'),
+    (lambda: Stage(1), 'stage.bits=1'),
+    (lambda: Stage(6), 'stage.bits=6'),
+    (lambda: Stage(2, epochs=0), 'stage.epochs=0'),
+    (lambda: Stage(2, learning_rate=0.0), 'stage.learning_rate=0.0'),
+    (lambda: Stage(2, learning_rate=math.nan), 'stage.learning_rate=nan'),
+    (lambda: Stage(2, weight_decay=-1e-4), 'stage.weight_decay=-0.0001'),
+    (lambda: Stage(2, learning_rate=math.inf), 'stage.learning_rate=inf'),
+    (lambda: Stage(2, epochs=1.5), 'stage.epochs=1.5'),
+    (lambda: Stage(2, schedule='cosin'), "stage.schedule='cosin'"),
+    (lambda: Data(batch=64.5), 'data.batch=64.5'),
+    (lambda: Data(flip=1), 'data.flip=1'),
+    (lambda: Experiment(data='digits'), "experiment.data='digits'"),
+    (lambda: Experiment(select='heldout'), "experiment.select='heldout'"),
+    (lambda: Experiment(seed=-1), 'experiment.seed=-1'),
+    (lambda: Conversion(mode='signd'), "conversion.mode=('signd',)"),
+    (lambda: Conversion(settle=2.5), 'conversion.settle=2.5'),
+    (lambda: Conversion(bits=(32,)), 'bits=32'),
+    (lambda: Conversion(mode=()), 'conversion.mode=()'),
+    (
+      lambda: Conversion(mode='signed', keep='settled'),
+      "conversion.keep='settled'",
+    ),
+    (lambda: Conversion(settle=0), 'conversion.settle=0'),
+    (lambda: Conversion(tune_epochs=0), 'conversion.tune_epochs=0'),
+    (lambda: Conversion(tune_images=0), 'conversion.tune_images=0'),
+    (
+      lambda: Conversion(tune_learning_rate=0.0),
+      'conversion.tune_learning_rate=0.0',
+    ),
+    (
+      lambda: Conversion(tune_weight_decay=-1.0),
+      'conversion.tune_weight_decay=-1.0',
+    ),
+    (lambda: Experiment(stages=()), 'experiment.stages=()'),
+    (lambda: Experiment(stages=(Stage(2), Stage(2))), 'different bits'),
+    (lambda: Experiment(momentum=1.0), 'experiment.momentum=1.0'),
+    (lambda: Experiment(save_minutes=-1.0), 'experiment.save_minutes=-1.0'),
+  ],
+)
+def test_a_value_out_of_range_is_named(make, names):
+  with pytest.raises(UserError) as caught:
+    make()
+  assert names in str(caught.value)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_schedules_leave_none_out():
+  assert Conversion(tune=('none',)).schedules == ()
+  assert Conversion(tune=('parallel', 'none')).schedules == ('parallel',)
+
+
+def test_an_experiment_of_another_version_is_refused_in_one_line():
+  tree = config_trees.to_dict(Experiment())
+  missing = {k: v for k, v in tree.items() if k != 'data'}
+  unknown = {**tree, 'wings': 2}
+  for broken in (missing, unknown):
+    with pytest.raises(UserError, match='does not fit this version') as caught:
+      config_trees.from_dict(broken)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('text', 'says'),
+  [
+    (None, 'no such file'),
+    ('config = 3', 'must set config = Experiment'),
+    ('', 'must set config = Experiment'),
+    ('config = (', 'it cannot be run'),
+    (
+      'class Mine:\n  def __init__(self): pass\nconfig = Mine(wings=2)',
+      'it cannot be run (TypeError: Mine.__init__() got an unexpected',
+    ),
+    (
+      'from fastsnn_jax.config import *\nconfig = Stage(2, epoch=3)',
+      "Stage has no 'epoch'; did you mean 'epochs'?",
+    ),
+    ('import no_such_module_at_all', 'it cannot be run'),
+    (
+      'from fastsnn_jax.config import Stage\nconfig = Stage(2, epochs=0)',
+      'stage.epochs=0',
+    ),
+    (
+      'from fastsnn_jax.config import Stage\nconfig = Stage(2, wings=2)',
+      "Stage has no 'wings'; bits, epochs, learning_rate",
+    ),
+  ],
+)
+def test_a_file_that_is_no_config_is_refused_by_name(tmp_path, text, says):
+  path = tmp_path / 'mine.py'
+  if text is not None:
+    path.write_text(text)
+  with pytest.raises(UserError, match=r'mine\.py') as caught:
+    schema.load(path)
+  assert says in str(caught.value)
+  assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,260 @@
+"""The report: what it writes, what it leaves out, and that it can be read."""
+
+import errno
+import itertools
+import json
+import math
+import pathlib
+import re
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.report import canvas, plots
+from fastsnn_jax.report import pages as report
+
+LAYERS = ['conv1', *(f'layer{i}.{j}.part1' for i in (1, 2) for j in range(3))]
+MINIMAL = {
+  'model': 'small',
+  'dataset': 'drawn',
+  'rows': [{'bits': 2, 'T': 3, 'steps': 3, 'mode': 'signed', 'tuned': 'none'}],
+}
+
+
+def make_row(rng, bits, mode, tuned):
+  """A row with everything that a row can have."""
+  top, k = 2**bits - 1, 8 if mode == 'settled' else 0
+  row = {'bits': bits, 'T': top, 'steps': top + k, 'mode': mode, 'tuned': tuned}
+  row |= {
+    'accuracy': rng.uniform(0.5, 0.95),
+    'ann_accuracy': 0.95 + 0.01 * bits,
+    'agreement': np.float32(rng.uniform(0.5, 1)),
+    'max_logit_difference': 3.4e-7 if k else rng.uniform(1, 9),
+    'mean_firing_rate': rng.uniform(0.1, 0.2),
+    'spikes_per_image': rng.uniform(1e4, 9e4),
+    'synops_per_image': rng.uniform(1e6, 9e6),
+    'macs_per_image': 12_345_678,
+    'quiet_step': top + 4 if k else None,
+    'over_time': np.sort(rng.uniform(0.1, 0.9, top + k)),
+    'agreement_over_time': [math.nan, *np.linspace(0.2, 1, top + k - 1)],
+    'layers': [
+      {'name': name, 'error': e, 'differing': e, 'firing_rate': e}
+      for name, e in zip(LAYERS, rng.uniform(0, 1, len(LAYERS)), strict=True)
+    ],
+  }
+  if k:
+    row['quiet_histogram'] = rng.integers(0, 99, top + k)
+  return row
+
+
+def make_results(rng):
+  tuned = (('signed', 'sequential'), ('signed', 'parallel'))
+  modes = [(mode, 'none') for mode in ('unsigned', 'signed', 'settled')]
+  curve = np.linspace(0.1, 0.9, 30)
+  stage = {'train_loss': 1 - curve, 'train_accuracy': curve}
+  stage |= {'val_accuracy': curve - 0.05, 'epoch': np.arange(1, 31)}
+  return MINIMAL | {
+    'task': 'classification',
+    'metric': 'accuracy',
+    'float_accuracy': 0.9812,
+    'images': 360,
+    'version': '0.1.0',
+    'settings': {'seed': 0, 'schedule': 'cosine', 'path': pathlib.Path('data')},
+    'rows': [
+      make_row(rng, bits, *key) for bits in (3, 2) for key in (*modes, *tuned)
+    ],
+    'training': {'ann32': stage, 'ann2': stage},
+    'tuning': [
+      {'bits': bits, 'schedule': how, 'layer': name, 'loss_before': before}
+      | {'loss_after': before / 2, 'accepted': i % 3 > 0, 'accuracy': 0.9}
+      for bits, how in ((3, 'sequential'), (2, 'sequential'), (2, 'parallel'))
+      for i, (name, before) in enumerate(zip(LAYERS, curve, strict=False))
+    ],
+  }
+
+
+def make_rasters(rng):
+  def raster(steps, shape):
+    spikes = [rng.integers(-1, 2, (steps, 9), np.int8) for _ in LAYERS]
+    image = rng.integers(0, 255, shape, np.uint8)
+    return {'layers': LAYERS, 'spikes': spikes, 'image': image, 'T': 3}
+
+  return {
+    '2 bits, signed': raster(3, (8, 8, 1)),
+    '2 bits, settled': raster(11, (16, 16, 3)),
+  }
+
+
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+  """A report with every section: its directory and its results."""
+  rng = np.random.default_rng(0)
+  directory = tmp_path_factory.mktemp('run') / 'report'
+  results = make_results(rng)
+  settings = dict(matplotlib.rcParams)
+  report.write(directory, results, make_rasters(rng))
+  assert dict(matplotlib.rcParams) == settings
+  return directory, results
+
+
+def numbers(row):
+  """What a page must say about a row."""
+  shares = (row['accuracy'], row['ann_accuracy'], row['agreement'])
+  counts = (row['spikes_per_image'], row['synops_per_image'])
+  ratio = row['synops_per_image'] / row['macs_per_image']
+  others = (row['max_logit_difference'], row['mean_firing_rate'], ratio)
+  quiet = '\u2013' if row['quiet_step'] is None else str(row['quiet_step'])
+  return [
+    str(row['steps']),
+    *map(report.percent, shares),
+    *map(report.number, others),
+    *map(report.count, counts),
+    '12.3 M',
+    quiet,
+  ]
+
+
+def test_results_come_back_and_nan_is_null(full):
+  directory, results = full
+  text = (directory / 'results.json').read_text(encoding='utf-8')
+  assert 'NaN' not in text
+  back = json.loads(text)
+  assert back.keys() == results.keys()
+  for mine, row in zip(back['rows'], results['rows'], strict=True):
+    assert mine['agreement_over_time'][0] is None
+    assert mine['over_time'] == row['over_time'].tolist()
+    assert mine['accuracy'] == row['accuracy']
+    assert mine['agreement'] == float(row['agreement'])
+  assert back['settings']['path'] == 'data'
+
+
+def test_html_stands_alone(full):
+  text = (full[0] / 'report.html').read_text(encoding='utf-8')
+  links = re.findall(r'(?:src|href)\s*=\s*["\']?([^"\'\s>]*)', text)
+  assert links
+  assert all(link.startswith(('#', 'data:')) for link in links)
+  assert all(u.startswith('#') for u in re.findall(r'url\(["\']?(.)', text))
+  assert not re.search(r'https?:|@import|<script|<link', text)
+  assert len(text) < 2_000_000
+
+
+def test_html_has_every_number_and_one_best_row_per_bit_width(full):
+  directory, results = full
+  text = (directory / 'report.html').read_text(encoding='utf-8')
+  body = text[text.index('<tbody>') : text.index('</table>')]
+  lines = [
+    line for line in re.findall(r'<tr.*?</tr>', body, re.S) if '<td>' in line
+  ]
+  for row, line in zip(results['rows'], lines, strict=True):
+    assert f'>{canvas.label(row)}</th>' in line
+    cells = re.findall(r'<td>(.*?)</td>', line)
+    assert sorted(cells) == sorted(numbers(row))
+  for bits in (2, 3):
+    rows = [i for i, r in enumerate(results['rows']) if r['bits'] == bits]
+    best = max(rows, key=lambda i: results['rows'][i]['accuracy'])
+    assert [i for i in rows if 'class="best"' in lines[i]] == [best]
+
+
+def test_markdown_has_a_line_per_row(full):
+  directory, results = full
+  text = (directory / 'report.md').read_text(encoding='utf-8')
+  table = [line for line in text.splitlines() if line.startswith('|')]
+  assert len({line.count('|') for line in table}) == 1
+  for row, line in zip(results['rows'], table[2:], strict=True):
+    cells = [cell.strip(' *') for cell in line.strip('|').split('|')]
+    assert cells[:5] == [
+      str(row[key]) for key in ('bits', 'T', 'steps', 'mode', 'tuned')
+    ]
+    assert sorted(cells[5:]) == sorted(numbers(row)[1:])
+  assert '\n\n\n' not in text
+
+
+def test_pictures_are_there_and_not_blank(full):
+  directory, _ = full
+  files = sorted((directory / 'plots').iterdir())
+  text = (directory / 'report.md').read_text(encoding='utf-8')
+  linked = re.findall(r'!\[.*?\]\((.*?)\)', text)
+  assert sorted(linked) == [f'plots/{file.name}' for file in files]
+  assert len(files) == 6 + 2
+  for file in files:
+    with Image.open(file) as image:
+      grey = np.asarray(image.convert('L'))
+    assert min(grey.shape) > 300
+    assert grey.max() == 255
+    assert 0.01 < np.mean(grey < 230) < 0.5, file.name
+
+
+def test_minimal_results_leave_sections_out(tmp_path):
+  report.write(tmp_path, MINIMAL)
+  assert json.loads((tmp_path / 'results.json').read_text()) == MINIMAL
+  assert not list((tmp_path / 'plots').iterdir())
+  for name in ('report.md', 'report.html'):
+    text = (tmp_path / name).read_text(encoding='utf-8')
+    assert 'small on drawn' in text
+    for word in ('None', 'nan', 'Undefined', '![', '<svg', 'Settings'):
+      assert word not in text
+
+
+def test_missing_numbers_are_dashes(tmp_path):
+  first = MINIMAL['rows'][0] | {'accuracy': math.nan, 'agreement': 1.0}
+  second = first | {'mode': 'settled', 'accuracy': 0.5, 'over_time': [0.5]}
+  report.write(tmp_path, MINIMAL | {'rows': [first, second]})
+  text = (tmp_path / 'report.md').read_text(encoding='utf-8')
+  assert '| signed | none | \u2013 | 100.0 % |' in text
+
+
+def test_names_are_escaped(tmp_path):
+  report.write(tmp_path, MINIMAL | {'model': '<b>&'})
+  text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert '<b>' not in text
+  assert '&lt;b&gt;&amp;' in text
+
+
+def test_layer_names_of_a_deep_network_do_not_overlap():
+  rng = np.random.default_rng(0)
+  layers = [
+    {'name': f'layer{i // 36}.{i % 36}.part{i % 2}', 'error': e, 'differing': e}
+    for i, e in enumerate(rng.uniform(0, 1, 109))
+  ]
+  row = MINIMAL['rows'][0] | {'layers': layers}
+  figure = plots.draw({'rows': [row]})['layer_error']
+  figure.draw_without_rendering()
+  for ax in figure.axes:
+    boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+    assert len(boxes) > 20
+    for left, right in itertools.pairwise(boxes):
+      assert left.x1 <= right.x0
+
+
+def test_a_failed_write_keeps_the_old_results(tmp_path, monkeypatch):
+  report.write(tmp_path, MINIMAL)
+
+  def full_disk(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'replace', full_disk)
+  with pytest.raises(UserError, match='No space left on device; make room'):
+    report.write(tmp_path, MINIMAL | {'model': 'other'})
+  assert json.loads((tmp_path / 'results.json').read_text()) == MINIMAL
+  assert not list(tmp_path.glob('.*'))
+
+
+def test_mistakes_are_named(tmp_path):
+  with pytest.raises(UserError, match="without 'rows'"):
+    report.write(tmp_path, {'model': 'm', 'dataset': 'd'})
+  (tmp_path / 'taken').write_text('a file')
+  with pytest.raises(UserError, match='cannot write the report'):
+    report.write(tmp_path / 'taken', MINIMAL)
+
+
+def test_importing_the_report_imports_no_matplotlib():
+  code = (
+    'import sys, fastsnn_jax.report\n'
+    'assert not {"matplotlib", "jinja2"} & set(sys.modules)'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
