@@ -1,0 +1,520 @@
+"""Pictures with boxes or with masks, and what was mended in their annotations.
+
+A reader parses the files of its layout; here the annotations become records,
+and records arrays. Real annotations are not clean: what can be mended is, what
+cannot is left out, and both are counted.
+"""
+
+import collections
+import concurrent.futures
+import math
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fastsnn_jax.data import decode, padding
+from fastsnn_jax.data.workers import cores
+from fastsnn_jax.errors import UserError
+
+IGNORED = 255  # the label of pixels that are neither learnt nor judged
+# What was wrong -> what was done about it.
+REPAIRS = {
+  'gone': 'pictures that are listed, but not there, left out',
+  'no_mask': 'pictures without a mask left out',
+  'unreadable': 'pictures left out that, or whose annotations, cannot be read',
+  'bare': 'pictures without objects, kept as such',
+  'said_size': 'pictures of another size than annotated, kept with their own',
+  'mask_size': 'pictures left out whose masks have another size',
+  'no_class': 'masks with labels of no class; these pixels are ignored',
+  'stray': 'objects of no picture that is listed left out',
+  'unknown': 'objects of an unknown class left out',
+  'no_box': 'objects without four coordinates left out',
+  'fractional': 'boxes with fractions of pixels, kept as they are',
+  'swapped': 'boxes with their corners swapped, put right',
+  'outside': 'boxes that reach beyond the picture, cut off',
+  'empty': 'boxes of no size left out',
+  'skipped': 'objects of no size, beside the picture or to be ignored left out',
+  'no_outline': 'objects without an outline that can be read left out',
+  'crowd': 'crowds taken for background',
+  'crowd_ignored': 'crowds whose pixels are ignored',
+}
+_NOISE = 1e-6  # a share of the picture: what rounding adds to a border
+_NAMED = 5  # classes in a note
+_BOXES = ('boxes', 'label', 'difficult', 'crowd', 'area')
+
+
+class Object(NamedTuple):
+  """An object as it is annotated.
+
+  Attributes:
+    name: of its class; neither case nor spaces around it matter.
+    corners: (x1, y1, x2, y2) in pixels from the picture's corner; NaN where
+      there is no number.
+    difficult, crowd: what it is marked as.
+    area: in pixels, of the object and not of its box; None if not given.
+  """
+
+  name: str
+  corners: tuple[float, float, float, float]
+  difficult: bool = False
+  crowd: bool = False
+  area: float | None = None
+
+
+class Record(NamedTuple):
+  """One picture, and its n objects or its mask; what it has not is None.
+
+  Attributes:
+    picture: its path, the encoded file as bytes, or a function that gives them.
+    size: (width, height) in pixels.
+    boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
+    label: int32 [n], indices of classes.
+    difficult: bool [n].
+    crowd: bool [n]; a crowd is one box around many objects.
+    area: float32 [n], pixels of the object, which may fill only a part of its
+      box; that of the box where it is not known.
+    mask: the path of a PNG of indices, or a function that gives an integer
+      array [height, width].
+    mask_labels: the classes of its pixels, a byte each; none if all are
+      ignored.
+  """
+
+  picture: pathlib.Path | bytes | Callable[[], bytes]
+  size: tuple[int, int]
+  boxes: np.ndarray | None = None
+  label: np.ndarray | None = None
+  difficult: np.ndarray | None = None
+  crowd: np.ndarray | None = None
+  area: np.ndarray | None = None
+  mask: pathlib.Path | Callable[[], np.ndarray] | None = None
+  mask_labels: bytes = b''
+
+
+class Records(NamedTuple):
+  """The splits, the names of the classes, and {repair: [where, …]}."""
+
+  train: list[Record]
+  test: list[Record]
+  classes: tuple[str, ...]
+  repairs: dict[str, list[str]]
+  validation: list[Record] | None = None
+
+  def parts(self) -> dict[str, list[Record]]:
+    """{name of a split: its records}."""
+    parts = {name: getattr(self, name) for name in ('train', 'test')}
+    return parts | ({'validation': self.validation} if self.validation else {})
+
+
+def new_repairs() -> dict[str, list[str]]:
+  """To be filled: `repairs[kind].append(where)`."""
+  return collections.defaultdict(list)
+
+
+def lines(repairs) -> list[str]:
+  """A line for each kind of repair, with the first place where it was made.
+
+  >>> lines({'no_mask': ['a.jpg', 'c.jpg']})
+  ['2 pictures without a mask left out (first: a.jpg)']
+  """
+  return [
+    f'{len(repairs[kind])} {REPAIRS[kind]} (first: {repairs[kind][0]})'
+    for kind in REPAIRS
+    if repairs.get(kind)
+  ]
+
+
+def notes(records: Records) -> tuple[str, ...]:
+  """What the user should know: the repairs, and classes that no mask has.
+
+  >>> path = pathlib.Path('a.png')
+  >>> record = Record(path, (1, 1), mask=path, mask_labels=bytes([0]))
+  >>> notes(Records([record], [record], ('ground', 'object'), {}))
+  ("no training mask has the index of 'object'; 255 means ignored",)
+  """
+  result = lines(records.repairs)
+  if any(record.mask for record in records.train):
+    shown = set().union(*(record.mask_labels for record in records.train))
+    absent = [repr(x) for i, x in enumerate(records.classes) if i not in shown]
+    if absent:
+      names = ', '.join(absent[:_NAMED])
+      if absent[_NAMED:]:
+        names += f' and {len(absent) - _NAMED} more classes'
+      result.append(
+        f'no training mask has the index of {names}; {IGNORED} means ignored'
+      )
+  return tuple(result)
+
+
+def encoded(picture) -> bytes:
+  """The file of a `Record.picture`.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    return _read(picture)
+  except OSError as error:
+    raise UserError(
+      f'{picture} cannot be read ({error.strerror or error}); it was there '
+      'when the run began, so bring it back or check its permissions'
+    ) from error
+
+
+def _read(picture):
+  if isinstance(picture, bytes):
+    return picture
+  return picture() if callable(picture) else picture.read_bytes()
+
+
+def _name(picture, number):
+  """What a picture is called in messages."""
+  return f'picture {number}' if isinstance(picture, bytes) else str(picture)
+
+
+def _in_threads(function, items):
+  """Pillow lets go of the interpreter's lock while it decodes and resizes."""
+  with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+    return list(pool.map(function, items))
+
+
+# ---------------------------------------------------------------------- boxes
+
+
+def class_numbers(classes) -> dict[str, int]:
+  """{name: number}, as `with_boxes` looks names up.
+
+  >>> class_numbers(['Cat', ' dog'])
+  {'cat': 0, 'dog': 1}
+  """
+  return {name.strip().lower(): i for i, name in enumerate(classes)}
+
+
+def with_boxes(
+  picture, size, objects, numbers, repairs, *, whole=False, short=False
+) -> Record:
+  """Mends the objects of a picture and counts what was done.
+
+  Corners that are swapped are put right, then divided by the picture's width
+  and height and cut off at 0 and 1. What has no size after that is left out.
+
+  Args:
+    picture, size: as in `Record`.
+    objects: `Object`s.
+    numbers: `class_numbers`; objects of other classes are left out.
+    repairs: added to.
+    whole: fractions of pixels are a flaw in this layout, and counted.
+    short: boxes end a pixel earlier, as the official code trains on COCO
+      (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
+      alike in y.
+
+  >>> repairs = new_repairs()
+  >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
+  >>> with_boxes(b'', (20, 10), objects, {'cat': 0}, repairs).boxes.tolist()
+  [[0.25, 0.0, 1.0, 0.5]]
+  >>> list(repairs)
+  ['unknown', 'outside']
+  """
+
+  def count(repair, which):
+    if which.any():
+      name = 'a picture' if isinstance(picture, bytes) else picture
+      numbered = np.flatnonzero(which).tolist()
+      repairs[repair] += [f'{name}, object {i + 1}' for i in numbered]
+
+  if not objects:
+    repairs['bare'].append(_name(picture, len(repairs['bare'])))
+  table = [
+    (
+      numbers.get(item.name.strip().lower(), -1),
+      *(item.difficult, item.crowd),
+      math.nan if item.area is None else item.area,
+      *item.corners,
+    )
+    for item in objects
+  ]
+  table = np.array(table, np.float64).reshape(-1, 8)
+  known = table[:, 0] >= 0
+  usable = known & np.isfinite(table[:, 4:]).all(1)
+  count('unknown', ~known)
+  count('no_box', known & ~usable)
+  corners = np.where(usable[:, None], table[:, 4:], 0).reshape(-1, 2, 2)
+  if whole:
+    count('fractional', np.any(corners % 1, (1, 2)))
+  ordered = np.sort(corners, 1)
+  count('swapped', np.any(ordered != corners, (1, 2)))
+  box = ordered / size
+  inside = np.clip(box, 0, 1)
+  count('outside', np.any(np.abs(inside - box) > _NOISE, (1, 2)))
+  if short:
+    sides = np.maximum(ordered[:, 1] - ordered[:, 0] - 1, 0) / size
+    inside[:, 1] = np.minimum(inside[:, 0] + sides, 1 - 1 / np.array(size))
+  inside = inside.astype(np.float32)
+  sides = (inside[:, 1] - inside[:, 0]) * size
+  area = np.where(np.isfinite(table[:, 3]), table[:, 3], sides.prod(1))
+  solid = np.all(sides > 0, 1) & (area > 0)
+  count('empty', usable & ~solid)
+  solid &= usable
+  return Record(
+    picture,
+    size,
+    boxes=inside[solid].reshape(-1, 4),
+    label=table[solid, 0].astype(np.int32),
+    difficult=table[solid, 1].astype(bool),
+    crowd=table[solid, 2].astype(bool),
+    area=area[solid].astype(np.float32),
+  )
+
+
+def check_boxes(records, classes, where, layout) -> None:
+  """Raises UserError if a split has no objects of these classes."""
+  if not any(len(record.label) for record in records):
+    raise UserError(
+      f'{where} has no object of the classes {list(classes)[:5]} whose picture '
+      f'can be read; a split needs pictures with annotations ({layout})'
+    )
+
+
+def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
+  """Records as arrays, all but the pictures.
+
+  Args:
+    records: N of them, of a split.
+    difficult: keep difficult objects; training leaves them out. Crowds are
+      kept, as the official code keeps them in training too.
+
+  Returns:
+    {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
+    object, 'difficult': bool [N, G], 'crowd': bool [N, G], 'area': float32 [N,
+    G], pixels of the picture as it was, 'size': int32 [N, 2], its (width,
+    height)}, where G is the most objects that a picture has, at least 1.
+  """
+  rows = [record.difficult <= difficult for record in records]
+  shape = len(records), max([1, *(int(row.sum()) for row in rows)])
+  result = {
+    'boxes': np.zeros((*shape, 4), np.float32),
+    'label': np.full(shape, -1, np.int32),
+    'difficult': np.zeros(shape, bool),
+    'crowd': np.zeros(shape, bool),
+    'area': np.zeros(shape, np.float32),
+    'size': np.array([x.size for x in records], np.int32).reshape(-1, 2),
+  }
+  for i, (record, row) in enumerate(zip(records, rows, strict=True)):
+    for key in _BOXES:
+      values = getattr(record, key)[row]
+      result[key][i, : len(values)] = values
+  return result
+
+
+def box_arrays(
+  records, size: int, *, difficult: bool = True
+) -> dict[str, np.ndarray]:
+  """Records as arrays, the pictures squashed to a square.
+
+  Args:
+    records, difficult: as for `box_labels`.
+    size: side S in pixels.
+
+  Returns:
+    {'image': uint8 [N, S, S, 3]} and what `box_labels` gives.
+
+  Raises:
+    UserError: a picture that cannot be decoded.
+  """
+  images = np.zeros((len(records), size, size, 3), np.uint8)
+
+  def put(i):
+    picture = records[i].picture
+    try:
+      images[i] = decode.resized(
+        encoded(picture), size, lambda width, height: (0, 0, width, height)
+      )
+    except decode.Undecodable as error:
+      raise UserError(
+        f'{_name(picture, i)} cannot be decoded ({error}); replace it, or take '
+        'it out of the list of its split'
+      ) from error
+
+  _in_threads(put, range(len(records)))
+  return {'image': images, **box_labels(records, difficult=difficult)}
+
+
+# ---------------------------------------------------------------------- masks
+
+
+def with_masks(paths, classes, repairs) -> list[Record]:
+  """Looks at pictures (their headers) and masks (whole), and keeps good ones.
+
+  Args:
+    paths: (name, path of the picture, path of its mask) each; None for what is
+      not there.
+    classes: names; other labels than their indices and 255 are counted.
+    repairs: added to.
+
+  Raises:
+    UserError: a mask that has no indices; it is named.
+  """
+  count = len(mask_classes(classes))
+  result = []
+  for record, repair, where in _in_threads(
+    lambda row: _with_mask(*row, count), paths
+  ):
+    if repair:
+      repairs[repair].append(where)
+    if record:
+      result.append(record)
+  return result
+
+
+def _with_mask(name, picture, mask, classes):
+  """(record or None, repair or None, where)."""
+  if picture is None:
+    return None, 'gone', name
+  if mask is None:
+    return None, 'no_mask', str(picture)
+  path = picture
+  try:
+    size = decode.size_of(picture)
+    path = mask
+    pixels = _indices(mask)
+  except (OSError, decode.Undecodable):
+    return None, 'unreadable', str(path)
+  if pixels.shape[::-1] != size:
+    height, width = pixels.shape
+    where = f'{mask}, {width} x {height} and not {size[0]} x {size[1]}'
+    return None, 'mask_size', where
+  record = Record(
+    picture, size, mask=mask, mask_labels=labels_in(pixels, classes)
+  )
+  beyond = pixels[(pixels >= classes) & (pixels != IGNORED)]
+  if beyond.size:
+    return record, 'no_class', f'{mask}, {beyond[0]} with {classes} classes'
+  return record, None, None
+
+
+def _indices(path):
+  try:
+    return decode.indices(path.read_bytes())
+  except decode.NotIndices as error:
+    raise UserError(
+      f'{path} is {error}; a mask has one index of a class per pixel: save it '
+      'as PNG with a palette or of 8-bit grey'
+    ) from error
+
+
+def labels_in(mask, classes: int) -> bytes:
+  """The classes of a mask's pixels, for `Record.mask_labels`.
+
+  >>> list(labels_in(np.array([[2, 0], [2, 255]]), 21))
+  [0, 2]
+  """
+  return bytes(np.flatnonzero(np.bincount(mask.ravel())[:classes]).tolist())
+
+
+def mask_classes(classes) -> tuple[str, ...]:
+  """The names as a tuple; UserError if there are none or too many."""
+  classes = tuple(classes)
+  if not 1 <= len(classes) <= IGNORED:
+    raise UserError(
+      f'{len(classes)} classes: masks hold the indices 0 to {IGNORED - 1} and '
+      f'{IGNORED} for pixels to be ignored, so give 1 to {IGNORED} names'
+    )
+  return classes
+
+
+def check_masks(records, where, layout, repairs) -> None:
+  """Raises UserError if nothing is left of a split, or no pixel has a class."""
+  done = '; '.join(lines(repairs))
+  if not records:
+    raise UserError(
+      f'{where} has no picture that can be read with its mask '
+      f'({done or "the list is empty"}); a split needs at least one ({layout})'
+    )
+  if not any(record.mask_labels for record in records):
+    done = done and f'; {done}'
+    raise UserError(
+      f'{where}: no mask of its {len(records)} pictures has a pixel of a class '
+      f'({IGNORED} means ignored{done}); a split needs at least one, so write '
+      'masks with the indices of the classes'
+    )
+
+
+def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
+  """What a record stands for, or None where one of them cannot be read.
+
+  Args:
+    record: with a mask.
+    classes: how many there are.
+
+  Returns:
+    (the encoded picture, uint8 [height, width], 255 for what is no class).
+
+  Raises:
+    UserError: a mask that has no indices.
+
+  >>> record = Record(b'', (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
+  >>> picture_and_mask(record, 3)[1].tolist()
+  [[0, 2, 255, 255]]
+  """
+  mask = record.mask
+  try:
+    picture = _read(record.picture)
+    labels = mask() if callable(mask) else _indices(mask)
+  except (OSError, decode.Undecodable):
+    return None
+  known = (labels >= 0) & (labels < classes)
+  return picture, np.where(known, labels, IGNORED).astype(np.uint8)
+
+
+def mask_arrays(
+  records, size: int, fill, *, classes: int, repairs
+) -> dict[str, np.ndarray]:
+  """Records as arrays: pictures and masks at the top left of squares.
+
+  Args:
+    records: N of them, of a split.
+    size: side of the squares, S; see `padding.side_for`.
+    fill: 3 numbers in 0..255 to pad pictures with; masks are padded with 255.
+    classes: how many there are.
+    repairs: pictures that turn out to be damaged are left out and added to it.
+
+  Returns:
+    {'image': uint8 [N, S, S, 3], 'label': uint8 [N, S, S], 'size': int32 [N,
+    2], (width, height) of the picture}.
+
+  Raises:
+    UserError: a picture larger than S; none that can be read.
+  """
+  padding.check_size(records, size)
+  count = len(records)
+  result = {
+    'image': np.empty((count, size, size, 3), np.uint8),
+    'label': np.empty((count, size, size), np.uint8),
+    'size': np.array([x.size for x in records], np.int32).reshape(-1, 2),
+  }
+
+  def put(i):
+    try:
+      picture, label = picture_and_mask(records[i], classes) or (b'', None)
+      image = decode.whole(picture, 3)
+    except decode.Undecodable:
+      return False
+    if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
+      return False  # another file than when it was looked at
+    result['image'][i] = padding.padded(image, size, fill)
+    result['label'][i] = padding.padded(label, size, IGNORED)
+    return True
+
+  good = np.array(_in_threads(put, range(count)), bool)
+  if good.all():
+    return result
+  repairs['unreadable'] += [
+    str(records[i].picture) for i in np.flatnonzero(~good)
+  ]
+  if not good.any():
+    raise UserError(
+      f'none of {count} pictures can be decoded with its mask (first: '
+      f'{records[0].picture}); look at the files, or write them anew'
+    )
+  return {key: value[good] for key, value in result.items()}
