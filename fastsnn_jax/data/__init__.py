@@ -9,7 +9,7 @@ then work on the device.
 
 import pathlib
 
-from fastsnn_jax.data.dataset import Dataset, split
+from fastsnn_jax.data.dataset import CLASSES, Dataset, assemble, split
 from fastsnn_jax.data.image_ops import (
   augment,
   color_jitter,
@@ -20,7 +20,7 @@ from fastsnn_jax.data.image_ops import (
 )
 from fastsnn_jax.data.loader import Loader
 from fastsnn_jax.data.prefetch import prefetch_to_device
-from fastsnn_jax.data.readers import digits, folder, idx, tfds_source
+from fastsnn_jax.data.readers import digits, folder, idx, tfds
 from fastsnn_jax.data.stream import open_stream
 from fastsnn_jax.errors import UserError
 
@@ -80,7 +80,7 @@ def load(name: str, path: str | None = None) -> Dataset:
         "data set 'idx' needs the directory of its files; give a path"
       )
     if name in _TFDS:
-      return tfds_source.load(name)
+      return _assembled(name, *tfds.load(name))
     raise UserError(
       f'unknown data set {name!r}; choose one of {", ".join(names())}, or give '
       'the path of your own'
@@ -91,11 +91,14 @@ def load(name: str, path: str | None = None) -> Dataset:
       f'{path} is not a directory; give as path one which holds idx files or '
       'a prepared TFDS data set'
     )
-  if idx.found(directory):
-    return idx.load(name, directory)
-  if name in _TFDS or tfds_source.find(name, directory):
-    return tfds_source.load(name, directory)
-  if folder.found(directory):
+  if idx.has_files(directory):
+    train, test, classes = idx.load(directory)
+    if name == 'idx':
+      return assemble(directory.resolve().name, train, test, classes)
+    return _assembled(name, train, test, classes)
+  if name in _TFDS or tfds.find(name, directory):
+    return _assembled(name, *tfds.load(name, directory))
+  if folder.has_classes(directory):
     raise UserError(
       f'{path} holds a folder of pictures, train/CLASS/PICTURE, which are read '
       'from disk all along; add --data.stream --data.size N (the side that '
@@ -106,3 +109,7 @@ def load(name: str, path: str | None = None) -> Dataset:
     f'nor a prepared TFDS data set {name!r}; known names are '
     f'{", ".join(names())}'
   )
+
+
+def _assembled(name, train, test, classes):
+  return assemble(name, train, test, CLASSES.get(name) or classes)

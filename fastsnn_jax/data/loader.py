@@ -17,7 +17,7 @@ from absl import flags
 from fastsnn_jax.data import decode
 from fastsnn_jax.data.loader_arguments import check
 from fastsnn_jax.data.order import Draws, permutation
-from fastsnn_jax.data.padding import padded
+from fastsnn_jax.data.squares import padded
 from fastsnn_jax.data.stream import Source
 from fastsnn_jax.data.workers import check_room, cores, start_worker
 from fastsnn_jax.errors import UserError

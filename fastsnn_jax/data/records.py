@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastsnn_jax.data import decode, padding
+from fastsnn_jax.data import decode
 from fastsnn_jax.data.workers import cores
 from fastsnn_jax.errors import UserError
 
@@ -42,7 +42,6 @@ REPAIRS = {
 }
 _NOISE = 1e-6  # a share of the picture: what rounding adds to a border
 _NAMED = 5  # classes in a note
-_BOXES = ('boxes', 'label', 'difficult', 'crowd', 'area')
 
 
 class Object(NamedTuple):
@@ -168,13 +167,16 @@ def _read(picture):
   return picture() if callable(picture) else picture.read_bytes()
 
 
-def _name(picture, number):
+def name_of(picture, number: int = 0) -> str:
   """What a picture is called in messages."""
   return f'picture {number}' if isinstance(picture, bytes) else str(picture)
 
 
-def _in_threads(function, items):
-  """Pillow lets go of the interpreter's lock while it decodes and resizes."""
+def in_threads(function, items) -> list:
+  """The results in order, worked out by a thread for each core.
+
+  Pillow lets go of the interpreter's lock while it decodes and resizes.
+  """
   with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
     return list(pool.map(function, items))
 
@@ -219,12 +221,12 @@ def with_boxes(
 
   def count(repair, which):
     if which.any():
-      name = 'a picture' if isinstance(picture, bytes) else picture
-      numbered = np.flatnonzero(which).tolist()
-      repairs[repair] += [f'{name}, object {i + 1}' for i in numbered]
+      repairs[repair] += [
+        f'{name_of(picture)}, object {i + 1}' for i in np.flatnonzero(which)
+      ]
 
   if not objects:
-    repairs['bare'].append(_name(picture, len(repairs['bare'])))
+    repairs['bare'].append(name_of(picture))
   table = [
     (
       numbers.get(item.name.strip().lower(), -1),
@@ -276,70 +278,6 @@ def check_boxes(records, classes, where, layout) -> None:
     )
 
 
-def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
-  """Records as arrays, all but the pictures.
-
-  Args:
-    records: N of them, of a split.
-    difficult: keep difficult objects; training leaves them out. Crowds are
-      kept, as the official code keeps them in training too.
-
-  Returns:
-    {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
-    object, 'difficult': bool [N, G], 'crowd': bool [N, G], 'area': float32 [N,
-    G], pixels of the picture as it was, 'size': int32 [N, 2], its (width,
-    height)}, where G is the most objects that a picture has, at least 1.
-  """
-  rows = [record.difficult <= difficult for record in records]
-  shape = len(records), max([1, *(int(row.sum()) for row in rows)])
-  result = {
-    'boxes': np.zeros((*shape, 4), np.float32),
-    'label': np.full(shape, -1, np.int32),
-    'difficult': np.zeros(shape, bool),
-    'crowd': np.zeros(shape, bool),
-    'area': np.zeros(shape, np.float32),
-    'size': np.array([x.size for x in records], np.int32).reshape(-1, 2),
-  }
-  for i, (record, row) in enumerate(zip(records, rows, strict=True)):
-    for key in _BOXES:
-      values = getattr(record, key)[row]
-      result[key][i, : len(values)] = values
-  return result
-
-
-def box_arrays(
-  records, size: int, *, difficult: bool = True
-) -> dict[str, np.ndarray]:
-  """Records as arrays, the pictures squashed to a square.
-
-  Args:
-    records, difficult: as for `box_labels`.
-    size: side S in pixels.
-
-  Returns:
-    {'image': uint8 [N, S, S, 3]} and what `box_labels` gives.
-
-  Raises:
-    UserError: a picture that cannot be decoded.
-  """
-  images = np.zeros((len(records), size, size, 3), np.uint8)
-
-  def put(i):
-    picture = records[i].picture
-    try:
-      images[i] = decode.resized(
-        encoded(picture), size, lambda width, height: (0, 0, width, height)
-      )
-    except decode.Undecodable as error:
-      raise UserError(
-        f'{_name(picture, i)} cannot be decoded ({error}); replace it, or take '
-        'it out of the list of its split'
-      ) from error
-
-  _in_threads(put, range(len(records)))
-  return {'image': images, **box_labels(records, difficult=difficult)}
-
-
 # ---------------------------------------------------------------------- masks
 
 
@@ -357,7 +295,7 @@ def with_masks(paths, classes, repairs) -> list[Record]:
   """
   count = len(mask_classes(classes))
   result = []
-  for record, repair, where in _in_threads(
+  for record, repair, where in in_threads(
     lambda row: _with_mask(*row, count), paths
   ):
     if repair:
@@ -465,56 +403,3 @@ def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
     return None
   known = (labels >= 0) & (labels < classes)
   return picture, np.where(known, labels, IGNORED).astype(np.uint8)
-
-
-def mask_arrays(
-  records, size: int, fill, *, classes: int, repairs
-) -> dict[str, np.ndarray]:
-  """Records as arrays: pictures and masks at the top left of squares.
-
-  Args:
-    records: N of them, of a split.
-    size: side of the squares, S; see `padding.side_for`.
-    fill: 3 numbers in 0..255 to pad pictures with; masks are padded with 255.
-    classes: how many there are.
-    repairs: pictures that turn out to be damaged are left out and added to it.
-
-  Returns:
-    {'image': uint8 [N, S, S, 3], 'label': uint8 [N, S, S], 'size': int32 [N,
-    2], (width, height) of the picture}.
-
-  Raises:
-    UserError: a picture larger than S; none that can be read.
-  """
-  padding.check_size(records, size)
-  count = len(records)
-  result = {
-    'image': np.empty((count, size, size, 3), np.uint8),
-    'label': np.empty((count, size, size), np.uint8),
-    'size': np.array([x.size for x in records], np.int32).reshape(-1, 2),
-  }
-
-  def put(i):
-    try:
-      picture, label = picture_and_mask(records[i], classes) or (b'', None)
-      image = decode.whole(picture, 3)
-    except decode.Undecodable:
-      return False
-    if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
-      return False  # another file than when it was looked at
-    result['image'][i] = padding.padded(image, size, fill)
-    result['label'][i] = padding.padded(label, size, IGNORED)
-    return True
-
-  good = np.array(_in_threads(put, range(count)), bool)
-  if good.all():
-    return result
-  repairs['unreadable'] += [
-    str(records[i].picture) for i in np.flatnonzero(~good)
-  ]
-  if not good.any():
-    raise UserError(
-      f'none of {count} pictures can be decoded with its mask (first: '
-      f'{records[0].picture}); look at the files, or write them anew'
-    )
-  return {key: value[good] for key, value in result.items()}

@@ -10,8 +10,8 @@ import pathlib
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.dataset import MEAN_STD, split
-from fastsnn_jax.data.readers import folder, tfds_records, tfds_source
+from fastsnn_jax.data.dataset import CLASSES, MEAN_STD, split
+from fastsnn_jax.data.readers import folder, tfds
 from fastsnn_jax.errors import UserError
 
 _PATIENCE = 100  # pictures that are tried before none can be decoded
@@ -137,12 +137,12 @@ def open_stream(
     UserError: neither is there, or it is not as it should be.
   """
   if path is None:
-    directory = tfds_source.default_directory()
-    if tfds_source.find(name, directory):
+    directory = tfds.default_directory()
+    if tfds.find(name, directory):
       return _tfds(name, directory, size)
     raise UserError(
       f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
-      f'with: {tfds_source.prepare_command(name, directory)}; or give the path '
+      f'with: {tfds.prepare_command(name, directory)}; or give the path '
       f'of pictures arranged as {folder.LAYOUT}'
     )
   directory = pathlib.Path(path).expanduser()
@@ -151,9 +151,9 @@ def open_stream(
       f'{path} is not a directory; give one with a prepared TFDS data set, or '
       f'with pictures arranged as {folder.LAYOUT}'
     )
-  if tfds_source.find(name, directory):
+  if tfds.find(name, directory):
     return _tfds(name, directory, size)
-  if folder.found(directory):
+  if folder.has_classes(directory):
     train, test, classes = folder.read(directory)
     return _streamed(name, train, test, classes, size)
   raise UserError(
@@ -163,7 +163,7 @@ def open_stream(
 
 
 def _tfds(name, directory, size):
-  return _streamed(name, *tfds_records.read(name, directory), size)
+  return _streamed(name, *tfds.records(name, directory), size)
 
 
 def _streamed(name, train, test, classes, size):
@@ -173,6 +173,7 @@ def _streamed(name, train, test, classes, size):
     channels = train.shape()[-1]
   known = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
   mean, std = (_fitted(values, channels) for values in known)
+  classes = CLASSES.get(name) or classes
   return Streamed(name, train, Source(test), classes, mean, std)
 
 

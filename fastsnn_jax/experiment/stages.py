@@ -10,7 +10,7 @@ from fastsnn_jax import data, tasks
 from fastsnn_jax import distributed as devices
 from fastsnn_jax.architectures import task_of
 from fastsnn_jax.checkpoint.networks import save
-from fastsnn_jax.data import padding
+from fastsnn_jax.data import squares
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import evaluate as evaluation
 from fastsnn_jax.evaluation.batches import even
@@ -233,7 +233,7 @@ def _reading(model, settings, train, mean):
     }
   size = side_of(model, settings)
   if task_of(model) == 'segmentation':
-    return {'size': size, 'crop': 'pad', 'fill': padding.fill_of(mean)}
+    return {'size': size, 'crop': 'pad', 'fill': squares.fill_of(mean)}
   largest = max(size, *settings.sizes, 0) if train else size
   return {'size': largest, 'crop': 'squash'}
 

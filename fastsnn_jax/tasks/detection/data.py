@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 
-from fastsnn_jax.data import boxed
+from fastsnn_jax.data import records, squares
 from fastsnn_jax.data.dataset import MEAN_STD, Dataset
-from fastsnn_jax.data.readers import coco, scenes, tfds_boxed, tfds_source, voc
+from fastsnn_jax.data.readers import coco, scenes, tfds, voc
 from fastsnn_jax.data.stream import Source, Streamed
 from fastsnn_jax.errors import UserError
 
@@ -19,14 +19,14 @@ def load(
   Args:
     name: scenes, for the drawn ones; voc, coco or another set that TFDS
       prepared; or any name for what is in `path`.
-    path: a TFDS data_dir, or a directory in VOC's or COCO's layout (`voc.read`,
-      `coco.read`). None for TFDS's default.
+    path: a TFDS data_dir, or a directory in VOC's or COCO's layout (`voc`,
+      `coco`). None for TFDS's default.
     size: side of the test images, in pixels.
     train_size: side of the training images; `size` if 0.
 
   Returns:
     The data set; its parts have 'image', 'boxes', 'label' and, but for scenes,
-    'difficult', 'crowd', 'area' and 'size', see `boxed.arrays`. Difficult
+    'difficult', 'crowd', 'area' and 'size', see `squares.box_arrays`. Difficult
     objects are not trained on.
 
   Raises:
@@ -45,11 +45,11 @@ def load(
   found = _read(name, path)
   return Dataset(
     name,
-    boxed.arrays(found.train, train_size or size, difficult=False),
-    boxed.arrays(found.test, size),
+    squares.box_arrays(found.train, train_size or size, difficult=False),
+    squares.box_arrays(found.test, size),
     found.classes,
     *MEAN_STD['imagenet2012'],
-    notes=tuple(boxed.warnings(found.repairs)),
+    notes=records.notes(found),
   )
 
 
@@ -68,7 +68,7 @@ def open_stream(name: str, path: str | None = None) -> Streamed:
     Source(Encoded(found.test)),
     found.classes,
     *MEAN_STD['imagenet2012'],
-    notes=tuple(boxed.warnings(found.repairs)),
+    notes=records.notes(found),
   )
 
 
@@ -76,22 +76,22 @@ class Encoded:
   """Records for a `Source`: `[i]` is (encoded picture, its labels).
 
   Args:
-    records: of a split.
+    rows: records of a split.
     difficult: keep difficult objects.
   """
 
   channels = 3
 
-  def __init__(self, records, *, difficult: bool = True):
-    self._records = records
-    self._labels = boxed.labels(records, difficult=difficult)
+  def __init__(self, rows, *, difficult: bool = True):
+    self._records = rows
+    self._labels = squares.box_labels(rows, difficult=difficult)
 
   def __len__(self):
     return len(self._records)
 
   def __getitem__(self, index):
     labels = {name: value[index] for name, value in self._labels.items()}
-    return boxed.encoded(self._records[index].picture), labels
+    return records.encoded(self._records[index].picture), labels
 
   def name(self, index) -> str:
     return str(self._records[index].picture)
@@ -102,22 +102,22 @@ class Encoded:
 
 
 def _read(name, path):
-  directory = tfds_source.default_directory()
+  directory = tfds.default_directory()
   if path is not None:
     directory = pathlib.Path(path).expanduser()
     if not directory.is_dir():
       raise UserError(
         f'{path} is not a directory; give one with a prepared TFDS data set, '
-        f'or with {voc.LAYOUT}, or with {coco.LAYOUT}'
+        f'or with {voc.BOX_LAYOUT}, or with {coco.LAYOUT}'
       )
-  if tfds_boxed.found(name, directory):
-    return tfds_boxed.read(name, directory)
+  if tfds.has_boxes(name, directory):
+    return tfds.read_boxes(name, directory)
   if path is None:
     raise UserError(
       f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
-      f'with: {tfds_source.prepare_command(name, directory)}; or give the path '
-      f'of pictures with {voc.LAYOUT}'
+      f'with: {tfds.prepare_command(name, directory)}; or give the path '
+      f'of pictures with {voc.BOX_LAYOUT}'
     )
-  if coco.found(directory):
-    return coco.read(directory)
-  return voc.read(directory)
+  if coco.has_annotations(directory):
+    return coco.read_boxes(directory)
+  return voc.read_boxes(directory)

@@ -5,7 +5,7 @@ import fractions
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax.data.masked import IGNORED
+from fastsnn_jax.data.records import IGNORED
 from fastsnn_jax.data.resample import bilinear, resample, row_keys
 from fastsnn_jax.errors import UserError
 

@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
-from fastsnn_jax.data import decode, masked, padding
+from fastsnn_jax.data import records, squares
 from fastsnn_jax.data.dataset import MEAN_STD, Dataset
-from fastsnn_jax.data.readers import coco, coco_masks, scenes, voc_masks
+from fastsnn_jax.data.readers import coco, scenes, voc
 from fastsnn_jax.data.stream import Source, Streamed
 from fastsnn_jax.errors import UserError
 
@@ -27,17 +27,16 @@ def load(
 
   Args:
     name: scenes, for the drawn ones; or any name for what is in `path`.
-    path: a directory in VOC's or COCO's layout (`voc_masks.read`,
-      `coco_masks.read`).
+    path: a directory in VOC's or COCO's layout (`voc`, `coco`).
     stride: of the network; sides are 1 modulo it.
     size: side of the squares, S, in pixels; None for the least one that fits
       all pictures. Scenes are drawn as large as fits, 96 if it is None.
-    crowd: as for `coco_masks.read`.
+    crowd: as for `coco.read_masks`.
 
   Returns:
     The data set; its parts are {'image': uint8 [N, S, S, 3], 'label': uint8 [N,
-    S, S], 'size': int32 [N, 2]}, see `masked.arrays`. Pictures are padded with
-    its mean.
+    S, S], 'size': int32 [N, 2]}, see `squares.mask_arrays`. Pictures are
+    padded with its mean.
 
   Raises:
     UserError: nothing there that can be read, a size that does not fit.
@@ -48,14 +47,14 @@ def load(
   if name == 'scenes':
     return _scenes(stride, size)
   found = _read(name, path, crowd)
-  size = padding.side_for(_all(found), stride, size)
+  size = squares.side_for(_all(found), stride, size)
   mean, std = MEAN_STD['imagenet2012']
 
-  def arrays(records):
-    return masked.arrays(
-      records,
+  def arrays(part):
+    return squares.mask_arrays(
+      part,
       size,
-      padding.fill_of(mean),
+      squares.fill_of(mean),
       classes=len(found.classes),
       repairs=found.repairs,
     )
@@ -68,7 +67,7 @@ def load(
     mean,
     std,
     arrays(found.validation) if found.validation else None,
-    notes=masked.notes(found),
+    notes=records.notes(found),
   )
 
 
@@ -84,17 +83,17 @@ def open_stream(
 
   Masks are looked at once, so that what is wrong is known before it is trained
   on. A `Loader` of the parts needs crop='pad', the size that the result has and
-  `padding.fill_of` its mean.
+  `squares.fill_of` its mean.
 
   Args, Raises: as `load`; scenes are on no disk.
   """
   if name == 'scenes':
     raise UserError('scenes are drawn in memory; leave data.stream out')
   found = _read(name, path, crowd)
-  size = padding.side_for(_all(found), stride, size)
+  size = squares.side_for(_all(found), stride, size)
 
-  def source(records):
-    return Source(Encoded(records, size, len(found.classes)))
+  def source(part):
+    return Source(Encoded(part, size, len(found.classes)))
 
   return Streamed(
     name,
@@ -102,7 +101,7 @@ def open_stream(
     source(found.test),
     found.classes,
     *MEAN_STD['imagenet2012'],
-    notes=masked.notes(found),
+    notes=records.notes(found),
     validation=source(found.validation) if found.validation else None,
     size=size,
   )
@@ -116,28 +115,25 @@ class Encoded:
   leaves the example out.
 
   Args:
-    records: of a split.
+    rows: records of a split.
     size: S.
     classes: how many there are.
   """
 
   channels = 3
 
-  def __init__(self, records, size: int, classes: int):
-    self._records, self._size, self._classes = records, size, classes
+  def __init__(self, rows, size: int, classes: int):
+    self._records, self._size, self._classes = rows, size, classes
 
   def __len__(self):
     return len(self._records)
 
   def __getitem__(self, index):
     record = self._records[index]
-    try:
-      encoded = record.picture.read_bytes()
-      label = masked.pixels(record, self._classes)
-    except (OSError, decode.Undecodable):
-      encoded, label = b'', np.empty((0, 0), np.uint8)
+    pair = records.picture_and_mask(record, self._classes)
+    encoded, label = pair or (b'', np.empty((0, 0), np.uint8))
     return encoded, {
-      'label': padding.padded(label, self._size, masked.IGNORED),
+      'label': squares.padded(label, self._size, records.IGNORED),
       'size': np.array(record.size, np.int32),
     }
 
@@ -150,7 +146,7 @@ def _all(found):
 
 
 def _read(name, path, crowd):
-  layouts = f'{voc_masks.LAYOUT}; or with {coco.LAYOUT}'
+  layouts = f'{voc.MASK_LAYOUT}; or with {coco.LAYOUT}'
   if path is None:
     raise UserError(
       f'data set {name!r} needs the path of its directory, with {layouts}; '
@@ -159,10 +155,10 @@ def _read(name, path, crowd):
   directory = pathlib.Path(path).expanduser()
   if not directory.is_dir():
     raise UserError(f'{path} is not a directory; give one with {layouts}')
-  if voc_masks.found(directory):
-    return voc_masks.read(directory)
-  if coco.found(directory):
-    return coco_masks.read(directory, crowd=crowd)
+  if voc.has_masks(directory):
+    return voc.read_masks(directory)
+  if coco.has_annotations(directory):
+    return coco.read_masks(directory, crowd=crowd)
   raise UserError(
     f'{path} has neither ImageSets/Segmentation/train.txt nor annotations of '
     f'COCO; arrange it with {layouts}'
@@ -172,22 +168,22 @@ def _read(name, path, crowd):
 def _scenes(stride, size):
   side = _USUAL
   if size is None:
-    size = padding.fitting_size(side, stride)
+    size = squares.fitting_size(side, stride)
   else:
-    padding.check_stride(size, stride)
+    squares.check_stride(size, stride)
     side = size // _SCENE * _SCENE
   if not side:
     raise UserError(f'size={size}: scenes need {_SCENE + 1} pixels or more')
   drawn = scenes.segmentation(side)
-  fill = padding.fill_of(drawn.mean)
+  fill = squares.fill_of(drawn.mean)
 
   def padded(rows, color):
-    return np.stack([padding.padded(row, size, color) for row in rows])
+    return np.stack([squares.padded(row, size, color) for row in rows])
 
   def part(arrays):
     return {
       'image': padded(arrays['image'], fill),
-      'label': padded(arrays['label'], masked.IGNORED),
+      'label': padded(arrays['label'], records.IGNORED),
       'size': np.full((len(arrays['label']), 2), side, np.int32),
     }
 
