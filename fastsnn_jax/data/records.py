@@ -1,8 +1,8 @@
 """Pictures with boxes or with masks, and what was mended in their annotations.
 
-A reader parses the files of its layout; here the annotations become records,
-and records arrays. Real annotations are not clean: what can be mended is, what
-cannot is left out, and both are counted.
+A reader parses the files of its layout; here the annotations become records
+(and in `squares` arrays). Real annotations are not clean: what can be mended
+is, what cannot is left out, and both are counted.
 """
 
 import collections
@@ -41,7 +41,7 @@ REPAIRS = {
   'crowd_ignored': 'crowds whose pixels are ignored',
 }
 _NOISE = 1e-6  # a share of the picture: what rounding adds to a border
-_NAMED = 5  # classes in a note
+_NAMED = 5  # classes in a message
 
 
 class Object(NamedTuple):
@@ -63,32 +63,30 @@ class Object(NamedTuple):
 
 
 class Record(NamedTuple):
-  """One picture, and its n objects or its mask; what it has not is None.
+  """One picture with the boxes of its n objects, or with a mask.
 
   Attributes:
     picture: its path, the encoded file as bytes, or a function that gives them.
     size: (width, height) in pixels.
+    label: int32 [n], the classes of the objects; or bytes, the classes that
+      pixels of the mask have.
     boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
-    label: int32 [n], indices of classes.
     difficult: bool [n].
     crowd: bool [n]; a crowd is one box around many objects.
     area: float32 [n], pixels of the object, which may fill only a part of its
       box; that of the box where it is not known.
     mask: the path of a PNG of indices, or a function that gives an integer
       array [height, width].
-    mask_labels: the classes of its pixels, a byte each; none if all are
-      ignored.
   """
 
   picture: pathlib.Path | bytes | Callable[[], bytes]
   size: tuple[int, int]
+  label: np.ndarray | bytes = b''
   boxes: np.ndarray | None = None
-  label: np.ndarray | None = None
   difficult: np.ndarray | None = None
   crowd: np.ndarray | None = None
   area: np.ndarray | None = None
   mask: pathlib.Path | Callable[[], np.ndarray] | None = None
-  mask_labels: bytes = b''
 
 
 class Records(NamedTuple):
@@ -128,13 +126,13 @@ def notes(records: Records) -> tuple[str, ...]:
   """What the user should know: the repairs, and classes that no mask has.
 
   >>> path = pathlib.Path('a.png')
-  >>> record = Record(path, (1, 1), mask=path, mask_labels=bytes([0]))
+  >>> record = Record(path, (1, 1), label=bytes([0]), mask=path)
   >>> notes(Records([record], [record], ('ground', 'object'), {}))
   ("no training mask has the index of 'object'; 255 means ignored",)
   """
   result = lines(records.repairs)
   if any(record.mask for record in records.train):
-    shown = set().union(*(record.mask_labels for record in records.train))
+    shown = set().union(*(record.label for record in records.train))
     absent = [repr(x) for i, x in enumerate(records.classes) if i not in shown]
     if absent:
       names = ', '.join(absent[:_NAMED])
@@ -146,12 +144,18 @@ def notes(records: Records) -> tuple[str, ...]:
   return tuple(result)
 
 
-def encoded(picture) -> bytes:
-  """The file of a `Record.picture`.
+def check(part, classes, where, layout, repairs) -> None:
+  """Raises UserError if no picture of a split shows a class."""
+  if not any(len(record.label) for record in part):
+    done = '; '.join(lines(repairs)) or f'{len(part)} pictures'
+    raise UserError(
+      f'{where} has no picture that can be read and shows one of the classes '
+      f'{list(classes)[:_NAMED]} ({done}); a split needs one ({layout})'
+    )
 
-  Raises:
-    UserError: it cannot be read.
-  """
+
+def encoded(picture) -> bytes:
+  """The file of a `Record.picture`; UserError if it cannot be read."""
   try:
     return _read(picture)
   except OSError as error:
@@ -179,9 +183,6 @@ def in_threads(function, items) -> list:
   """
   with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
     return list(pool.map(function, items))
-
-
-# ---------------------------------------------------------------------- boxes
 
 
 def class_numbers(classes) -> dict[str, int]:
@@ -220,10 +221,8 @@ def with_boxes(
   """
 
   def count(repair, which):
-    if which.any():
-      repairs[repair] += [
-        f'{name_of(picture)}, object {i + 1}' for i in np.flatnonzero(which)
-      ]
+    for i in np.flatnonzero(which):
+      repairs[repair].append(f'{name_of(picture)}, object {i + 1}')
 
   if not objects:
     repairs['bare'].append(name_of(picture))
@@ -257,28 +256,16 @@ def with_boxes(
   area = np.where(np.isfinite(table[:, 3]), table[:, 3], sides.prod(1))
   solid = np.all(sides > 0, 1) & (area > 0)
   count('empty', usable & ~solid)
-  solid &= usable
+  table, inside, area = (x[usable & solid] for x in (table, inside, area))
   return Record(
     picture,
     size,
-    boxes=inside[solid].reshape(-1, 4),
-    label=table[solid, 0].astype(np.int32),
-    difficult=table[solid, 1].astype(bool),
-    crowd=table[solid, 2].astype(bool),
-    area=area[solid].astype(np.float32),
+    label=table[:, 0].astype(np.int32),
+    boxes=inside.reshape(-1, 4),
+    difficult=table[:, 1].astype(bool),
+    crowd=table[:, 2].astype(bool),
+    area=area.astype(np.float32),
   )
-
-
-def check_boxes(records, classes, where, layout) -> None:
-  """Raises UserError if a split has no objects of these classes."""
-  if not any(len(record.label) for record in records):
-    raise UserError(
-      f'{where} has no object of the classes {list(classes)[:5]} whose picture '
-      f'can be read; a split needs pictures with annotations ({layout})'
-    )
-
-
-# ---------------------------------------------------------------------- masks
 
 
 def with_masks(paths, classes, repairs) -> list[Record]:
@@ -293,10 +280,9 @@ def with_masks(paths, classes, repairs) -> list[Record]:
   Raises:
     UserError: a mask that has no indices; it is named.
   """
-  count = len(mask_classes(classes))
   result = []
   for record, repair, where in in_threads(
-    lambda row: _with_mask(*row, count), paths
+    lambda row: _with_mask(*row, len(classes)), paths
   ):
     if repair:
       repairs[repair].append(where)
@@ -322,9 +308,7 @@ def _with_mask(name, picture, mask, classes):
     height, width = pixels.shape
     where = f'{mask}, {width} x {height} and not {size[0]} x {size[1]}'
     return None, 'mask_size', where
-  record = Record(
-    picture, size, mask=mask, mask_labels=labels_in(pixels, classes)
-  )
+  record = Record(picture, size, labels_in(pixels, classes), mask=mask)
   beyond = pixels[(pixels >= classes) & (pixels != IGNORED)]
   if beyond.size:
     return record, 'no_class', f'{mask}, {beyond[0]} with {classes} classes'
@@ -342,7 +326,7 @@ def _indices(path):
 
 
 def labels_in(mask, classes: int) -> bytes:
-  """The classes of a mask's pixels, for `Record.mask_labels`.
+  """The classes of a mask's pixels, for `Record.label`.
 
   >>> list(labels_in(np.array([[2, 0], [2, 255]]), 21))
   [0, 2]
@@ -361,35 +345,10 @@ def mask_classes(classes) -> tuple[str, ...]:
   return classes
 
 
-def check_masks(records, where, layout, repairs) -> None:
-  """Raises UserError if nothing is left of a split, or no pixel has a class."""
-  done = '; '.join(lines(repairs))
-  if not records:
-    raise UserError(
-      f'{where} has no picture that can be read with its mask '
-      f'({done or "the list is empty"}); a split needs at least one ({layout})'
-    )
-  if not any(record.mask_labels for record in records):
-    done = done and f'; {done}'
-    raise UserError(
-      f'{where}: no mask of its {len(records)} pictures has a pixel of a class '
-      f'({IGNORED} means ignored{done}); a split needs at least one, so write '
-      'masks with the indices of the classes'
-    )
-
-
 def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
-  """What a record stands for, or None where one of them cannot be read.
+  """(the encoded picture, uint8 [height, width], 255 for what is no class).
 
-  Args:
-    record: with a mask.
-    classes: how many there are.
-
-  Returns:
-    (the encoded picture, uint8 [height, width], 255 for what is no class).
-
-  Raises:
-    UserError: a mask that has no indices.
+  None where one of them cannot be read; UserError if a mask has no indices.
 
   >>> record = Record(b'', (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
   >>> picture_and_mask(record, 3)[1].tolist()

@@ -39,22 +39,25 @@ def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
     'difficult': np.zeros(shape, bool),
     'crowd': np.zeros(shape, bool),
     'area': np.zeros(shape, np.float32),
-    'size': np.array([x.size for x in records], np.int32).reshape(-1, 2),
   }
-  for key in ('boxes', 'label', 'difficult', 'crowd', 'area'):
+  for key, values in result.items():
     for i, row in enumerate(rows):
-      result[key][i, : row.sum()] = getattr(records[i], key)[row]
-  return result
+      values[i, : row.sum()] = getattr(records[i], key)[row]
+  return result | {'size': _sizes(records)}
+
+
+def _sizes(records):
+  return np.array([x.size for x in records], np.int32).reshape(-1, 2)
 
 
 def box_arrays(
   records, size: int, *, difficult: bool = True
 ) -> dict[str, np.ndarray]:
-  """Records as arrays, the pictures squashed to a square.
+  """Records as arrays, the pictures squashed to squares of side S = `size`.
 
   Args:
     records, difficult: as for `box_labels`.
-    size: side S in pixels.
+    size: in pixels.
 
   Returns:
     {'image': uint8 [N, S, S, 3]} and what `box_labels` gives.
@@ -104,7 +107,7 @@ def mask_arrays(
   result = {
     'image': np.empty((count, size, size, 3), np.uint8),
     'label': np.empty((count, size, size), np.uint8),
-    'size': np.array([x.size for x in records], np.int32).reshape(-1, 2),
+    'size': _sizes(records),
   }
 
   def put(i):
@@ -122,13 +125,12 @@ def mask_arrays(
   good = np.array(in_threads(put, range(count)), bool)
   if good.all():
     return result
-  repairs['unreadable'] += [
-    str(records[i].picture) for i in np.flatnonzero(~good)
-  ]
+  damaged = [str(records[i].picture) for i in np.flatnonzero(~good)]
+  repairs['unreadable'] += damaged
   if not good.any():
     raise UserError(
       f'none of {count} pictures can be decoded with its mask (first: '
-      f'{records[0].picture}); look at the files, or write them anew'
+      f'{damaged[0]}); look at the files, or write them anew'
     )
   return {key: value[good] for key, value in result.items()}
 
@@ -185,30 +187,21 @@ def check_stride(size: int, stride: int) -> None:
 def check_size(records, size: int, stride: int = 1) -> None:
   """Raises UserError, with the least size that fits, if a picture is larger."""
   largest = max(records, key=lambda x: max(x.size))
-  if max(largest.size) > size:
-    width, height = largest.size
-    least = fitting_size(max(largest.size), stride)
+  width, height = largest.size
+  if max(width, height) > size:
     raise UserError(
       f'size={size}: {largest.picture} has {width} x {height} pixels, and '
-      f'pictures are padded, not resized; the least size that fits is {least}'
+      'pictures are padded, not resized; the least size that fits is '
+      f'{fitting_size(max(width, height), stride)}'
     )
 
 
 def padded(array, size: int, fill) -> np.ndarray:
   """A picture or mask at the top left of a square; the rest is filled.
 
-  Args:
-    array: uint8 [h, w, …], h and w at most `size`.
-    size: side of the square.
-    fill: broadcasts to a pixel.
-
-  Returns:
-    uint8 [size, size, …].
-
   >>> padded(np.array([[1, 2]], np.uint8), 3, 9).tolist()
   [[1, 2, 9], [9, 9, 9], [9, 9, 9]]
   """
-  result = np.empty((size, size, *array.shape[2:]), np.uint8)
-  result[:] = fill
+  result = np.full((size, size, *array.shape[2:]), fill, np.uint8)
   result[: array.shape[0], : array.shape[1]] = array
   return result

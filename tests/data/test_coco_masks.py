@@ -95,7 +95,9 @@ def test_masks_by_pycocotools(tmp_path, annotations, crowd):
   (record,) = found.train
   assert record.size == SIZE
   expected = painted(annotations, [7, 3], crowd == 'ignored')
-  np.testing.assert_array_equal(records.picture_and_mask(record, 3)[1], expected)
+  np.testing.assert_array_equal(
+    records.picture_and_mask(record, 3)[1], expected
+  )
   copy = pickle.loads(pickle.dumps(record))  # as worker processes get it
   np.testing.assert_array_equal(copy.mask(), expected)
 
@@ -170,13 +172,16 @@ def test_labels_are_known_without_painting_and_crowds_may_hide_all(tmp_path):
   }
   both(tmp_path, pictures)
   found = coco.read_masks(tmp_path, crowd='ignored')
-  assert [list(x.labels) for x in found.train] == [[0, 2], [0], [0], []]
+  assert [list(x.label) for x in found.train] == [[0, 2], [0], [0], []]
   for record in found.train:
-    assert record.labels == records.labels_in(record.mask(), 3)
+    assert record.label == records.labels_in(record.mask(), 3)
   both(tmp_path, {'d': [{**crowd, **size}]})
-  with pytest.raises(fs.UserError, match=r'train2017\.json: no mask of its 1 '):
+  with pytest.raises(
+    fs.UserError,
+    match=r'train2017\.json has no picture .*crowds whose pixels are ',
+  ):
     coco.read_masks(tmp_path, crowd='ignored')
-  assert list(coco.read_masks(tmp_path).train[0].labels) == [0]
+  assert list(coco.read_masks(tmp_path).train[0].label) == [0]
 
 
 def test_pictures_are_left_out_and_counted(tmp_path):
@@ -185,13 +190,14 @@ def test_pictures_are_left_out_and_counted(tmp_path):
   (tmp_path / 'train2017' / 'gone.png').unlink()
   found = coco.read_masks(tmp_path)
   assert [record.picture.stem for record in found.train] == ['good']
-  assert found.repairs == {'unreadable': ['broken.png', 'gone.png']}
+  broken = str(tmp_path / 'train2017' / 'broken.png')
+  assert found.repairs == {'gone': ['gone.png'], 'unreadable': [broken]}
   said = {'id': 5, 'file_name': 'a.png', 'width': 40, 'height': 20}
   silent = {'id': 6, 'file_name': 'a.png'}
   write(tmp_path, 'train2017', {'a': [CAT]}, images=[said, silent])
   found = coco.read_masks(tmp_path)
   assert [len(record.mask.shapes) for record in found.train] == [0]
-  (where,) = found.repairs['resized']
+  (where,) = found.repairs['mask_size']
   assert where.endswith('a.png, 40 x 20 and not 20 x 10')
 
 
@@ -232,4 +238,11 @@ def test_run_lengths_are_decoded(seed, height, width):
     labels = labels.repeat(9, 0).repeat(9, 1)
   code = run_lengths(labels, text=True)
   counts = coco_outlines.decode_runs(code['counts'])
-  assert counts == run_lengths(labels, text=False)['counts']
+  assert counts.tolist() == run_lengths(labels, text=False)['counts']
+
+
+def test_a_run_that_goes_on_for_ever_is_no_run():
+  with pytest.raises(ValueError, match='60 bits'):
+    coco_outlines.decode_runs('o' * 10**6 + '0')
+  assert coco_outlines.decode_runs('').tolist() == []
+  assert coco_outlines.parse({'size': [1, 1], 'counts': '你'}) is None

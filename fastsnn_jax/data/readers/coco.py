@@ -83,7 +83,7 @@ def read_boxes(directory, classes=None) -> records.Records:
           picture, size, objects, numbers, repairs, short=not parts
         )
       )
-    records.check_boxes(part, classes, path, LAYOUT)
+    records.check(part, classes, path, LAYOUT, repairs)
     parts.append(part)
   return records.Records(*parts, classes, repairs)
 
@@ -144,9 +144,8 @@ def read_masks(
       # Crowds lie below the others.
       shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
       mask = coco_outlines.Outlines(size, tuple(shapes))
-      labels = _mask_labels(mask)
-      part.append(records.Record(picture, size, mask=mask, mask_labels=labels))
-    records.check_masks(part, path, LAYOUT, repairs)
+      part.append(records.Record(picture, size, _labels(mask), mask=mask))
+    records.check(part, classes, path, LAYOUT, repairs)
     parts.append(part)
   return records.Records(*parts, ('background', *classes), repairs)
 
@@ -317,7 +316,7 @@ def _skipped(item, size):
   return min(box[2:]) < 1 or any(beside)
 
 
-def _mask_labels(mask):
+def _labels(mask):
   """As `records.labels_in`, but painted only where all may be ignored."""
   labels = {label for label, _ in mask.shapes}
   if labels == {records.IGNORED}:

@@ -17,17 +17,17 @@ from fastsnn_jax.data import decode
 from fastsnn_jax.data.records import (
   Object,
   Records,
-  check_boxes,
+  check,
   class_numbers,
   new_repairs,
   with_boxes,
 )
 from fastsnn_jax.errors import UserError
 
-_CHUNK = 1024  # examples decoded at a time; larger is not faster
+_CHUNK = 256  # examples read at a time; more are not faster
 _PEEK = 100  # a split without annotations in its first examples has none at all
 _CONFIGS = {'voc': ('2007', '2012'), 'coco': ('2017',)}
-_MARKS = ('is_difficult', 'is_crowd', 'area')
+_MARKS = {'is_difficult': False, 'is_crowd': False, 'area': None}
 _LABELS = "classification needs {'image': uint8 [H, W, C], 'label': a class}"
 _BOXES = (
   "detection needs {'image': uint8 [H, W, C], 'objects': a sequence of {'bbox':"
@@ -51,23 +51,22 @@ def find(name, directory) -> pathlib.Path | None:
     directory: a TFDS data_dir, or the folder of the set, or of one version.
   """
   directory = pathlib.Path(directory)
-  candidates = [*directory.glob(f'{name}/*'), *directory.glob(f'{name}/*/*')]
+  folders = [*directory.glob(f'{name}/*'), *directory.glob(f'{name}/*/*')]
   if directory.resolve().parent.name == name:
-    candidates.append(directory)
+    folders.append(directory)
   elif directory.resolve().name == name:
-    candidates += directory.glob('*')
-  prepared = [
-    folder
-    for folder in candidates
-    if (folder / 'dataset_info.json').is_file()
-    and (folder / 'features.json').is_file()
-  ]
-  return max(prepared, key=lambda x: _version(x.resolve().name), default=None)
+    folders += directory.glob('*')
+  files = ('dataset_info.json', 'features.json')
 
+  def version(folder):  # as numbers, 3.0.10 is newer than 3.0.2
+    numbers = folder.resolve().name.split('.')
+    return [int(x) if x.isdigit() else -1 for x in numbers]
 
-def _version(text):
-  """'3.0.10' -> [3, 0, 10]: as numbers, 3.0.10 is newer than 3.0.2."""
-  return [int(x) if x.isdigit() else -1 for x in text.split('.')]
+  return max(
+    (x for x in folders if all((x / file).is_file() for file in files)),
+    key=version,
+    default=None,
+  )
 
 
 def prepare_command(name, directory) -> str:
@@ -98,7 +97,8 @@ def load(name, directory=None):
     UserError: as `records`, or images of several sizes.
   """
   train, test, classes = records(name, directory or default_directory())
-  return _arrays(train), _arrays(test), classes
+  with _quiet():
+    return _arrays(train), _arrays(test), classes
 
 
 def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
@@ -182,23 +182,22 @@ class Part:
   def __len__(self) -> int:
     return len(self._source)
 
-  def examples(self, rows, decoders='encoded') -> list[dict]:
+  def examples(self, rows, decoded=False) -> list[dict]:
     """Several at once, which takes a fifth of the time."""
     import tensorflow_datasets as tfds
 
-    if decoders == 'encoded':
-      decoders = {'image': tfds.decode.SkipDecoding()}
+    decoders = None if decoded else {'image': tfds.decode.SkipDecoding()}
     with self._origin.reading():
       return [
         self._features.deserialize_example_np(raw, decoders=decoders)
         for raw in self._source.__getitems__(rows)
       ]
 
-  def chunks(self, size, **options):
-    """Yields (row, example) of all."""
-    for start in range(0, len(self), size):
-      rows = range(start, min(start + size, len(self)))
-      yield from zip(rows, self.examples(rows, **options), strict=True)
+  def all_examples(self, decoded=False):
+    """Yields (row, example)."""
+    for start in range(0, len(self), _CHUNK):
+      rows = range(start, min(start + _CHUNK, len(self)))
+      yield from zip(rows, self.examples(rows, decoded), strict=True)
 
   def any(self, annotated) -> bool:
     """Whether some of the first examples are annotated."""
@@ -224,7 +223,7 @@ class Labelled(Part):
 def _arrays(part):
   """All images and labels of a split, decoded by TFDS."""
   images, labels = None, np.zeros(len(part), np.int32)
-  for row, example in part.chunks(_CHUNK, decoders=None):
+  for row, example in part.all_examples(decoded=True):
     image = example['image']
     if images is None:
       images = np.zeros((len(part), *image.shape), np.uint8)
@@ -257,8 +256,7 @@ class Picture(NamedTuple):
 
 def has_boxes(name, directory) -> bool:
   """Whether there is a prepared set of this name."""
-  configs = (name, *(f'{name}/{config}' for config in _CONFIGS.get(name, ())))
-  return any(find(config, directory) for config in configs)
+  return bool(_folders(name, directory))
 
 
 def read_boxes(name, directory=None, classes=None) -> Records:
@@ -285,12 +283,16 @@ def read_boxes(name, directory=None, classes=None) -> Records:
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
   repairs = new_repairs()
   train, test = [], []
-  for folder in _folders(name, directory):
+  folders = _folders(name, directory) or [
+    _locate('/'.join([name, *_CONFIGS.get(name, ())[:1]]), directory)
+  ]
+  for folder in folders:
     origin = _Origin(folder, name, directory)
     with origin.reading(), _quiet():
       parts, features, splits = _open(origin, Part, _with_objects, _BOXES)
       names = features['objects'].feature['label'].names
       classes = tuple(names if classes is None else classes)
+      numbers = class_numbers(classes)
       held_out = None
       if not test:
         held_out = _held_out(
@@ -301,31 +303,28 @@ def read_boxes(name, directory=None, classes=None) -> Records:
           continue
         short = kind == 'coco' and split != held_out
         part = [
-          with_boxes(*item, class_numbers(classes), repairs, short=short)
+          with_boxes(*item, numbers, repairs, short=short)
           for item in _pictures(part, names, kind == 'voc', repairs)
         ]
-        check_boxes(part, classes, f'{folder} {split}', _BOXES)
+        check(part, classes, f'{folder} {split}', _BOXES, repairs)
         (test if split == held_out else train).extend(part)
   return Records(train, test, classes, repairs)
 
 
 def _folders(name, directory):
   """Those of the versions that make up the set; voc is two."""
-  configs = _CONFIGS.get(name, ())
   folders = [
     find(f'{name}/{config}', directory) or find(config, directory)
-    for config in configs
+    for config in _CONFIGS.get(name, ())
   ]
-  if any(folders):
-    return [folder for folder in folders if folder]
-  # Another config, or a set of one's own.
-  folder = find(name, directory)
-  return [folder or _locate('/'.join([name, *configs[:1]]), directory)]
+  if not any(folders):  # another config, or a set of one's own
+    folders = [find(name, directory)]
+  return [folder for folder in folders if folder]
 
 
 def _pictures(part, names, from_one, repairs):
-  """Yields (`Picture`, size, [`Object`]) of what can be read."""
-  for row, example in part.chunks(64):  # whose pictures are in memory
+  """Yields (`Picture`, size, [`Object`, …]) of what can be read."""
+  for row, example in part.all_examples():
     picture = Picture(part, row)
     try:
       size = decode.size_of(io.BytesIO(example['image']))
@@ -336,22 +335,13 @@ def _pictures(part, names, from_one, repairs):
     count = len(objects['label'])
     boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
     corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
-    marks = (objects.get(key, [None] * count) for key in _MARKS)
+    marks = (objects.get(key, [none] * count) for key, none in _MARKS.items())
     rows = zip(objects['label'], corners, *marks, strict=True)
-    yield (
-      picture,
-      size,
-      [
-        Object(
-          names[label] if 0 <= label < len(names) else '',
-          corners,
-          bool(difficult),
-          bool(crowd),
-          area,
-        )
-        for label, corners, difficult, crowd, area in rows
-      ],
-    )
+    annotated = [
+      Object(names[label] if 0 <= label < len(names) else '', *values)
+      for label, *values in rows
+    ]
+    yield picture, size, annotated
 
 
 def _with_objects(kinds, features):
@@ -461,7 +451,7 @@ def _is_image(kinds, feature):
 def _quiet():
   """Keeps TFDS's notices (each file opened, OpenCV is faster) off the terminal.
 
-  They come through absl, whose level is set back afterwards.
+  They come through absl.
   """
   logger = logging.getLogger('absl')
   level = logger.level

@@ -22,8 +22,8 @@ CLASSES = (
 MASK_CLASSES = ('background', *CLASSES)
 BOX_LAYOUT = 'Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/*.txt'
 MASK_LAYOUT = (
-  'JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/*.txt and '
-  'classes.txt'
+  'JPEGImages/*.jpg, SegmentationClass/*.png with indices of the classes, 255 '
+  'means ignored, ImageSets/Segmentation/*.txt and classes.txt'
 )
 # In this order, picture by picture; `sbd` writes the first, as the official
 # code's tools do (reference behaviour S5.1).
@@ -66,7 +66,7 @@ def read_boxes(directory, classes=None) -> records.Records:
     parts.append(
       [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
     )
-    records.check_boxes(parts[-1], classes, path, BOX_LAYOUT)
+    records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
   return records.Records(*parts, tuple(classes), repairs)
 
 
@@ -108,7 +108,7 @@ def read_masks(directory, classes=None) -> records.Records:
       for name in names_in(path)
     ]
     parts[part] = records.with_masks(paths, classes, repairs)
-    records.check_masks(parts[part], path, MASK_LAYOUT, repairs)
+    records.check(parts[part], classes, path, MASK_LAYOUT, repairs)
   return records.Records(**parts, classes=classes, repairs=repairs)
 
 

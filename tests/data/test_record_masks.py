@@ -81,11 +81,11 @@ LABELS = mask(8, 6, 3)
   [
     (PICTURE, palette(LABELS), None, None),
     (None, palette(LABELS), 'gone', 'a'),
-    (PICTURE, None, 'bare', 'a.jpg'),
+    (PICTURE, None, 'no_mask', 'a.jpg'),
     (b'text', palette(LABELS), 'unreadable', 'a.jpg'),
     (PICTURE, b'text', 'unreadable', 'a.png'),
     (PICTURE, palette(LABELS)[:60], 'unreadable', 'a.png'),
-    (PICTURE, palette(LABELS.T), 'resized', 'a.png, 6 x 8 and not 8 x 6'),
+    (PICTURE, palette(LABELS.T), 'mask_size', 'a.png, 6 x 8 and not 8 x 6'),
     (PICTURE, palette(LABELS | 4), 'no_class', 'a.png, 4 with 3 classes'),
   ],
 )
@@ -94,9 +94,9 @@ def test_what_is_wrong_is_counted_with_its_place(
 ):
   repairs = records.new_repairs()
   pairs = [files(tmp_path, picture, labels)]
-  records = records.with_masks(pairs, CLASSES, repairs)
+  good = records.with_masks(pairs, CLASSES, repairs)
   kept = repair in (None, 'no_class')
-  assert [record.size for record in records] == [(8, 6)] * kept
+  assert [record.size for record in good] == [(8, 6)] * kept
   assert list(repairs) == [repair] * bool(repair)
   if repair == 'no_class':
     where = 'with 3 classes'
@@ -110,11 +110,11 @@ def test_what_is_wrong_is_counted_with_its_place(
 def test_classes_of_no_pixel_are_named():
   def notes(*labels, classes=CLASSES, **repairs):
     path = pathlib.Path('a.png')
-    train = [records.Record(path, path, (2, 2), bytes(x)) for x in labels]
+    train = [records.Record(path, (2, 2), bytes(x), mask=path) for x in labels]
     return records.notes(records.Records(train, [], classes, repairs))
 
   assert notes([0, 2], [1]) == ()
-  assert notes([0], [0], bare=['b.png']) == (
+  assert notes([0], [0], no_mask=['b.png']) == (
     '1 pictures without a mask left out (first: b.png)',
     "no training mask has the index of 'road', 'car'; 255 means ignored",
   )
@@ -131,15 +131,16 @@ def test_labels_of_a_mask(classes, seed):
   assert list(found) == sorted({x for x in labels.flat if x < classes})
 
 
-def test_the_first_in_order_is_named(tmp_path):
+def test_the_first_in_order_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(records, 'cores', lambda: 8)
   repairs = records.new_repairs()
   pairs = [(str(i), tmp_path / f'{i}.jpg', None) for i in range(30)]
-  assert not records.with_masks(pairs, CLASSES, repairs, threads=8)
+  assert not records.with_masks(pairs, CLASSES, repairs)
   assert records.lines(repairs) == [
     f'30 pictures without a mask left out (first: {tmp_path / "0.jpg"})'
   ]
   with pytest.raises(fs.UserError, match=r'list\.txt has no .*30 pictures'):
-    records.check_masks([], 'list.txt', 'layout', repairs)
+    records.check([], CLASSES, 'list.txt', 'layout', repairs)
 
 
 def test_a_coloured_mask_is_refused_by_name(tmp_path):
@@ -167,25 +168,25 @@ def test_the_fitting_size_is_the_least(largest, stride):
   assert fits == [size]
 
 
-def test_sides_of_the_reference():
-  # Spec segmentation §1.4 and §4: VOC is at most 500, COCO 640.
+def test_sides_of_the_official_code():
+  # Reference behaviour S1.4 and S4: VOC is at most 500, COCO 640.
   assert [squares.fitting_size(500, s) for s in (8, 16)] == [505, 513]
   assert [squares.fitting_size(640, s) for s in (8, 16)] == [641, 641]
   sizes = [(9, 30), (40, 2), (7, 7)]
-  records = [records.Record(pathlib.Path('x'), list, size) for size in sizes]
-  assert squares.side_for(records, 8) == 41
-  assert squares.side_for(records, 8, 49) == 49
+  rows = [records.Record(pathlib.Path('x'), size) for size in sizes]
+  assert squares.side_for(rows, 8) == 41
+  assert squares.side_for(rows, 8, 49) == 49
   for size in (0, 40, 48, 50):
     with pytest.raises(fs.UserError, match=f'size={size} does not fit .* 8;'):
-      squares.side_for(records, 8, size)
+      squares.side_for(rows, 8, size)
   match = r'size=33: x has 40 x 2 pixels.*least size that fits is 41'
   with pytest.raises(fs.UserError, match=match):
-    squares.side_for(records, 8, 33)
+    squares.side_for(rows, 8, 33)
 
 
 def records_of(tmp_path, sizes):
   """(records, pictures, labels), half of the masks as functions."""
-  records, pictures, labels = [], [], []
+  rows, pictures, labels = [], [], []
   for i, (width, height) in enumerate(sizes):
     pictures.append(smooth(height, width, seed=i))
     labels.append(mask(width, height, 3, seed=i))
@@ -196,16 +197,16 @@ def records_of(tmp_path, sizes):
       source.write_bytes(palette(labels[-1]))
     else:
       source = labels[-1].astype(np.int64).copy
-    records.append(records.Record(path, source, (width, height)))
-  return records, pictures, labels
+    rows.append(records.Record(path, (width, height), mask=source))
+  return rows, pictures, labels
 
 
 def test_arrays_are_padded_at_the_bottom_and_on_the_right(tmp_path):
   sizes = [(5, 9), (9, 4), (2, 2), (9, 9), (3, 2)]
-  records, pictures, labels = records_of(tmp_path, sizes)
+  rows, pictures, labels = records_of(tmp_path, sizes)
   repairs = records.new_repairs()
   settings = {'classes': 3, 'repairs': repairs}
-  whole = squares.mask_arrays(records, 9, (1, 2, 3), **settings)
+  whole = squares.mask_arrays(rows, 9, (1, 2, 3), **settings)
   assert not repairs
   assert {k: (v.shape, v.dtype.name) for k, v in whole.items()} == {
     'image': ((5, 9, 9, 3), 'uint8'),
@@ -219,26 +220,24 @@ def test_arrays_are_padded_at_the_bottom_and_on_the_right(tmp_path):
     label[:height, :width] = labels[i]
     np.testing.assert_array_equal(whole['image'][i], image)
     np.testing.assert_array_equal(whole['label'][i], label)
-  fewer = squares.mask_arrays(
-    records, 9, 0, threads=1, **settings | {'classes': 2}
-  )
+  fewer = squares.mask_arrays(rows, 9, 0, **settings | {'classes': 2})
   expected = np.where(whole['label'] < 2, whole['label'], 255)
   np.testing.assert_array_equal(fewer['label'], expected)
   with pytest.raises(fs.UserError, match=r'0\.png has 5 x 9 .* that fits is 9'):
-    squares.mask_arrays(records[:1], 8, 0, **settings)
+    squares.mask_arrays(rows[:1], 8, 0, **settings)
 
 
 def test_damage_that_shows_late_is_left_out(tmp_path):
-  records, pictures, _ = records_of(tmp_path, [(8, 6)] * 4)
-  records[0].picture.write_bytes(encode(pictures[0])[:80])
-  records[1].mask.unlink()
-  PIL.Image.new('RGB', (6, 8)).save(records[3].picture)
+  rows, pictures, _ = records_of(tmp_path, [(8, 6)] * 4)
+  rows[0].picture.write_bytes(encode(pictures[0])[:80])
+  rows[1].mask.unlink()
+  PIL.Image.new('RGB', (6, 8)).save(rows[3].picture)
   repairs = records.new_repairs()
   settings = {'classes': 3, 'repairs': repairs}
-  got = squares.mask_arrays(records, 8, 0, **settings)
+  got = squares.mask_arrays(rows, 8, 0, **settings)
   np.testing.assert_array_equal(got['image'][:, :6], [pictures[2]])
   assert [len(value) for value in got.values()] == [1, 1, 1]
-  names = [str(records[i].picture) for i in (0, 1, 3)]
+  names = [str(rows[i].picture) for i in (0, 1, 3)]
   assert repairs == {'unreadable': names}
   with pytest.raises(fs.UserError, match=r'none of 2 .*0\.png'):
-    squares.mask_arrays(records[:2], 8, 0, **settings)
+    squares.mask_arrays(rows[:2], 8, 0, **settings)
