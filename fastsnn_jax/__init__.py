@@ -8,13 +8,9 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.evaluate import compare, evaluate
 from fastsnn_jax.experiment.train import convert, train
 from fastsnn_jax.inference import Detections, classify, detect, segment
+from fastsnn_jax.nn.integrate_and_fire import integrate_and_fire
 from fastsnn_jax.nn.network import Layer, Network
-from fastsnn_jax.nn.neurons import (
-  IntegrateAndFire,
-  QuantRelu,
-  Relu,
-  integrate_and_fire,
-)
+from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.quantizers import (
   apot_levels,
   quantize_activation,
