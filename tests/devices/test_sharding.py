@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fastsnn_jax as fs
+from fastsnn_jax import distributed
 
 COLLECTIVES = re.compile(
   r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|'
@@ -86,3 +87,13 @@ def test_training_reduces_only_statistics(mesh, case):
     statistics(variables, sharded),
     expected,
   )
+
+
+def test_a_copy_shares_no_buffer_with_what_was_given():
+  given = jnp.arange(3.0)
+  mine, theirs = (
+    {shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards}
+    for x in (given, distributed.everywhere(given))
+  )
+  assert len(theirs) == 8
+  assert not mine & theirs
