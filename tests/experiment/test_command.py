@@ -111,11 +111,11 @@ def test_train_takes_the_config_and_what_overrides_it(run, called):
 def test_convert_takes_the_workdirs_experiment_as_default(
   run, called, monkeypatch
 ):
-  from fastsnn_jax.experiment import train as experiment
+  from fastsnn_jax.experiment import workdir as files
 
   default = Conversion(bits=(3,), tune_images=77)
   monkeypatch.setattr(
-    experiment, 'experiment_of', lambda _: Experiment(convert=default)
+    files, 'experiment_of', lambda _: Experiment(convert=default)
   )
   code, out, err = run('convert', '--workdir', 'there')
   assert (code, err) == (0, '')
@@ -218,9 +218,9 @@ def test_a_mistake_in_converting_is_one_line_and_code_2(
 def test_a_wrong_setting_of_converting_is_one_line_and_code_2(
   run, called, monkeypatch, arguments, parts
 ):
-  from fastsnn_jax.experiment import train as experiment
+  from fastsnn_jax.experiment import workdir as files
 
-  monkeypatch.setattr(experiment, 'experiment_of', lambda _: Experiment())
+  monkeypatch.setattr(files, 'experiment_of', lambda _: Experiment())
   assert_one_error(*run('convert', '--workdir', 'w', *arguments), *parts)
   assert not called
 

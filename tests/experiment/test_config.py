@@ -8,7 +8,7 @@ import pytest
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import config as schema
-from fastsnn_jax.experiment import config_trees
+from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 UNUSUAL = Experiment(
@@ -34,8 +34,8 @@ UNUSUAL = Experiment(
 
 @pytest.mark.parametrize('experiment', [Experiment(), UNUSUAL])
 def test_an_experiment_survives_json(experiment):
-  text = json.dumps(config_trees.to_dict(experiment))
-  assert config_trees.from_dict(json.loads(text)) == experiment
+  text = json.dumps(files.to_dict(experiment))
+  assert files.from_dict(json.loads(text)) == experiment
 
 
 def test_experiments_are_hashable_and_equal_by_value():
@@ -103,12 +103,12 @@ def test_schedules_leave_none_out():
 
 
 def test_an_experiment_of_another_version_is_refused_in_one_line():
-  tree = config_trees.to_dict(Experiment())
+  tree = files.to_dict(Experiment())
   missing = {k: v for k, v in tree.items() if k != 'data'}
   unknown = {**tree, 'wings': 2}
   for broken in (missing, unknown):
     with pytest.raises(UserError, match='does not fit this version') as caught:
-      config_trees.from_dict(broken)
+      files.from_dict(broken)
     assert len(str(caught.value).splitlines()) == 1
 
 

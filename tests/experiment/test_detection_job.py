@@ -1,16 +1,15 @@
 """The main job on pictures with boxes: train, be cut, go on, convert."""
 
-import contextlib
 import dataclasses
 import json
 import os
-import signal
 
 import jax
 import numpy as np
 import PIL.Image
 import pytest
 from jax.sharding import AxisType
+from support.jobs import assert_a_cut_run_is_whole
 from support.models import registered
 
 import fastsnn_jax as fs
@@ -18,11 +17,10 @@ from fastsnn_jax import distributed as devices
 from fastsnn_jax import tasks
 from fastsnn_jax.architectures import yolo
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.evaluation import evaluate as evaluation
-from fastsnn_jax.experiment import train as experiment
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.workdir import open_data
 from fastsnn_jax.nn.network import IMAGE
-from fastsnn_jax.training import step as training
+from fastsnn_jax.training import loop
 
 pytestmark = pytest.mark.once
 
@@ -161,52 +159,27 @@ def test_the_report_shows_boxes_and_classes(job):
   assert json.loads((report / 'results.json').read_text())['metric'] == 'mAP50'
 
 
-def test_a_shared_out_evaluation_has_the_same_average_precision(job):
+def test_a_shared_out_evaluation_has_the_same_average_precision(
+  job, monkeypatch
+):
   config, workdir, trained, _ = job
   network, variables = fs.load(workdir / 'ann2')
-  dataset = experiment.open_data(config.model, config.data)
-  mesh = jax.make_mesh((8,), (devices.AXIS,), axis_types=(AxisType.Auto,))
+  dataset = open_data(config)
+  alone = jax.make_mesh((1,), (devices.AXIS,), axis_types=(AxisType.Auto,))
+  assert devices.mesh().size == 8
   spiking = {'signed': (fs.to_spiking(network), variables)}
-  assert len(dataset.test['image']) % 8
-  one, eight = (
-    evaluation.compare(
-      network, variables, spiking, dataset.test, batch=4, mesh=on
-    )['signed']
-    for on in (None, mesh)
-  )
+  assert len(dataset.test) % 8
+
+  def judged():
+    found = fs.compare(network, variables, spiking, dataset.test, batch=4)
+    return found['signed']
+
+  eight = judged()
+  monkeypatch.setattr(devices, 'mesh', lambda: alone)
+  one = judged()
   for name in ('mAP50', 'ann_mAP50', 'over_time', 'by_class', 'agreement'):
     assert one[name] == eight[name], name
   assert one['ann_mAP50'] == trained['ann2']
-
-
-def stopping(calls):
-  """`signals` that asks to end at the so manieth look."""
-  left = [calls]
-
-  @contextlib.contextmanager
-  def signals():
-    def asked():
-      left[0] -= 1
-      return signal.SIGTERM if left[0] == 0 else None
-
-    yield asked
-
-  return signals
-
-
-def assert_a_cut_run_is_whole(config, directory, monkeypatch):
-  """Ended by a signal and given again, the job has the same bits."""
-  whole = fs.train(config, directory / 'whole')
-  monkeypatch.setattr('fastsnn_jax.training.loop.CHUNK_SECONDS', 0)
-  with monkeypatch.context() as patch:
-    patch.setattr(experiment, 'signals', stopping(14))
-    with pytest.raises(SystemExit):
-      fs.train(config, directory / 'cut')
-  assert fs.train(config, directory / 'cut') == whole
-  ours, theirs = (
-    fs.load(directory / name / 'ann32')[1] for name in ('whole', 'cut')
-  )
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -222,16 +195,23 @@ def test_a_cut_run_goes_on_to_the_same_bits(
     stages=(Stage(32, 8, learning_rate=0.003),),
     ema=0.9,
   )
-  step = training.train_batch if 'stream' in data else training.train_chunk
-  compiled = step._cache_size()
+  compiled = []
+  real = loop.make_step
+
+  def counted(*args):
+    step = real(*args)
+    compiled.append(step.advance)
+    return step
+
+  monkeypatch.setattr(loop, 'make_step', counted)
   assert_a_cut_run_is_whole(config, tmp_path, monkeypatch)
-  # One program for each side of the images, cut or not.
-  assert step._cache_size() - compiled == len(data.get('sizes', (32,)))
+  # One program for each side of the images, in a run that is not cut.
+  assert compiled[0]._cache_size() == len(data.get('sizes', (32,)))
 
 
 def test_settings_that_do_not_go_together_are_refused(shapes, tmp_path):
   config = job_of(shapes)
-  with pytest.raises(UserError, match=r'smoothing.*for detection'):
+  with pytest.raises(UserError, match='smoothing=0.1: of no use for this task'):
     fs.train(dataclasses.replace(config, smoothing=0.1), tmp_path / 'a')
   other = dataclasses.replace(config, model='small_resnet8')
   other = dataclasses.replace(other, data=Data('digits', size=8))
@@ -254,4 +234,4 @@ def test_settings_that_do_not_go_together_are_refused(shapes, tmp_path):
 def test_the_task_is_one_object_per_problem():
   network = fs.build('tiny_yolo', 2, KINDS, mean=(0.5,) * 3, std=(0.5,) * 3)
   spiking = fs.to_spiking(network)
-  assert tasks.for_network(network) is tasks.for_network(spiking)
+  assert tasks.for_network(network) == tasks.for_network(spiking)

@@ -2,71 +2,47 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.models import registered
+from support.jobs import (
+  Command,
+  assert_equal_bits,
+  check_kills,
+  newest,
+  one_line,
+)
+from support.models import TINY_RESNET, registered, tiny_resnet
+from support.shared import ROOT
 
 import fastsnn_jax as fs
-from fastsnn_jax import data
+from fastsnn_jax import data, tasks
 from fastsnn_jax.checkpoint import store as checkpoint
 from fastsnn_jax.experiment import config as schema
-from fastsnn_jax.experiment import judging
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.convert import convert_network
 from fastsnn_jax.training.log import Log
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-# A registered model that compiles in a second; small_resnet8 takes ten.
-REGISTER = """
-from fastsnn_jax.architectures import register
-from fastsnn_jax.architectures.resnet import resnet
-from fastsnn_jax.nn.weights import Apot, EightBit
-
-def table(bits, classes):
-  return resnet(
-    classes,
-    stem=8,
-    channels=(8,),
-    blocks=(1,),
-    ends=EightBit(),
-    middle=None if bits == 32 else Apot(bits),
-    stem_stride=2,
-  )
-
-register('tiny_resnet', table, replace=True)
-"""
-
-CONFIG = (
-  REGISTER
-  + """
-from fastsnn_jax.config import Data, Experiment, Stage
-
-config = Experiment(
+CONFIG = f"""{TINY_RESNET}
+config = fs.Experiment(
   model='tiny_resnet',
-  data=Data('digits', batch=32, eval_batch=120, crop=1, flip=False),
-  stages=(Stage(32, epochs=1), Stage(2, epochs=24, learning_rate=0.04)),
+  data=fs.Data('digits', batch=32, eval_batch=120, crop=1, flip=False),
+  stages=(fs.Stage(32, epochs=1), fs.Stage(2, epochs=24, learning_rate=0.04)),
   save_minutes=0.0,
 )
 """
-)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def tiny_resnet():
-  names = {}
-  exec(REGISTER, names)
-  with registered('tiny_resnet', names['table']):
+def registered_tiny_resnet():
+  with registered('tiny_resnet', tiny_resnet):
     yield
 
 
@@ -92,25 +68,15 @@ ROWS = [
 ]
 
 
-def assert_equal_bits(ours, theirs):
-  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
 def shown(network, images):
   return data.normalize(jnp.asarray(images), network.mean, network.std)
-
-
-def one_line(caught):
-  assert len(str(caught.value).splitlines()) == 1
-  return str(caught.value)
 
 
 # --- networks on disk -------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
-def drawn(tiny_resnet):
+def drawn(registered_tiny_resnet):
   network = fs.build(
     'tiny_resnet', 2, ['no', 'yes', 'perhaps'], mean=(0.3,), std=(0.4,)
   )
@@ -171,7 +137,7 @@ def test_another_table_is_refused_by_the_name_of_a_layer(tmp_path, drawn):
 
 
 @pytest.fixture(scope='module')
-def job(tmp_path_factory, tiny_resnet):
+def job(tmp_path_factory, registered_tiny_resnet):
   """(workdir, what train returned, what convert returned)."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
   trained = fs.train(EXPERIMENT, workdir)
@@ -297,7 +263,7 @@ def test_training_again_only_evaluates(job, monkeypatch, capsys):
   def forbidden(*args, **kwargs):
     raise AssertionError('a finished stage is trained again')
 
-  monkeypatch.setattr('fastsnn_jax.experiment.stages.run_stage', forbidden)
+  monkeypatch.setattr('fastsnn_jax.experiment.train.run_stage', forbidden)
   before = (workdir / 'metrics.jsonl').read_bytes()
   assert fs.train(EXPERIMENT, workdir) == trained
   assert (workdir / 'metrics.jsonl').read_bytes() == before
@@ -339,14 +305,14 @@ def test_other_settings_in_the_same_workdir_are_refused(job, changes, named):
 
 
 def test_data_that_moved_are_named_at_conversion(job, tmp_path, monkeypatch):
-  workdir, asked = tmp_path / 'copy', []
+  workdir, asked, digits = tmp_path / 'copy', [], data.load('digits')
   shutil.copytree(job[0], workdir)
 
   def load(name, path):
     asked.append(path)
-    return data.digits.load()
+    return digits
 
-  monkeypatch.setattr('fastsnn_jax.experiment.stages.data.load', load)
+  monkeypatch.setattr('fastsnn_jax.data.named.load', load)
   results = fs.convert(
     workdir, bits=2, mode='signed', tune='none', data_path='elsewhere'
   )
@@ -361,16 +327,14 @@ def test_a_threshold_that_is_not_positive_is_refused(drawn):
     lambda path, x: -x if path[-1].key == 'theta' else x, variables['params']
   )
   with pytest.raises(fs.UserError, match=r"'layer0': theta=-6"):
-    judging.convert_network(
+    convert_network(
       network,
       {**variables, 'params': params},
-      data.load('digits'),
-      modes=('signed',),
-      settle=8,
-      tunings=(),
-      tune_images=None,
-      batch=100,
-      seed=0,
+      tasks.for_network(network),
+      data.load('digits').test,
+      None,
+      EXPERIMENT,
+      Conversion(mode='signed', tune='none'),
     )
 
 
@@ -467,107 +431,6 @@ def test_the_demo_in_short_has_rows_for_all_bits_modes_and_tunings(tmp_path):
 
 
 # --- kills ------------------------------------------------------------------
-
-
-class Command:
-  """train.py as a process of its own, on as many devices, or on these."""
-
-  def __init__(self, folder, config, devices=None):
-    self._folder = folder
-    (folder / 'mine.py').write_text(config)
-    self._environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    if devices:
-      flag = f'--xla_force_host_platform_device_count={devices}'
-      self._environment['XLA_FLAGS'] = flag
-
-  def start(self, workdir):
-    return subprocess.Popen(
-      [
-        sys.executable,
-        ROOT / 'train.py',
-        '--config',
-        self._folder / 'mine.py',
-        '--workdir',
-        self._folder / workdir,
-      ],
-      cwd=self._folder,
-      env=self._environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def finish(self, workdir):
-    process = self.start(workdir)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    return said
-
-  def cut(self, workdir, number, stage, beyond=0):
-    """Sends a signal once a step behind `beyond` is saved; what was said."""
-    saves = self._folder / workdir / 'unfinished' / stage
-    process = self.start(workdir)
-    try:
-      end = time.monotonic() + 240
-      while process.poll() is None and time.monotonic() < end:
-        if newest(saves) > beyond:
-          break
-        time.sleep(0.01)
-    finally:
-      process.send_signal(number)
-      _, said = process.communicate(timeout=240)
-    assert newest(saves) > beyond, said
-    return process.returncode, said
-
-
-def newest(saves):
-  try:
-    return max(int(p.name) for p in saves.iterdir() if p.name.isdigit())
-  except (FileNotFoundError, ValueError):
-    return 0
-
-
-def rows_without_speed(workdir):
-  speed = {
-    'images_per_second',
-    'images_per_second_per_device',
-    'step_seconds',
-    'compile_seconds',
-    'start_seconds',
-    'input_wait',
-  }
-  return [
-    {k: v for k, v in row.items() if k not in speed}
-    for row in Log(workdir).rows()
-  ]
-
-
-def check_kills(folder, config, stages):
-  """kill -9 and SIGTERM in the last stage; then the end is that of no cut."""
-  command, last = Command(folder, config), stages[-1]
-  command.finish('whole')
-  code, _ = command.cut('cut', signal.SIGKILL, last)
-  assert code == -signal.SIGKILL
-  assert not (folder / 'cut' / last).exists(), 'the stage was done too soon'
-  step = newest(folder / 'cut' / 'unfinished' / last)
-  code, said = command.cut('cut', signal.SIGTERM, last, beyond=step)
-  assert code == 143, said
-  assert 'Traceback' not in said
-  saved = newest(folder / 'cut' / 'unfinished' / last)
-  assert said.splitlines()[-1] == (
-    f'{last}: saved at step {saved}; the same command goes on'
-  )
-  assert saved > step
-  command.finish('cut')
-  for stage in stages:
-    _, want = fs.load(folder / 'whole' / stage)
-    _, got = fs.load(folder / 'cut' / stage)
-    assert_equal_bits(got, want)
-  rows = rows_without_speed(folder / 'cut')
-  assert rows == rows_without_speed(folder / 'whole')
-  epochs = [row['epoch'] for row in rows if row['stage'] == last]
-  assert epochs == list(range(1, len(epochs) + 1))
-  assert not (folder / 'cut' / 'unfinished' / last).exists()
 
 
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path):

@@ -6,15 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+from support.jobs import assert_a_cut_run_is_whole
 from support.masks import palette
 from support.models import registered
 from support.pictures import encode
-from test_detection_job import assert_a_cut_run_is_whole
 
 import fastsnn_jax as fs
 from fastsnn_jax.architectures import deeplab
-from fastsnn_jax.experiment import train as experiment
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+from fastsnn_jax.experiment.workdir import open_data
 from fastsnn_jax.nn.network import IMAGE
 
 pytestmark = pytest.mark.once
@@ -117,7 +117,7 @@ def test_a_segmenter_is_trained_converted_and_judged_as_all_networks(job):
   settled = results['rows'][2]
   assert settled['agreement'] == pytest.approx(1, abs=1e-4)
   network, variables = fs.load(workdir / 'snn2')
-  dataset = experiment.open_data(config.model, config.data)
+  dataset = open_data(config)
   image = dataset.test['image'][0][:30]
   found = fs.segment(network, variables, image)
   truth = dataset.test['label'][0][:30]

@@ -7,24 +7,30 @@ import os
 import re
 import signal
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
+from support.jobs import assert_equal_bits, check_kills
+from support.models import TINY_RESNET, registered, tiny_resnet
 from support.pictures import encode, smooth, write_tfds
-from test_experiment import REGISTER, check_kills, tiny_resnet  # noqa: F401
 
 import fastsnn_jax as fs
-from fastsnn_jax import data
 from fastsnn_jax.checkpoint import store as checkpoint
-from fastsnn_jax.experiment import preparing
+from fastsnn_jax.data import Stream
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
-from fastsnn_jax.training import input as feeding
+from fastsnn_jax.experiment.convert import _tuning_images
+from fastsnn_jax.experiment.workdir import open_data
 from fastsnn_jax.training.log import Log
 
 pytestmark = pytest.mark.once
 
 DAMAGED, TEST = (5, 50), 20
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registered_tiny_resnet():
+  with registered('tiny_resnet', tiny_resnet):
+    yield
 
 
 def photograph(number):
@@ -115,18 +121,20 @@ def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
   photographs, unbroken, tmp_path, monkeypatch, step
 ):
   config = small(photographs, save_steps=3)
-  real = feeding.Streaming.advance
+  real = Stream.batches
 
-  def advance(self, state, at, stop):
-    if at == step:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return real(self, state, at, stop)
+  def batches(self, size, *, shuffle=None, **options):
+    for number, batch in enumerate(
+      real(self, size, shuffle=shuffle, **options)
+    ):
+      if shuffle is not None and number == step:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
 
   with monkeypatch.context() as patched:
-    patched.setattr(feeding.Streaming, 'advance', advance)
-    patched.setattr(
-      'fastsnn_jax.training.loop.CHUNK_SECONDS', 0
-    )  # single steps
+    patched.setattr(Stream, 'batches', batches)
+    # It looks at each step whether it was asked to end.
+    patched.setattr('fastsnn_jax.training.loop.LOOK_SECONDS', 0)
     with pytest.raises(SystemExit) as caught:
       fs.train(config, tmp_path)
   assert caught.value.code == 143
@@ -138,7 +146,7 @@ def test_a_run_cut_in_mid_epoch_goes_on_to_the_same_bits(
   ours, theirs = (
     checkpoint.load(path / 'ann2')[0] for path in (tmp_path, workdir)
   )
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  assert_equal_bits(ours, theirs)
   for mine, other in zip(
     Log(tmp_path).rows(), Log(workdir).rows(), strict=True
   ):
@@ -159,32 +167,28 @@ def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
   photographs, monkeypatch, capsys, asked
 ):
   monkeypatch.setattr(
-    'fastsnn_jax.experiment.preparing.TUNE_BYTES', 60 * 16 * 16 * 3
+    'fastsnn_jax.experiment.convert.TUNE_BYTES', 60 * 16 * 16 * 3
   )
   config = small(photographs)
+  source = open_data(config).train
   tuned = Conversion(bits=(2,), tune_images=asked)
-  dataset = data.open_stream('imagenet2012', str(photographs), size=16)
-  source = dataset.train
-  images = preparing.in_reach(dataset, config, tuned).train
+  images = _tuning_images(source, config, tuned)
   said = capsys.readouterr().err.splitlines()
   wanted, total = asked or 60, len(source)
   if asked is None:
     line = f'fine-tuning takes 60 of {total} training images, 0 GB; --tune'
     assert said.pop(0).startswith(line)
-  damaged = wanted - len(images['image'])
+  damaged = wanted - len(images)
   assert damaged in (0, 1)  # of the one among all of them
   assert len(said) == damaged
-  assert images['image'].shape == (wanted - damaged, 16, 16, 3)
+  assert images.shape == (16, 16, 3)
   assert images['image'].dtype == np.uint8
-  # The same pictures as the loader shows, in its order.
+  # The same pictures as an evaluation shows, in its order.
   part, _ = source.split(1 - wanted / total, config.seed)
-  loader = data.Loader(part, batch=7, seed=0, size=16, train=False)
-  batches = list(loader.evaluation())
-  for name, found in images.items():
+  batches = list(part.batches(7))
+  for name, values in images.arrays.items():
     want = np.concatenate([x[name][x['mask'] > 0] for x in batches])
-    np.testing.assert_array_equal(found, want)
-  untuned = Conversion(bits=(2,), tune='none')
-  assert preparing.in_reach(dataset, config, untuned).train == {}
+    np.testing.assert_array_equal(values, want)
 
 
 @pytest.mark.slow
@@ -192,16 +196,14 @@ def test_a_stream_is_tuned_with_what_fits_or_is_asked_for(
 def test_a_stream_that_is_killed_ends_as_one_that_is_not(
   photographs, tmp_path, workers, epochs
 ):
-  config = f"""{REGISTER}
-from fastsnn_jax.config import Data, Experiment, Stage
-
-config = Experiment(
+  config = f"""{TINY_RESNET}
+config = fs.Experiment(
   model='tiny_resnet',
-  data=Data(
+  data=fs.Data(
     'imagenet2012', {str(photographs)!r}, batch=16, eval_batch=16,
     stream=True, size=16, workers={workers},
   ),
-  stages=(Stage(2, epochs={epochs}, learning_rate=0.01),),
+  stages=(fs.Stage(2, epochs={epochs}, learning_rate=0.01),),
   save_steps=3,
 )
 """

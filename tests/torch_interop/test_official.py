@@ -12,9 +12,9 @@ import pytest
 
 import fastsnn_jax as fs
 from fastsnn_jax.experiment import cli as command
-from fastsnn_jax.experiment import config_trees, recipes
 from fastsnn_jax.experiment import import_official as official
-from fastsnn_jax.experiment import train as experiment
+from fastsnn_jax.experiment import recipes
+from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Stage
 
 pytestmark = pytest.mark.once
@@ -78,10 +78,10 @@ def test_the_width_of_a_reference_network_need_not_be_named_again(tmp_path):
     tmp_path / 'ann3',
     network,
     variables,
-    experiment=config_trees.to_dict(config),
+    experiment=files.to_dict(config),
   )
-  settings = experiment.experiment_of(tmp_path).convert
-  assert experiment._bits(tmp_path, settings.bits) == (3,)
+  settings = files.experiment_of(tmp_path).convert
+  assert files.trained_bits(tmp_path, settings.bits) == (3,)
 
 
 @pytest.mark.parametrize(
