@@ -152,12 +152,10 @@ def _groups(rows, metric):
 
 
 def _table(groups, key, heads):
-  """(heads, lines) of the rows' lists or dicts of shares; None without any.
+  """(heads, lines) of the shares that rows have under `key`; None without any.
 
-  Args:
-    groups: as of `_groups`.
-    key: of the list or the dict in a row; that of the ANN is 'ann_' + key.
-    heads: names of a list's entries.
+  They are a dict, or a list whose entries `heads` names; the ANN's key begins
+  with 'ann_'.
   """
   lines = []
   for group in groups:
