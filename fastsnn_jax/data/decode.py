@@ -4,13 +4,15 @@ Pillow decodes. On files such as ImageNet's, simplejpeg and OpenCV were at most
 a seventh faster, which is not worth another dependency.
 """
 
+import contextlib
 import io
 import math
 
 import numpy as np
 import PIL.Image
 
-# Of the official ImageNet training (spec §4.2): share of the area, width over
+# Of the official ImageNet training (reference behaviour C4.2): share of the
+# area, width over
 # height, and draws before the fallback.
 AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
 
@@ -19,7 +21,7 @@ AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
 # takes 2/3 of the time; the result differs by 0.6 of 255 on average.
 _SPARE = 2
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class Undecodable(Exception):
@@ -31,19 +33,12 @@ class NotIndices(Exception):
 
 
 def random_box(width: int, height: int, uniform) -> Box:
-  """A random part of a picture, for training.
+  """A random part of a picture, for training, in whole pixels.
 
   Its area is uniform in `AREA`, the logarithm of its aspect uniform in `ASPECT`
   and its place uniform; a draw that does not fit is drawn again. After
   `ATTEMPTS` (a very long picture) it is the largest centred part of an allowed
-  aspect.
-
-  Args:
-    width, height: of the picture, in pixels.
-    uniform: called without arguments, gives 4 numbers in [0, 1).
-
-  Returns:
-    (left, top, right, bottom) in whole pixels.
+  aspect. `uniform()` gives 4 numbers in [0, 1).
 
   >>> random_box(100, 80, lambda: (0.5, 0.5, 0.0, 0.0))
   (0, 0, 66, 66)
@@ -68,14 +63,7 @@ def centre_box(width: int, height: int, size: int) -> Box:
   """The part that evaluation sees: 224 of 256 pixels of the shorter side.
 
   As if the shorter side were resized to `size * 256 / 224`, rounded, and the
-  square of `size` pixels in the centre cut out.
-
-  Args:
-    width, height: of the picture, in pixels.
-    size: of the result.
-
-  Returns:
-    (left, top, right, bottom) in pixels of the picture, with fractions.
+  square of `size` pixels in the centre cut out; in fractions of pixels.
 
   >>> centre_box(256, 256, 224)
   (16.0, 16.0, 240.0, 240.0)
@@ -105,9 +93,6 @@ def resized(encoded: bytes, size: int, box_of) -> np.ndarray:
 
   Returns:
     uint8 [size, size, 3].
-
-  Raises:
-    Undecodable: see there.
   """
 
   def work(image):
@@ -141,9 +126,6 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 
   Returns:
     uint8 [height, width, 1 or 3].
-
-  Raises:
-    Undecodable: see there.
   """
 
   def work(image):
@@ -166,8 +148,7 @@ def indices(encoded: bytes) -> np.ndarray:
     uint8 [height, width].
 
   Raises:
-    Undecodable: see there.
-    NotIndices: any other picture.
+    Undecodable, NotIndices: see there.
 
   >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
   [[0, 7], [20, 255]]
@@ -186,11 +167,7 @@ def indices(encoded: bytes) -> np.ndarray:
 
 
 def index_png(array) -> bytes:
-  """A PNG of 8-bit grey with these numbers.
-
-  Args:
-    array: integers [height, width] in 0 to 255.
-  """
+  """A PNG of 8-bit grey with the numbers [height, width], 0 to 255."""
   stream = io.BytesIO()
   image = PIL.Image.fromarray(np.asarray(array).astype(np.uint8))
   image.save(stream, 'PNG')
@@ -198,22 +175,21 @@ def index_png(array) -> bytes:
 
 
 def size_of(path) -> tuple[int, int]:
-  """(width, height) of a picture, a path or a stream, from its header.
-
-  Raises:
-    Undecodable: see there.
-  """
-  try:
-    with PIL.Image.open(path) as image:
-      return image.size
-  except Exception as error:  # see `_decoded`
-    raise Undecodable(f'{type(error).__name__}: {error}') from error
+  """(width, height) of a picture, a path or a stream, from its header."""
+  with _opened(path) as image:
+    return image.size
 
 
 def _decoded(encoded, work):
+  with _opened(io.BytesIO(encoded)) as image:
+    return np.asarray(work(image))
+
+
+@contextlib.contextmanager
+def _opened(file):
   try:
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
-      return np.asarray(work(image))
+    with PIL.Image.open(file) as image:
+      yield image
   except (MemoryError, NotIndices):
     raise
   except Exception as error:

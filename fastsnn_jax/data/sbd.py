@@ -15,21 +15,21 @@ import sys
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.readers import voc_masks
+from fastsnn_jax.data.readers import voc
 from fastsnn_jax.errors import UserError
 
 _LAYOUT = 'cls/*.mat, train.txt and val.txt'
 _BELOW = ('.', 'dataset', 'benchmark_RELEASE/dataset')
-_MASKS, _OWN = voc_masks.MASKS
+_MASKS, _OWN = voc.MASKS
 
 
 def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
-  """Writes masks and the list `trainaug`, on which the reference trains.
+  """Writes masks and the list `trainaug`, on which the official code trains.
 
   trainaug = (train and val of SBD and train of VOC) without val of VOC, sorted;
   10,582 names. Masks are PNGs of 8-bit grey indices: those of SBD, which ignore
   no pixel, and VOC's own, which take the place of SBD's where there are both
-  (spec segmentation §5.1). SBD's pictures are all VOC's.
+  (reference behaviour S5.1). SBD's pictures are all VOC's.
 
   Args:
     sbd_directory: with cls/*.mat, train.txt and val.txt, or where the archive
@@ -43,15 +43,14 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
     UserError: files are missing, or not what they should be.
   """
   source = _source(sbd_directory)
-  root = voc_masks.root_of(voc_directory)
-  lists = root / voc_masks.LISTS
-  asked = [(lists, name, voc_masks.LAYOUT) for name in ('train', 'val')]
-  asked += [(source, name, _LAYOUT) for name in ('train', 'val')]
-  train, val, *more = (
-    set(voc_masks.names_in(folder / f'{name}.txt', layout))
-    for folder, name, layout in asked
+  root = voc.mask_root(voc_directory)
+  lists = root / voc.MASK_LISTS
+  train, val, *others = (
+    set(voc.names_in(folder / f'{name}.txt', layout))
+    for folder, layout in ((lists, voc.MASK_LAYOUT), (source, _LAYOUT))
+    for name in ('train', 'val')
   )
-  trainaug = sorted(train.union(*more) - val)
+  trainaug = sorted(train.union(*others) - val)
   own = sorted((root / _OWN).glob('*.png'))
   known = {path.stem for path in own}
   lacking = sorted((train | val) - known)
@@ -60,15 +59,16 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
       f'{root / _OWN} has no {lacking[0]}.png ({len(lacking)} of the lists are '
       'missing); unpack VOC 2012 anew'
     )
-  other = [name for name in trainaug if name not in known]
+  new = [name for name in trainaug if name not in known]
   (root / _MASKS).mkdir(exist_ok=True)
-  for name in other:
+  for name in new:
     _write(root, name, _segmentation(source / 'cls' / f'{name}.mat'))
   for path in own:
     _write(root, path.stem, _indices(path))
   # Last, so that nobody trains on half of the masks.
-  (lists / 'trainaug.txt').write_text(''.join(f'{x}\n' for x in trainaug))
-  return len(other) + len(own), len(trainaug)
+  names = ''.join(f'{name}\n' for name in trainaug)
+  (lists / 'trainaug.txt').write_text(names, encoding='utf-8')
+  return len(new) + len(own), len(trainaug)
 
 
 def _source(directory):
@@ -84,23 +84,28 @@ def _source(directory):
 
 def _segmentation(path):
   """The mask in a file of SBD, which MATLAB 5 wrote."""
-  import scipy.io
-
+  try:
+    import scipy.io
+  except ImportError as error:
+    raise UserError(
+      f"SBD's masks are files of MATLAB, which scipy reads ({error}); install "
+      "it with: pip install 'fastsnn_jax[segmentation]'"
+    ) from error
   if not path.is_file():
     raise UserError(
       f'{path}: no such file, but a list of SBD has its name; download SBD anew'
     )
   try:
-    found = scipy.io.loadmat(path, simplify_cells=True)
-    found = np.asarray(found['GTcls']['Segmentation'])
-    if found.ndim != 2 or found.min() < 0 or found.max() > 255:
-      raise ValueError(f'values of shape {found.shape}')
+    content = scipy.io.loadmat(path, simplify_cells=True)
+    mask = np.asarray(content['GTcls']['Segmentation'])
+    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
+      raise ValueError(f'values of shape {mask.shape}')
   except Exception as error:  # of many kinds, where files are damaged
     raise UserError(
       f'{path} cannot be read ({type(error).__name__}: {error}); a file of SBD '
       'has GTcls.Segmentation, so download SBD anew'
     ) from error
-  return found
+  return mask
 
 
 def _indices(path):

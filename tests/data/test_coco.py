@@ -1,35 +1,12 @@
 """COCO directories: clean ones, others like it, and as they are found."""
 
-import json
-
 import numpy as np
-import PIL.Image
 import pytest
+from support.coco import CAT, DOG, write
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import boxed
+from fastsnn_jax.data import records, squares
 from fastsnn_jax.data.readers import coco
-
-CATEGORIES = [{'id': 7, 'name': 'dog'}, {'id': 3, 'name': 'cat'}]
-CAT = {'category_id': 3, 'bbox': [0, 0, 10, 5], 'area': 30.5, 'iscrowd': 0}
-DOG = {'category_id': 7, 'bbox': [4.5, 2, 8, 4], 'area': 20, 'iscrowd': 1}
-
-
-def write(root, split, pictures, *, annotations=None, folder=None, **changes):
-  """Writes {name: annotations} as a split; pictures are 20 x 10."""
-  annotations = root / (annotations or f'annotations/instances_{split}.json')
-  folder = root / (split if folder is None else folder)
-  annotations.parent.mkdir(parents=True, exist_ok=True)
-  folder.mkdir(parents=True, exist_ok=True)
-  images, rows = [], []
-  for i, (name, objects) in enumerate(pictures.items(), start=5):
-    size = {'width': 20, 'height': 10}
-    images.append({'id': i, 'file_name': f'{name}.png', **size})
-    rows += [{'image_id': i, 'segmentation': [[1, 2]], **x} for x in objects]
-    PIL.Image.new('RGB', (20, 10)).save(folder / f'{name}.png')
-  content = {'images': images, 'annotations': rows, 'categories': CATEGORIES}
-  annotations.write_text(json.dumps(content | changes))
-  return annotations
 
 
 def both(root, train, test=None):
@@ -41,8 +18,8 @@ def both(root, train, test=None):
 def test_classes_are_the_sorted_ids_and_boxes_end_a_pixel_earlier(tmp_path):
   both(tmp_path / 'COCO', {'a': [DOG, CAT], 'none': []}, {'b': [CAT, DOG]})
   for directory in (tmp_path, tmp_path / 'COCO'):
-    assert coco.found(directory)
-    found = coco.read(directory)
+    assert coco.has_annotations(directory)
+    found = coco.read_boxes(directory)
     assert found.classes == ('cat', 'dog')
     record, bare = found.train
     assert record.size == (20, 10)
@@ -54,12 +31,12 @@ def test_classes_are_the_sorted_ids_and_boxes_end_a_pixel_earlier(tmp_path):
     assert bare.boxes.shape == (0, 4)
     exact = [[0, 0, 0.5, 0.5], [4.5 / 20, 0.2, 12.5 / 20, 0.6]]
     np.testing.assert_allclose(found.test[0].boxes, exact, rtol=1e-6)
-    lines = ['1 images without objects, kept as such']
-    assert boxed.warnings(found.repairs) == lines
-  found = coco.read(tmp_path, exact=True)
-  np.testing.assert_allclose(found.train[0].boxes[::-1], exact, rtol=1e-6)
-  images = boxed.arrays(found.train, 4, crowd=False)
-  assert images['label'].tolist() == [[0], [-1]]
+    (line,) = records.lines(found.repairs)
+    assert line.startswith('1 pictures without objects, kept as such (first')
+    assert line.endswith('none.png)')
+  labels = squares.box_labels(found.train)
+  assert labels['label'].tolist() == [[1, 0], [-1, -1]]
+  assert labels['crowd'].tolist() == [[True, False], [False, False]]
 
 
 @pytest.mark.parametrize(
@@ -83,18 +60,19 @@ def test_a_box_is_mended_or_left_out_and_counted(
   tmp_path, box, repairs, short, exact
 ):
   odd = {'category_id': 3, 'bbox': box}
-  both(tmp_path, {'a': [CAT, odd]})
-  for expected, option in ((short, False), (exact, True)):
-    found = coco.read(tmp_path, exact=option)
-    boxes = found.train[0].boxes[1:] * [20, 10, 20, 10]
+  for part, expected in (('train', short), ('test', exact)):
+    pictures = {'a': [CAT, odd]}
+    both(tmp_path, **{'train': {'a': [CAT]}, part: pictures})
+    found = coco.read_boxes(tmp_path)
+    (record,) = getattr(found, part)
+    boxes = record.boxes[1:] * [20, 10, 20, 10]
     expected = np.reshape([] if expected is None else expected, (-1, 4))
     np.testing.assert_allclose(boxes, expected, atol=1e-5)
-    there = {key for key, times in found.repairs.items() if times}
-    changed = {'empty'} if option and exact else set()
-    assert there == set(repairs.split()) - changed
-    if exact and option:  # no area was given: that of the box
+    changed = {'empty'} if part == 'test' and exact else set()
+    assert set(found.repairs) == set(repairs.split()) - changed
+    if part == 'test' and exact:  # no area was given: that of the box
       sides = expected[0, 2:] - expected[0, :2]
-      assert found.train[0].area[1] == pytest.approx(sides.prod(), rel=1e-5)
+      assert record.area[1] == pytest.approx(sides.prod(), rel=1e-5)
 
 
 def test_objects_are_left_out_and_counted(tmp_path):
@@ -112,13 +90,18 @@ def test_objects_are_left_out_and_counted(tmp_path):
   both(tmp_path, pictures)
   (tmp_path / 'train2017' / 'broken.png').write_bytes(b'no picture')
   (tmp_path / 'train2017' / 'gone.png').unlink()
-  found = coco.read(tmp_path)
+  found = coco.read_boxes(tmp_path)
   assert [record.label.tolist() for record in found.train] == [[0]]
-  assert boxed.warnings(found.repairs) == [
-    '2 images left out: no picture, or no annotation to read',
-    '1 objects of no image that is listed left out',
-    '2 objects of an unknown class left out',
-    '1 boxes of no size left out',
+  where = tmp_path / 'train2017'
+  assert records.lines(found.repairs) == [
+    '1 pictures that are listed, but not there, left out (first: gone.png)',
+    '1 pictures left out that, or whose annotations, cannot be read (first: '
+    f'{where / "broken.png"})',
+    '1 objects of no picture that is listed left out (first: train2017, '
+    'annotation None)',
+    '2 objects of an unknown class left out (first: '
+    f'{where / "a.png"}, object 2)',
+    f'1 boxes of no size left out (first: {where / "a.png"}, object 4)',
   ]
 
 
@@ -129,10 +112,15 @@ def test_the_picture_s_own_size_is_believed(tmp_path):
   nameless = {'id': 7}
   images = [said, nothing, nameless]
   write(tmp_path, 'train2017', {'a': [CAT]}, images=images)
-  found = coco.read(tmp_path, exact=True)
+  found = coco.read_boxes(tmp_path)
   assert [record.size for record in found.train] == [(20, 10)] * 2
-  assert found.train[0].boxes.tolist() == [[0, 0, 0.5, 0.5]]
-  assert +found.repairs == {'resized': 1, 'bare': 1, 'unreadable': 1}
+  np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.45, 0.4]])
+  where = tmp_path / 'train2017' / 'a.png'
+  assert found.repairs == {
+    'said_size': [str(where)],
+    'bare': [str(where)],
+    'gone': ['train2017, image 7'],
+  }
 
 
 def test_test_categories_are_found_by_name(tmp_path):
@@ -140,10 +128,10 @@ def test_test_categories_are_found_by_name(tmp_path):
   other = [{'id': 0, 'name': 'Dog'}, {'id': 1, 'name': 'horse'}]
   objects = [{**CAT, 'category_id': i} for i in (0, 1)]
   write(tmp_path, 'val2017', {'b': objects}, categories=other)
-  found = coco.read(tmp_path)
+  found = coco.read_boxes(tmp_path)
   assert found.test[0].label.tolist() == [1]
-  assert found.repairs['unknown'] == 1
-  found = coco.read(tmp_path, ['horse', 'DOG'])
+  assert len(found.repairs['unknown']) == 1
+  found = coco.read_boxes(tmp_path, ['horse', 'DOG'])
   assert found.classes == ('horse', 'DOG')
   assert found.train[0].label.tolist() == [1]
   assert found.test[0].label.tolist() == [1, 0]
@@ -168,7 +156,7 @@ def test_directories_in_that_layout(tmp_path, annotations, folder, splits):
       annotations=annotations.format(split),
       folder=folder.format(split),
     )
-  found = coco.read(tmp_path)
+  found = coco.read_boxes(tmp_path)
   assert [record.picture.stem for record in found.train] == ['a']
   assert [record.picture.stem for record in found.test] == ['b']
 
@@ -176,16 +164,17 @@ def test_directories_in_that_layout(tmp_path, annotations, folder, splits):
 def test_other_layouts_are_refused(tmp_path):
   def refused(match, **options):
     with pytest.raises(fs.UserError, match=match) as error:
-      coco.read(tmp_path, **options)
+      coco.read_boxes(tmp_path, **options)
     assert '\n' not in str(error.value)
 
-  assert not coco.found(tmp_path)
+  assert not coco.has_annotations(tmp_path)
   refused('no annotations to train on')
   path = write(tmp_path, 'train2017', {'a': [CAT]})
   refused('no annotations to test on')
   write(tmp_path, 'val2017', {'b': [DOG]})
   refused(
-    r"val2017.json has no object of the classes \['cat'\]", classes=['cat']
+    r"val2017.json has no picture .* shows one of the classes \['cat'\]",
+    classes=['cat'],
   )
   for content, match in (
     ('{"images": [', 'cannot be read'),

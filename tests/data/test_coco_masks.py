@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coder
 from pycocotools.coco import COCO
-from test_coco import write
+from support.coco import write
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import masked
-from fastsnn_jax.data.readers import coco_masks
+from fastsnn_jax.data import records
+from fastsnn_jax.data.readers import coco, coco_outlines
 
 SIZE = WIDTH, HEIGHT = 20, 10
 SQUARE = [[2, 1, 8, 1, 8, 6, 2, 6]]
@@ -86,16 +86,18 @@ ANNOTATION = st.fixed_dictionaries(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
   annotations=st.lists(ANNOTATION, max_size=6),
-  crowd=st.sampled_from(coco_masks.CROWDS),
+  crowd=st.sampled_from(coco.CROWDS),
 )
 def test_masks_by_pycocotools(tmp_path, annotations, crowd):
   both(tmp_path, {'a': annotations})
-  found = coco_masks.read(tmp_path, crowd=crowd)
+  found = coco.read_masks(tmp_path, crowd=crowd)
   assert found.classes == ('background', 'dog', 'cat')  # as they are listed
   (record,) = found.train
   assert record.size == SIZE
   expected = painted(annotations, [7, 3], crowd == 'ignored')
-  np.testing.assert_array_equal(masked.pixels(record, 3), expected)
+  np.testing.assert_array_equal(
+    records.picture_and_mask(record, 3)[1], expected
+  )
   copy = pickle.loads(pickle.dumps(record))  # as worker processes get it
   np.testing.assert_array_equal(copy.mask(), expected)
 
@@ -108,14 +110,14 @@ def test_later_objects_are_on_top_and_crowds_below(tmp_path):
     ('background', 0, 'crowd'),
     ('ignored', 255, 'crowd_ignored'),
   ):
-    found = coco_masks.read(tmp_path, crowd=option)
+    found = coco.read_masks(tmp_path, crowd=option)
     first, second, bare = (record.mask() for record in found.train)
     assert [first[2, 4], first[4, 6], first[7, 12]] == [2, 1, 1]
     assert [second[2, 4], second[4, 6], second[7, 12]] == [2, 2, 1]
     assert second[0, 18] == rest
     assert not bare.any()
     assert list(found.repairs) == [repair]
-    (line,) = masked.warnings(found.repairs)
+    (line,) = records.lines(found.repairs)
     assert 'instances_train2017.json, annotation ' in line
 
 
@@ -151,7 +153,7 @@ def test_later_objects_are_on_top_and_crowds_below(tmp_path):
 )
 def test_objects_are_left_out_and_counted(tmp_path, changes, repair):
   both(tmp_path, {'a': [{**CAT, **changes}]})
-  found = coco_masks.read(tmp_path)
+  found = coco.read_masks(tmp_path)
   assert list(found.repairs) == [repair] * bool(repair)
   assert found.train[0].mask().any() == (repair is None)
 
@@ -169,29 +171,33 @@ def test_labels_are_known_without_painting_and_crowds_may_hide_all(tmp_path):
     'd': [{**crowd, **size}],
   }
   both(tmp_path, pictures)
-  found = coco_masks.read(tmp_path, crowd='ignored')
-  assert [list(x.labels) for x in found.train] == [[0, 2], [0], [0], []]
+  found = coco.read_masks(tmp_path, crowd='ignored')
+  assert [list(x.label) for x in found.train] == [[0, 2], [0], [0], []]
   for record in found.train:
-    assert record.labels == masked.labels_in(record.mask(), 3)
+    assert record.label == records.labels_in(record.mask(), 3)
   both(tmp_path, {'d': [{**crowd, **size}]})
-  with pytest.raises(fs.UserError, match=r'train2017\.json: no mask of its 1 '):
-    coco_masks.read(tmp_path, crowd='ignored')
-  assert list(coco_masks.read(tmp_path).train[0].labels) == [0]
+  with pytest.raises(
+    fs.UserError,
+    match=r'train2017\.json has no picture .*crowds whose pixels are ',
+  ):
+    coco.read_masks(tmp_path, crowd='ignored')
+  assert list(coco.read_masks(tmp_path).train[0].label) == [0]
 
 
 def test_pictures_are_left_out_and_counted(tmp_path):
   both(tmp_path, {name: [CAT] for name in ('good', 'broken', 'gone')})
   (tmp_path / 'train2017' / 'broken.png').write_bytes(b'no picture')
   (tmp_path / 'train2017' / 'gone.png').unlink()
-  found = coco_masks.read(tmp_path)
+  found = coco.read_masks(tmp_path)
   assert [record.picture.stem for record in found.train] == ['good']
-  assert found.repairs == {'unreadable': ['broken.png', 'gone.png']}
+  broken = str(tmp_path / 'train2017' / 'broken.png')
+  assert found.repairs == {'gone': ['gone.png'], 'unreadable': [broken]}
   said = {'id': 5, 'file_name': 'a.png', 'width': 40, 'height': 20}
   silent = {'id': 6, 'file_name': 'a.png'}
   write(tmp_path, 'train2017', {'a': [CAT]}, images=[said, silent])
-  found = coco_masks.read(tmp_path)
+  found = coco.read_masks(tmp_path)
   assert [len(record.mask.shapes) for record in found.train] == [0]
-  (where,) = found.repairs['resized']
+  (where,) = found.repairs['mask_size']
   assert where.endswith('a.png, 40 x 20 and not 20 x 10')
 
 
@@ -199,29 +205,29 @@ def test_test_categories_are_found_by_name(tmp_path):
   write(tmp_path, 'train', {'a': [CAT]})
   other = [{'id': 7, 'name': 'Cat '}, {'id': 1, 'name': 'horse'}]
   write(tmp_path, 'test', {'b': [DOG]}, categories=other)
-  found = coco_masks.read(tmp_path)
+  found = coco.read_masks(tmp_path)
   assert found.test[0].mask().max() == 2  # 'cat' is the second to train on
-  found = coco_masks.read(tmp_path, ['CAT'])
+  found = coco.read_masks(tmp_path, ['CAT'])
   assert found.classes == ('background', 'CAT')
   assert found.test[0].mask().max() == 1
 
 
 def test_what_is_refused(tmp_path, monkeypatch):
   with pytest.raises(fs.UserError, match='no annotations to train on'):
-    coco_masks.read(tmp_path)
+    coco.read_masks(tmp_path)
   with pytest.raises(fs.UserError, match="crowd is 'some'; choose"):
-    coco_masks.read(tmp_path, crowd='some')
+    coco.read_masks(tmp_path, crowd='some')
   both(tmp_path, {'a': [CAT]})
   (tmp_path / 'val2017' / 'b.png').unlink()
   with pytest.raises(fs.UserError, match=r'val2017\.json has no picture.*b\.p'):
-    coco_masks.read(tmp_path)
+    coco.read_masks(tmp_path)
   many = [{'id': i, 'name': f'{i}'} for i in range(255)]
   write(tmp_path, 'train2017', {'a': []}, categories=many)
   with pytest.raises(fs.UserError, match='256 classes'):
-    coco_masks.read(tmp_path)
+    coco.read_masks(tmp_path)
   monkeypatch.setitem(sys.modules, 'pycocotools', None)
   with pytest.raises(fs.UserError, match=r"'fastsnn_jax\[detection\]'"):
-    coco_masks.read(tmp_path)
+    coco.read_masks(tmp_path)
 
 
 @given(st.integers(0, 999), st.integers(1, 60), st.integers(1, 60))
@@ -231,5 +237,12 @@ def test_run_lengths_are_decoded(seed, height, width):
   if seed % 2:
     labels = labels.repeat(9, 0).repeat(9, 1)
   code = run_lengths(labels, text=True)
-  counts = coco_masks._decoded(code['counts'])
-  assert counts == run_lengths(labels, text=False)['counts']
+  counts = coco_outlines.decode_runs(code['counts'])
+  assert counts.tolist() == run_lengths(labels, text=False)['counts']
+
+
+def test_a_run_that_goes_on_for_ever_is_no_run():
+  with pytest.raises(ValueError, match='60 bits'):
+    coco_outlines.decode_runs('o' * 10**6 + '0')
+  assert coco_outlines.decode_runs('').tolist() == []
+  assert coco_outlines.parse({'size': [1, 1], 'counts': '你'}) is None

@@ -17,7 +17,7 @@ from support.pictures import encode, write_tfds
 
 from fastsnn_jax import data
 from fastsnn_jax.data.dataset import statistics
-from fastsnn_jax.data.readers import tfds_source
+from fastsnn_jax.data.readers import tfds as tfds_reader
 from fastsnn_jax.errors import UserError
 
 
@@ -292,7 +292,7 @@ def _pictures(shape=(6, 5, 3), form='PNG'):
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('chunk', [4, 1024])
 def test_tfds_round_trip(tmp_path, monkeypatch, channels, chunk):
-  monkeypatch.setattr(tfds_source, '_CHUNK', chunk)
+  monkeypatch.setattr(tfds_reader, '_CHUNK', chunk)
   shape = (6, 5, channels)
   arrays, rows = _pictures(shape)
   folder = write_tfds(tmp_path, rows, shape=shape)

@@ -26,8 +26,8 @@ def _fails(*arguments):
 
 def _content(source):
   return [
-    (encoded.removeprefix(PICTURE).decode(), label)
-    for encoded, label in (source[i] for i in range(len(source)))
+    (encoded.removeprefix(PICTURE).decode(), labels['label'])
+    for encoded, labels in (source[i] for i in range(len(source)))
   ]
 
 

@@ -11,7 +11,8 @@ from support.masks import mask, write
 from support.pictures import encode, smooth
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import decode, masked, sbd, voc_masks
+from fastsnn_jax.data import decode, records, sbd
+from fastsnn_jax.data.readers import voc
 
 SBD = {name: mask(8, 6, 20, seed=i) % 21 for i, name in enumerate('abcde')}
 VOC = {name: mask(8, 6, 21, seed=9 + i) for i, name in enumerate('cdxy')}
@@ -64,8 +65,8 @@ def test_the_union_without_val_and_voc_s_own_masks_first(both, up):
   assert sorted(found) == list('abcdexy')
   for name, labels in found.items():
     np.testing.assert_array_equal(labels, VOC.get(name, SBD.get(name)))
-  read = voc_masks.read(root)
-  assert not masked.warnings(read.repairs)
+  read = voc.read_masks(root)
+  assert not records.lines(read.repairs)
   assert [item.mask.stem for item in read.train] == list('abcex')
   assert [item.mask.stem for item in read.test] == list('dy')
   assert {item.mask.parent.name for item in read.train + read.test} == {

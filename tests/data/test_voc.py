@@ -6,7 +6,7 @@ import pytest
 from support.shared import find_shared
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import boxed
+from fastsnn_jax.data import records, squares
 from fastsnn_jax.data.readers import voc
 
 
@@ -52,9 +52,9 @@ DOG = ('Dog', (3, 2, 21, 11), 1)
 
 def test_boxes_are_shares_of_the_picture_counted_from_one(tmp_path):
   write(tmp_path, {'trainval': {'a': [CAT, DOG]}, 'test': {'b': [CAT]}})
-  found = voc.read(tmp_path)
+  found = voc.read_boxes(tmp_path)
   assert found.classes == ('Dog', 'cat')
-  assert not boxed.warnings(found.repairs)
+  assert not records.lines(found.repairs)
   (record,) = found.train
   assert record.size == (20, 10)
   np.testing.assert_allclose(record.boxes, [[0, 0, 0.5, 0.5], [0.1, 0.1, 1, 1]])
@@ -66,26 +66,24 @@ def test_boxes_are_shares_of_the_picture_counted_from_one(tmp_path):
 def test_classes_are_the_names_but_for_case(tmp_path):
   train = {'a': [CAT, NOBODY], 'c': [('CAT', *CAT[1:]), DOG]}
   write(tmp_path, {'trainval': train, 'test': {'b': [CAT]}})
-  found = voc.read(tmp_path)
+  found = voc.read_boxes(tmp_path)
   assert found.classes == ('CAT', 'Dog')
   assert [record.label.tolist() for record in found.train] == [[0], [0, 1]]
-  assert found.repairs['unknown'] == 1
+  assert len(found.repairs['unknown']) == 1
 
 
 def test_arrays_have_places_for_the_most_objects(tmp_path):
   write(tmp_path, {'train': {'a': [CAT, DOG], 'c': [CAT]}, 'val': {'b': [CAT]}})
-  records = voc.read(tmp_path, ['cat', 'dog']).train
-  whole = boxed.arrays(records, 8)
+  rows = voc.read_boxes(tmp_path, ['cat', 'dog']).train
+  whole = squares.box_arrays(rows, 8)
   assert whole['image'].shape == (2, 8, 8, 3)
   assert (whole['image'] == [255, 0, 0]).all()
   assert whole['label'].tolist() == [[0, 1], [0, -1]]
   assert whole['difficult'].tolist() == [[False, True], [False, False]]
   assert whole['size'].tolist() == [[20, 10], [20, 10]]
   assert not whole['boxes'][1, 1].any()
-  easy = boxed.arrays(records, 8, difficult=False, places=3)
-  assert easy['label'].tolist() == [[0, -1, -1], [0, -1, -1]]
-  with pytest.raises(fs.UserError, match=r'places=1: a picture has 2 objects'):
-    boxed.arrays(records, 8, places=1)
+  easy = squares.box_labels(rows, difficult=False)
+  assert easy['label'].tolist() == [[0], [0]]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,7 @@ def test_a_box_is_mended_or_left_out_and_counted(
 ):
   pictures = {'a': [CAT, ('cat', corners, 0)]}
   write(tmp_path, {'trainval': pictures, 'test': {'b': [CAT]}})
-  found = voc.read(tmp_path)
+  found = voc.read_boxes(tmp_path)
   assert {k for k, v in found.repairs.items() if v} == set(repair.split())
   boxes = found.train[0].boxes[1:]
   expected = np.reshape([] if box is None else box, (-1, 4))
@@ -125,25 +123,30 @@ def test_images_are_kept_or_left_out_and_counted(tmp_path):
   }
   write(tmp_path, {'trainval': pictures, 'test': {'b': [CAT]}})
   (tmp_path / 'JPEGImages' / 'gone.png').unlink()
-  found = voc.read(tmp_path, ['cat'])
+  found = voc.read_boxes(tmp_path, ['cat'])
   assert [len(record.label) for record in found.train] == [1, 0, 0]
-  assert boxed.warnings(found.repairs) == [
-    '2 images left out: no picture, or no annotation to read',
-    '1 images without objects, kept as such',
-    '1 objects of an unknown class left out',
+  folder = tmp_path / 'JPEGImages'
+  xml = tmp_path / 'Annotations' / 'broken.xml'
+  assert records.lines(found.repairs) == [
+    '1 pictures that are listed, but not there, left out (first: gone)',
+    '1 pictures left out that, or whose annotations, cannot be read (first: '
+    f'{xml})',
+    f'1 pictures without objects, kept as such (first: {folder / "none.png"})',
+    '1 objects of an unknown class left out (first: '
+    f'{folder / "other.png"}, object 1)',
   ]
-  labels = boxed.arrays(found.train, 4)['label']
+  labels = squares.box_arrays(found.train, 4)['label']
   assert labels.tolist() == [[0], [-1], [-1]]
 
 
 def test_the_picture_s_own_size_is_believed(tmp_path):
   pictures = {'trainval': {'a': [CAT]}, 'test': {'b': [CAT]}}
   write(tmp_path, pictures, said=(40, 20))
-  found = voc.read(tmp_path)
-  assert found.repairs['resized'] == 2
+  found = voc.read_boxes(tmp_path)
+  assert len(found.repairs['said_size']) == 2
   np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.5, 0.5]])
   write(tmp_path, pictures, said=(0, 0))  # some tools write no size
-  assert not boxed.warnings(voc.read(tmp_path).repairs)
+  assert not records.lines(voc.read_boxes(tmp_path).repairs)
 
 
 def test_vocdevkit_and_lists_of_classes(tmp_path):
@@ -154,45 +157,46 @@ def test_vocdevkit_and_lists_of_classes(tmp_path):
   ):
     write(tmp_path / 'VOCdevkit' / f'VOC{year}', splits)
   for directory in (tmp_path, tmp_path / 'VOCdevkit'):
-    found = voc.read(directory)
+    found = voc.read_boxes(directory)
     assert [record.picture.stem for record in found.train] == ['a', 'c', 'd']
     assert found.classes == voc.CLASSES
     assert found.train[0].label.tolist() == [14]
   alone = tmp_path / 'VOCdevkit' / 'VOC2007'
   (alone / 'classes.txt').write_text('bike\nPerson\n\n')
-  found = voc.read(alone)
+  found = voc.read_boxes(alone)
   assert found.classes == ('bike', 'Person')
   assert found.train[0].label.tolist() == [1]
 
 
 def test_other_layouts_are_refused(tmp_path):
   with pytest.raises(fs.UserError, match=r'neither VOC2007 nor ImageSets'):
-    voc.read(tmp_path)
+    voc.read_boxes(tmp_path)
   write(tmp_path, {'trainval': {'a': [CAT]}, 'test': {'b': [CAT]}})
-  with pytest.raises(fs.UserError, match=r"no object of the classes \['x'\]"):
-    voc.read(tmp_path, ['x'])
+  with pytest.raises(fs.UserError, match=r"shows one of the classes \['x'\]"):
+    voc.read_boxes(tmp_path, ['x'])
   (tmp_path / 'JPEGImages' / 'a.png').write_bytes(b'no picture')
-  with pytest.raises(fs.UserError, match='no object of the classes'):
-    voc.read(tmp_path)
+  with pytest.raises(fs.UserError, match='shows one of the classes'):
+    voc.read_boxes(tmp_path)
   (tmp_path / 'VOC2007').mkdir()
   with pytest.raises(fs.UserError, match=r'trainval\.txt: no such file'):
-    voc.read(tmp_path)
+    voc.read_boxes(tmp_path)
 
 
 def test_a_picture_that_breaks_off_is_named(tmp_path):
   write(tmp_path, {'trainval': {'a': [CAT]}, 'test': {'b': [CAT]}})
-  records = voc.read(tmp_path).train
+  rows = voc.read_boxes(tmp_path).train
   path = tmp_path / 'JPEGImages' / 'a.png'
   path.write_bytes(path.read_bytes()[:40])
   with pytest.raises(fs.UserError, match=r'a\.png cannot be decoded'):
-    boxed.arrays(records, 4)
+    squares.box_arrays(rows, 4)
 
 
 def test_real_annotations():
-  found = voc.read(find_shared('data', 'bccd'))
+  found = voc.read_boxes(find_shared('data', 'bccd'))
   assert (len(found.train), len(found.test)) == (292, 72)
   assert found.classes == ('Platelets', 'RBC', 'WBC')
-  assert boxed.warnings(found.repairs) == ['2 boxes of no size left out']
+  (line,) = records.lines(found.repairs)
+  assert line.startswith('2 boxes of no size left out (first: ')
   for record in (*found.train, *found.test):
     assert (record.boxes >= 0).all()
     assert (record.boxes <= 1).all()

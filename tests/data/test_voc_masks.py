@@ -6,8 +6,8 @@ from support.masks import mask, palette, write
 from support.shared import find_shared
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import decode, masked, padding
-from fastsnn_jax.data.readers import voc_masks
+from fastsnn_jax.data import decode, records, squares
+from fastsnn_jax.data.readers import voc
 
 A, B, C = (mask(8, 6, 3, seed=i) for i in range(3))
 
@@ -17,7 +17,7 @@ def stems(records):
 
 
 def splits_of(directory):
-  found = voc_masks.read(directory)
+  found = voc.read_masks(directory)
   return stems(found.train), stems(found.validation), stems(found.test)
 
 
@@ -32,7 +32,7 @@ def splits_of(directory):
 )
 def test_splits_of_one_s_own(tmp_path, lists, expected):
   write(tmp_path, {name: {name: A} for name in lists.split()})
-  assert voc_masks.found(tmp_path)
+  assert voc.has_masks(tmp_path)
   assert splits_of(tmp_path) == expected
 
 
@@ -44,8 +44,8 @@ def test_splits_of_voc(tmp_path, up, train):
   write(root, {name: {name: A} for name in lists}, classes=None)
   directory = [root, *root.parents][up]
   assert splits_of(directory) == ([train], None, ['val'])
-  classes = voc_masks.read(directory).classes
-  assert classes == voc_masks.CLASSES
+  classes = voc.read_masks(directory).classes
+  assert classes == voc.MASK_CLASSES
   assert [classes[i] for i in (0, 1, 15, 20)] == [
     *('background', 'aeroplane', 'person', 'tvmonitor'),
   ]
@@ -53,16 +53,18 @@ def test_splits_of_voc(tmp_path, up, train):
 
 def test_masks_and_classes(tmp_path):
   write(tmp_path, {'train': {'a': A, 'b': B}, 'val': {'c': C}})
-  found = voc_masks.read(tmp_path)
+  found = voc.read_masks(tmp_path)
   assert found.classes == ('sky', 'road', 'car')
-  assert not masked.warnings(found.repairs)
-  got = [masked.pixels(item, 3) for item in (*found.train, *found.test)]
+  assert not records.lines(found.repairs)
+  got = [
+    records.picture_and_mask(item, 3)[1] for item in (*found.train, *found.test)
+  ]
   np.testing.assert_array_equal(got, [A, B, C])
-  found = voc_masks.read(tmp_path, ['sky', 'rest'])
+  found = voc.read_masks(tmp_path, ['sky', 'rest'])
   assert found.classes == ('sky', 'rest')
   assert len(found.repairs['no_class']) == 3
   np.testing.assert_array_equal(
-    masked.pixels(found.train[0], 2), np.where(A < 2, A, 255)
+    records.picture_and_mask(found.train[0], 2)[1], np.where(A < 2, A, 255)
   )
 
 
@@ -71,8 +73,8 @@ def test_encoded_masks_are_preferred(tmp_path):
   folder = tmp_path / 'EncodeSegmentationClass'
   folder.mkdir()
   (folder / 'b.png').write_bytes(decode.index_png(C))
-  train = voc_masks.read(tmp_path).train
-  got = [masked.pixels(item, 3) for item in train]
+  train = voc.read_masks(tmp_path).train
+  got = [records.picture_and_mask(item, 3)[1] for item in train]
   np.testing.assert_array_equal(got, [A, C])
 
 
@@ -85,13 +87,13 @@ def test_pictures_are_left_out_and_counted(tmp_path):
   (tmp_path / 'SegmentationClass' / 'bare.png').unlink()
   (tmp_path / 'JPEGImages' / 'broken.png').write_bytes(b'')
   (tmp_path / 'SegmentationClass' / 'turned.png').write_bytes(palette(A))
-  found = voc_masks.read(tmp_path)
+  found = voc.read_masks(tmp_path)
   assert stems(found.train) == ['good']
-  lines = masked.warnings(found.repairs)
+  lines = records.lines(found.repairs)
   assert [line.partition(' (first: ')[0] for line in lines] == [
     '1 pictures that are listed, but not there, left out',
     '1 pictures without a mask left out',
-    '1 pictures left out that, or whose masks, cannot be read',
+    '1 pictures left out that, or whose annotations, cannot be read',
     '1 pictures left out whose masks have another size',
     '1 masks with labels of no class; these pixels are ignored',
   ]
@@ -113,13 +115,13 @@ def test_pictures_are_left_out_and_counted(tmp_path):
 )
 def test_lists_of_files_are_not_lists_of_names(tmp_path, line, hint):
   write(tmp_path, {'train': {'a': A}, 'val': {'c': C}})
-  listed = tmp_path / voc_masks.LISTS / 'train.txt'
+  listed = tmp_path / voc.MASK_LISTS / 'train.txt'
   listed.write_text(f'{line}\n')
   with pytest.raises(fs.UserError, match=r'train\.txt has no pic') as error:
-    voc_masks.read(tmp_path)
+    voc.read_masks(tmp_path)
   assert f'{hint})); a split needs' in str(error.value)
   listed.write_text(f'c\n{line}\n')
-  (said,) = masked.warnings(voc_masks.read(tmp_path).repairs)
+  (said,) = records.lines(voc.read_masks(tmp_path).repairs)
   assert said.endswith(f'{hint})')
 
 
@@ -127,23 +129,25 @@ def test_lists_of_files_are_not_lists_of_names(tmp_path, line, hint):
 def test_a_split_without_a_pixel_of_a_class_is_refused(tmp_path, split):
   splits = {'train': {'a': A}, 'val': {'b': B}, 'test': {'c': C}}
   write(tmp_path, splits | {split: {'x': A | 255, 'y': A | 255}})
-  match = rf'{split}\.txt: no mask of its 2 pictures has a pixel of a class'
+  match = (
+    rf'{split}\.txt has no picture that can be read and shows .*2 pictures'
+  )
   with pytest.raises(fs.UserError, match=match):
-    voc_masks.read(tmp_path)
+    voc.read_masks(tmp_path)
   write(tmp_path, {split: {'x': A | 4}})
-  with pytest.raises(fs.UserError, match=r'no mask of its 1 .* of no class'):
-    voc_masks.read(tmp_path)
+  with pytest.raises(fs.UserError, match=r'has no picture .* of no class'):
+    voc.read_masks(tmp_path)
   write(tmp_path, {split: {'x': A | 255, 'y': A}})
-  voc_masks.read(tmp_path)
+  voc.read_masks(tmp_path)
 
 
 def test_other_layouts_are_refused(tmp_path):
   def refused(match):
     with pytest.raises(fs.UserError, match=match) as error:
-      voc_masks.read(tmp_path)
+      voc.read_masks(tmp_path)
     assert '\n' not in str(error.value)
 
-  assert not voc_masks.found(tmp_path)
+  assert not voc.has_masks(tmp_path)
   refused('has no ImageSets/Segmentation with train.txt')
   write(tmp_path, {'train': {'a': A}}, classes=None)
   refused('has no ImageSets/Segmentation with train.txt')
@@ -152,22 +156,22 @@ def test_other_layouts_are_refused(tmp_path):
   write(tmp_path, {}, classes='sky\n\nroad\n')
   refused(r'classes\.txt has an empty line 2')
   write(tmp_path, {'val': {}}, classes='sky\r\nroad\r\ncar\r\n\r\n')
-  refused(r'val\.txt has no picture.*the list is empty')
-  assert voc_masks.names_in(tmp_path / voc_masks.LISTS / 'train.txt') == ['a']
+  refused(r'val\.txt has no picture.*0 pictures')
+  assert voc.names_in(tmp_path / voc.MASK_LISTS / 'train.txt') == ['a']
   (tmp_path / 'VOC2012').mkdir()
   refused(r'VOC2012 has no ImageSets')
 
 
 def test_real_masks():
-  found = voc_masks.read(find_shared('data', 'camvid'))
+  found = voc.read_masks(find_shared('data', 'camvid'))
   parts = found.train, found.validation, found.test
   assert [len(part) for part in parts] == [367, 101, 233]
-  assert not masked.warnings(found.repairs)
+  assert not records.lines(found.repairs)
   assert found.classes[:4] == ('sky', 'building', 'pole', 'road')
   assert len(found.classes) == 11
-  assert padding.side_for(found.train + found.test, 16) == 241
+  assert squares.side_for(found.train + found.test, 16) == 241
   some = found.test[::60]
-  arrays = masked.arrays(some, 241, 0, classes=11, repairs=found.repairs)
+  arrays = squares.mask_arrays(some, 241, 0, classes=11, repairs=found.repairs)
   assert (arrays['size'] == [240, 180]).all()
   assert (arrays['label'][:, 180:] == 255).all()
   shown = np.unique(arrays['label'][:, :180, :240])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_coco import write
+from support.coco import write
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import boxed
-from fastsnn_jax.data.readers.coco import read
+from fastsnn_jax.data import squares
+from fastsnn_jax.data.readers.coco import read_boxes
 from fastsnn_jax.tasks.detection.average_precision import voc
 from fastsnn_jax.tasks.detection.coco_metrics import NAMES, coco
 
@@ -235,7 +235,7 @@ def test_truth_as_pycocotools_reads_it_from_the_file(tmp_path):
     judge = COCOeval(whole, whole.loadRes(results), 'bbox')
     for step in (judge.evaluate, judge.accumulate, judge.summarize):
       step()
-  truth = boxed.arrays(read(tmp_path).test, 4)
+  truth = squares.box_arrays(read_boxes(tmp_path).test, 4)
   rows = [[x for x in results if x['image_id'] == i] for i in range(5, 17)]
   boxes = np.array([[x['bbox'] for x in row] for row in rows])
   boxes[..., 2:] += boxes[..., :2]

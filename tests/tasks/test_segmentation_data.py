@@ -7,15 +7,15 @@ import pickle
 import jax
 import numpy as np
 import pytest
+from support.coco import CAT
+from support.coco import write as write_coco
 from support.masks import mask, palette, write
 from support.pictures import encode, smooth
 from support.shared import find_shared
-from test_coco import CAT
-from test_coco import write as write_coco
 
 import fastsnn_jax as fs
 from fastsnn_jax import data
-from fastsnn_jax.data import decode, padding
+from fastsnn_jax.data import decode, squares
 from fastsnn_jax.data.readers import scenes
 from fastsnn_jax.tasks.segmentation import data as segmentation
 from fastsnn_jax.tasks.segmentation.augment import augment_masks
@@ -36,7 +36,7 @@ def directory(tmp_path):
 
 def loader(source, stream, **options):
   settings = {'batch': 2, 'seed': 1, 'size': stream.size, 'train': True}
-  settings |= {'crop': 'pad', 'fill': padding.fill_of(stream.mean)}
+  settings |= {'crop': 'pad', 'fill': squares.fill_of(stream.mean)}
   return data.Loader(source, **settings | options)
 
 
@@ -164,7 +164,7 @@ def test_scenes_are_padded(monkeypatch):
   for stride, size, side in ((8, None, 96), (64, None, 96), (16, 81, 64)):
     found = segmentation.load('scenes', stride=stride, size=size)
     drawn = draw(side, 2, 1, 1)
-    padded = size or padding.fitting_size(96, stride)
+    padded = size or squares.fitting_size(96, stride)
     for part, count in (('train', 2), ('validation', 1), ('test', 1)):
       arrays, own = getattr(found, part), getattr(drawn, part)
       assert arrays['image'].shape == (count, padded, padded, 3)
@@ -173,7 +173,7 @@ def test_scenes_are_padded(monkeypatch):
         inside = arrays[key][:, :side, :side]
         np.testing.assert_array_equal(inside, own[key])
       assert (arrays['label'][:, side:] == 255).all()
-      assert (arrays['image'][:, :, side:] == padding.fill_of(drawn.mean)).all()
+      assert (arrays['image'][:, :, side:] == squares.fill_of(drawn.mean)).all()
     assert (found.mean, found.classes) == (drawn.mean, drawn.classes)
   for size, match in ((96, 'does not fit'), (17, 'scenes need 33')):
     with pytest.raises(fs.UserError, match=match):

@@ -1,14 +1,14 @@
-"""Pictures with boxes in COCO's layout: one JSON of annotations a split.
+"""Pictures with boxes or masks in COCO's layout: a JSON of annotations a split.
 
 DIR/annotations/instances_SPLIT.json and the pictures in DIR/SPLIT/.
 """
 
-import collections
 import json
 import math
 import pathlib
 
-from fastsnn_jax.data import boxed, decode
+from fastsnn_jax.data import decode, records
+from fastsnn_jax.data.readers import coco_outlines, text
 from fastsnn_jax.errors import UserError
 
 # In this order; the first for which there are annotations.
@@ -24,10 +24,21 @@ LAYOUT = (
   'annotations/instances_train2017.json and instances_val2017.json (or _train '
   'and _test, _val), their pictures in train2017/ and val2017/'
 )
+CROWDS = ('background', 'ignored')
 _KEYS = ('images', 'annotations', 'categories')
 
 
-def read(directory, classes=None, *, exact=False) -> boxed.Boxed:
+def has_annotations(directory) -> bool:
+  """Whether a directory, or COCO in it, has annotations to train on.
+
+  >>> has_annotations('.')
+  False
+  """
+  directory = pathlib.Path(directory).expanduser()
+  return any(_annotations(x, TRAIN) for x in (directory / 'COCO', directory))
+
+
+def read_boxes(directory, classes=None) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   COCO itself: trains on train2017, tests on val2017. Any other directory: the
@@ -35,52 +46,111 @@ def read(directory, classes=None, *, exact=False) -> boxed.Boxed:
   files `ANNOTATIONS`. A picture is looked for in `PICTURES`.
 
   Crowds and images without objects are kept. Boxes to train on are a pixel
-  shorter than annotated, as the reference has them (spec §6, Q21):
-  x2 = min(W - 1, x1 + max(0, w - 1)); those to test on are as annotated.
+  shorter than annotated, as the official code has them (reference behaviour
+  D6, D-Q21): x2 = min(W - 1, x1 + max(0, w - 1)); those to test on are as
+  annotated.
 
   Args:
     directory: in that layout, or with COCO in it.
     classes: names; if not given, those of the training split's categories in
       the order of their ids. Case does not matter; the test split's categories
       are found by name, for its ids may be others.
-    exact: boxes to train on as annotated, too.
 
   Raises:
     UserError: another layout, annotations that are not COCO's, or a split of
       which nothing can be read.
   """
-  base, splits = locate(directory)
-  repairs = collections.Counter()
-  train, test = (load(path) for _, path in splits)
-  if classes is None:
-    names = {}
-    for _, name in sorted(categories(train).items()):
-      names.setdefault(name.lower(), name)
-    classes = names.values()
-  classes = tuple(classes)
-  numbers = boxed.index(classes)
-  records = []
-  for data, (split, path), short in (
-    (train, splits[0], not exact),
-    (test, splits[1], False),
-  ):
-    part = [
-      boxed.record(*item, numbers, repairs, short=short)
-      for item in _pictures(base, split, data, repairs)
-    ]
-    boxed.check(part, classes, path, LAYOUT)
-    records.append(part)
-  return boxed.Boxed(*records, classes, repairs)
+  base, splits = _locate(directory)
+  repairs = records.new_repairs()
+  parts = []
+  for split, path in splits:
+    data = _load(path, _without_outline)
+    if classes is None:
+      names = {}
+      for _, name in sorted(_categories(data).items()):
+        names.setdefault(name.lower(), name)
+      classes = names.values()
+    classes = tuple(classes)
+    numbers = records.class_numbers(classes)
+    categories = _categories(data)
+    part = []
+    for entry, picture, size, items in _pictures(base, split, data, repairs):
+      if _said_size(entry, size) != size:
+        repairs['said_size'].append(str(picture))
+      objects = [_object(item, categories) for item in items]
+      part.append(
+        records.with_boxes(
+          picture, size, objects, numbers, repairs, short=not parts
+        )
+      )
+    records.check(part, classes, path, LAYOUT, repairs)
+    parts.append(part)
+  return records.Records(*parts, classes, repairs)
 
 
-def found(directory) -> bool:
-  """Whether a directory, or COCO in it, has annotations to train on.
+def read_masks(
+  directory, classes=None, *, crowd: str = 'background'
+) -> records.Records:
+  """Reads outlines, which are painted to a mask when it is asked for.
 
-  >>> found('.')
-  False
+  Labels are 0 for the background and 1 more than the place in the list of
+  categories for what is on it. Of objects that overlap, the later one in the
+  file is on top. Left out are, as in the official code (reference behaviour
+  S5.2), objects marked `ignore`, with a box beside the picture or a side below
+  1, and with no area. Images without objects are kept.
+
+  Args:
+    directory: as for `read_boxes`.
+    classes: names, without the background; if not given, those of the training
+      split's categories, in the order of its list. Case does not matter.
+    crowd: what crowds are: 'background', as in the official code; or 'ignored',
+      where no other object is.
+
+  Raises:
+    UserError: another layout, annotations that are not COCO's, a split of which
+      nothing can be read, no pycocotools, another `crowd`.
   """
-  directory = pathlib.Path(directory).expanduser()
-  return any(_annotations(x, TRAIN) for x in (directory / 'COCO', directory))
+  if crowd not in CROWDS:
+    raise UserError(f'crowd is {crowd!r}; choose one of {", ".join(CROWDS)}')
+  coco_outlines.pycocotools()
+  base, splits = _locate(directory)
+  repairs = records.new_repairs()
+  parts = []
+  for split, path in splits:
+    data = _load(path, _with_outline)
+    if classes is None:
+      classes = _categories(data).values()
+    classes = tuple(classes)
+    records.mask_classes(('background', *classes))
+    numbers = records.class_numbers(classes)
+    categories = _categories(data)
+    part = []
+    for entry, picture, size, items in _pictures(base, split, data, repairs):
+      said = _said_size(entry, size)
+      if said != size:
+        sizes = f'{said[0]} x {said[1]} and not {size[0]} x {size[1]}'
+        repairs['mask_size'].append(f'{picture}, {sizes}')
+        continue
+      shapes = []
+      for item in items:
+        number = numbers.get(_name(item, categories).lower())
+        repair = _flaw(item, number, size, crowd)
+        if repair:
+          where = f'{path}, annotation {_id(item, "id")}'
+          repairs[repair].append(where)
+        if repair in (None, 'crowd_ignored'):
+          label = number + 1 if repair is None else records.IGNORED
+          shapes.append((label, item['segmentation']))
+      # Crowds lie below the others.
+      shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
+      mask = coco_outlines.Outlines(size, tuple(shapes))
+      part.append(records.Record(picture, size, _labels(mask), mask=mask))
+    records.check(part, classes, path, LAYOUT, repairs)
+    parts.append(part)
+  return records.Records(*parts, ('background', *classes), repairs)
+
+
+# ---------------------------------------------------------------------- files
 
 
 def _annotations(base, splits):
@@ -93,21 +163,16 @@ def _annotations(base, splits):
   return None
 
 
-def locate(directory):
-  """Where the set is, ((split, annotations) of train, the same of test).
-
-  Raises:
-    UserError: there are no annotations of one of the splits.
-  """
+def _locate(directory):
+  """Where the set is, [(split, annotations) of train, the same of test]."""
   directory = pathlib.Path(directory).expanduser()
   base = directory / 'COCO'
   if not _annotations(base, TRAIN):
     base = directory
-  splits = [_annotations(base, names) for names in (TRAIN, TEST)]
-  for there, purpose, names in zip(
-    splits, ('train', 'test'), (TRAIN, TEST), strict=True
-  ):
-    if not there:
+  splits = []
+  for purpose, names in (('train', TRAIN), ('test', TEST)):
+    splits.append(_annotations(base, names))
+    if not splits[-1]:
       forms = ' or '.join(form.format('SPLIT') for form in ANNOTATIONS)
       raise UserError(
         f'{base} has no annotations to {purpose} on, {forms} with SPLIT one of '
@@ -116,20 +181,12 @@ def locate(directory):
   return base, splits
 
 
-def load(path, hook=None):
-  """The annotations of a split.
-
-  Args:
-    path: of the JSON.
-    hook: what to make of each object in it; None leaves the outlines out.
-
-  Raises:
-    UserError: it cannot be read, or is something else.
-  """
+def _load(path, hook):
+  """The annotations of a split; `hook` changes each object of the JSON."""
+  content = text.read(path)
   try:
-    with open(path, encoding='utf-8-sig') as file:
-      data = json.load(file, object_hook=hook or _lean)
-  except (OSError, ValueError, RecursionError) as error:
+    data = json.loads(content, object_hook=hook)
+  except (ValueError, RecursionError) as error:
     raise UserError(
       f'{path} cannot be read ({" ".join(str(error).split())}); it must be '
       "JSON in COCO's format, so write or download it anew"
@@ -144,68 +201,124 @@ def load(path, hook=None):
   return data
 
 
-def _lean(entry):
+def _without_outline(entry):
   """Outlines are most of the file; they need not pile up."""
   entry.pop('segmentation', None)
   return entry
 
 
-def categories(data) -> dict:
+def _with_outline(entry):
+  if 'segmentation' in entry:
+    entry['segmentation'] = coco_outlines.parse(entry['segmentation'])
+  return entry
+
+
+def _pictures(base, split, data, repairs):
+  """Yields (entry, path, size, annotations) of the images that can be read."""
+  folders = [base / form.format(split) for form in PICTURES]
+  annotations = {_id(entry, 'id'): [] for entry in data['images']}
+  for item in data['annotations']:
+    image = _id(item, 'image_id')
+    if image in annotations:
+      annotations[image].append(item)
+    else:
+      repairs['stray'].append(f'{split}, annotation {_id(item, "id")}')
+  for entry in data['images']:
+    name = str(entry.get('file_name', ''))
+    paths = (folder / name for folder in folders)
+    path = next((path for path in paths if path.is_file()), None)
+    try:
+      if path:
+        size = decode.size_of(path)
+        yield entry, path, size, annotations[_id(entry, 'id')]
+      else:
+        repairs['gone'].append(name or f'{split}, image {_id(entry, "id")}')
+    except decode.Undecodable:
+      repairs['unreadable'].append(str(path))
+
+
+# ------------------------------------------------------------------- entries
+
+
+def _id(entry, key):
+  return entry.get(key)
+
+
+def _categories(data):
   """{id: name}, in the order in which they are listed."""
   return {
-    item['id']: str(item.get('name', item['id'])).strip()
+    _id(item, 'id'): str(item.get('name', item['id'])).strip()
     for item in data['categories']
     if 'id' in item
   }
 
 
-def _pictures(base, split, data, repairs):
-  """Yields (path, size, [`boxed.Found`]) of what can be read."""
-  names = categories(data)
-  objects = {item.get('id'): [] for item in data['images']}
-  for item in data['annotations']:
-    if item.get('image_id') not in objects:
-      repairs['stray'] += 1
-      continue
-    area = item.get('area')
-    objects[item['image_id']].append(
-      boxed.Found(
-        names.get(item.get('category_id'), ''),
-        _corners(item.get('bbox')),
-        crowd=bool(item.get('iscrowd')),
-        area=area if isinstance(area, int | float) else None,
-      )
-    )
-  for item, path, size in pictures(base, split, data):
-    if path is None:
-      repairs['unreadable'] += 1
-      continue
-    repairs['resized'] += said_size(item, size) != size
-    yield path, size, objects[item.get('id')]
+def _name(item, categories):
+  return categories.get(_id(item, 'category_id'), '')
 
 
-def pictures(base, split, data):
-  """Yields (entry, path, size) of all images; None for what cannot be read."""
-  folders = [base / form.format(split) for form in PICTURES]
-  for item in data['images']:
-    try:
-      name = item['file_name']
-      path = next(x for folder in folders if (x := folder / name).is_file())
-      size = decode.size_of(path)
-    except (KeyError, TypeError, StopIteration, decode.Undecodable):
-      path = size = None
-    yield item, path, size
-
-
-def said_size(item, size):
+def _said_size(entry, size):
   """(width, height) as an image's entry says, as it is where that is silent."""
-  return item.get('width') or size[0], item.get('height') or size[1]
+  return entry.get('width') or size[0], entry.get('height') or size[1]
 
 
-def _corners(box):
-  """COCO's (x, y, width, height) -> (x1, y1, x2, y2), NaN for what is none."""
+def _object(item, categories):
+  area = item.get('area')
+  x, y, width, height = _box(item) or (math.nan,) * 4
+  return records.Object(
+    _name(item, categories),
+    (x, y, x + width, y + height),
+    crowd=bool(item.get('iscrowd')),
+    area=area if isinstance(area, int | float) else None,
+  )
+
+
+def _box(item):
+  """(x, y, width, height), or None where there are no four numbers."""
   try:
-    x, y, width, height = map(float, box)
+    x, y, width, height = map(float, item.get('bbox'))
   except (TypeError, ValueError):
-    return (math.nan,) * 4
-  return x, y, x + width, y + height
+    return None
+  return x, y, width, height
+
+
+def _flaw(item, number, size, crowd):
+  """Why an annotation is no object in a mask: a repair, or None.
+
+  A crowd to be ignored is painted: `crowd_ignored` is told of it.
+  """
+  if number is None:
+    return 'unknown'
+  if item.get('iscrowd') and crowd == 'background':
+    return 'crowd'
+  if _skipped(item, size):
+    return 'skipped'
+  outline = item.get('segmentation')
+  if outline is None or (
+    isinstance(outline, dict) and outline['size'] != size[::-1]
+  ):
+    return 'no_outline'
+  return 'crowd_ignored' if item.get('iscrowd') else None
+
+
+def _skipped(item, size):
+  """Whether the official code leaves an annotation out, but for crowds."""
+  area = item.get('area')
+  if item.get('ignore') or (isinstance(area, int | float) and area <= 0):
+    return True
+  box = _box(item)
+  if box is None:
+    return False  # the outline says where it is
+  beside = (
+    min(place + side, length) <= max(place, 0)
+    for place, side, length in zip(box[:2], box[2:], size, strict=True)
+  )
+  return min(box[2:]) < 1 or any(beside)
+
+
+def _labels(mask):
+  """As `records.labels_in`, but painted only where all may be ignored."""
+  labels = {label for label, _ in mask.shapes}
+  if labels == {records.IGNORED}:
+    return records.labels_in(mask(), records.IGNORED)
+  return bytes(sorted({0, *labels} - {records.IGNORED}))

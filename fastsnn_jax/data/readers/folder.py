@@ -18,7 +18,7 @@ LAYOUT = 'DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val, validation)'
 
 
 class Files:
-  """The pictures of one split: encoded bytes, read when asked for.
+  """A split: `[i]` is (the encoded picture, {'label': int32}), read when asked.
 
   Args:
     folder: of the split.
@@ -32,14 +32,13 @@ class Files:
   def __init__(self, folder, names, labels):
     self._folder, self._names, self._labels = os.fspath(folder), names, labels
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._labels)
 
-  def __getitem__(self, index) -> tuple[bytes, int]:
-    path = self.name(index)
+  def __getitem__(self, index) -> tuple[bytes, dict]:
+    path = pathlib.Path(self.name(index))
     try:
-      with open(path, 'rb') as file:
-        return file.read(), int(self._labels[index])
+      return path.read_bytes(), {'label': self._labels[index]}
     except OSError as error:
       raise UserError(
         f'{path} cannot be read ({error.strerror}); it was there when the run '
@@ -50,7 +49,7 @@ class Files:
     return os.path.join(self._folder, os.fsdecode(bytes(self._names[index])))
 
 
-def found(directory) -> bool:
+def has_classes(directory) -> bool:
   """Whether a directory has a folder `train` with folders in it."""
   return bool(_classes(pathlib.Path(directory) / 'train'))
 
@@ -73,53 +72,49 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
       has a class that train has not.
   """
   directory = pathlib.Path(directory)
-  classes = _classes(directory / 'train')
-  test = next((x for x in _TEST if _classes(directory / x)), None)
+  train, tests = directory / 'train', [directory / name for name in _TEST]
+  classes = _classes(train)
+  test = next((folder for folder in tests if _classes(folder)), None)
   if not classes or test is None:
-    what = 'train' if not classes else 'test (nor val or validation)'
+    what = 'test (nor val or validation)' if classes else 'train'
     raise UserError(
       f'{directory} has no folder {what} with a folder for each class; '
       f'arrange the pictures as {LAYOUT}'
     )
-  unknown = [x for x in _classes(directory / test) if x not in set(classes)]
+  unknown = [name for name in _classes(test) if name not in set(classes)]
   if unknown:
     raise UserError(
-      f'{directory / test} has the classes {_some(unknown)}, which '
-      f'{directory / "train"} has not; both need the same folders, so rename '
-      'or remove them'
+      f'{test} has the classes {_some(unknown)}, which {train} has not; both '
+      'need the same folders, so rename or remove them'
     )
-  train, counts = _list(directory / 'train', classes)
-  empty = [x for x, n in zip(classes, counts, strict=True) if n == 0]
+  files, counts = _list(train, classes)
+  empty = [name for name, n in zip(classes, counts, strict=True) if n == 0]
   if empty:
     raise UserError(
-      f'{directory / "train"} has no pictures of the classes {_some(empty)}; '
-      f'each folder needs at least one file ({" ".join(SUFFIXES)}), so fill or '
-      'remove them'
+      f'{train} has no pictures of the classes {_some(empty)}; each folder '
+      f'needs at least one file ({" ".join(SUFFIXES)}), so fill or remove them'
     )
-  held_out, counts = _list(directory / test, classes)
+  held_out, counts = _list(test, classes)
   if not sum(counts):
     raise UserError(
-      f'{directory / test} has no pictures ({" ".join(SUFFIXES)}) in the '
-      f'folders of its classes; arrange them as {LAYOUT}'
+      f'{test} has no pictures ({" ".join(SUFFIXES)}) in the folders of its '
+      f'classes; arrange them as {LAYOUT}'
     )
-  return train, held_out, tuple(classes)
+  return files, held_out, tuple(classes)
 
 
 def _some(names):
-  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return f'{names[:5]}{more}'
+  rest = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  return f'{names[:5]}{rest}'
 
 
 def _classes(folder):
   """Sorted names of the folders in a folder; none if it is not there."""
-  if not folder.is_dir():
-    return []
-  with os.scandir(folder) as entries:
-    return sorted(
-      entry.name
-      for entry in entries
-      if entry.is_dir() and not entry.name.startswith('.')
-    )
+  return sorted(
+    path.name
+    for path in (folder.iterdir() if folder.is_dir() else ())
+    if path.is_dir() and not path.name.startswith('.')
+  )
 
 
 def _list(folder, classes):

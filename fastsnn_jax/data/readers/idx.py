@@ -5,54 +5,50 @@ number of dimensions, then each dimension as 32 bits) and the values as bytes.
 """
 
 import gzip
+import math
 import pathlib
 import struct
 import zlib
 
 import numpy as np
 
-from fastsnn_jax.data.dataset import Dataset, assemble
 from fastsnn_jax.errors import UserError
 
 _MAGIC = {'images': 0x00000803, 'labels': 0x00000801}  # uint8, 3 or 1 dims
 _PARTS = {'train': 'train', 'test': 't10k'}
 
 
-def _names(part, kind):
-  """The names one file goes by; `.idx` instead of `-idx` in some copies."""
+def _find(directory, part, kind):
+  """The path of a file, or None, and the names that it may have."""
   dims = _MAGIC[kind] & 0xFF
-  stems = [f'{_PARTS[part]}-{kind}{mark}idx{dims}-ubyte' for mark in '-.']
-  return [stem + suffix for stem in stems for suffix in ('', '.gz')]
+  names = [
+    f'{_PARTS[part]}-{kind}{mark}idx{dims}-ubyte{suffix}'
+    for mark in '-.'  # `.idx` instead of `-idx` in some copies
+    for suffix in ('', '.gz')
+  ]
+  paths = (pathlib.Path(directory) / name for name in names)
+  return next((path for path in paths if path.is_file()), None), names
 
 
-def found(directory) -> bool:
+def has_files(directory) -> bool:
   """Whether a directory holds any of the four files, by their names."""
   return any(
-    (pathlib.Path(directory) / name).is_file()
-    for part in _PARTS
-    for kind in _MAGIC
-    for name in _names(part, kind)
+    _find(directory, part, kind)[0] for part in _PARTS for kind in _MAGIC
   )
 
 
-def load(name, directory) -> Dataset:
+def load(directory):
   """Reads `train-images-idx3-ubyte`, its three fellows, or their `.gz` forms.
 
-  Args:
-    name: Of the data set; `mnist` and `fashion_mnist` bring their class names
-      and statistics, any other has numbered classes. `idx` takes the name of
-      the directory.
-    directory: Where the four files are.
-
   Returns:
-    A data set of grey images [N, H, W, 1].
+    (train, test, classes): the first two {'image': uint8 [N, H, W, 1], 'label':
+    uint8 [N]}, classes are '0', '1' and so on to the largest label.
 
   Raises:
-    UserError: A file is missing, is no idx file of its kind, is cut short or
+    UserError: a file is missing, is no idx file of its kind, is cut short or
       too long, or two files do not fit together.
   """
-  directory = pathlib.Path(directory)
-  splits = {}
+  splits = []
   for part in _PARTS:
     images, image_file = _read(directory, part, 'images')
     labels, label_file = _read(directory, part, 'labels')
@@ -61,20 +57,14 @@ def load(name, directory) -> Dataset:
         f'{image_file} holds {len(images)} images but {label_file.name} '
         f'{len(labels)} labels; the two files must come from one set'
       )
-    splits[part] = {'image': images[..., None], 'label': labels}
-  if name == 'idx':
-    name = directory.resolve().name
-    last = max(int(x['label'].max(initial=0)) for x in splits.values())
-    return assemble(name, **splits, classes=tuple(map(str, range(last + 1))))
-  return assemble(name, **splits)
+    splits.append({'image': images[..., None], 'label': labels})
+  last = max(int(split['label'].max(initial=0)) for split in splits)
+  return *splits, tuple(map(str, range(last + 1)))
 
 
 def _read(directory, part, kind):
   """One file -> (uint8 array of its dimensions, its path)."""
-  names = _names(part, kind)
-  file = next(
-    (directory / name for name in names if (directory / name).is_file()), None
-  )
+  file, names = _find(directory, part, kind)
   if file is None:
     raise UserError(
       f'{directory} holds no file {names[0]} (nor {names[1]}); put all four '
@@ -95,7 +85,7 @@ def _read(directory, part, kind):
       f'{file} begins with the magic number 0x{magic:08x}, expected '
       f'0x{wanted:08x} for {kind}; it is another kind of file under this name'
     )
-  expected = header + int(np.prod(shape, dtype=object))
+  expected = header + math.prod(shape)
   if len(data) != expected:
     raise UserError(
       f'{file} holds {len(data)} bytes, expected {expected} for '
@@ -108,19 +98,15 @@ def _bytes(file):
   """The content, unpacked if it is gzip, whatever the name says."""
   try:
     data = file.read_bytes()
-  except OSError as error:
-    raise UserError(
-      f'{file} cannot be read ({error.strerror}); check its permissions'
-    ) from error
-  if data[:2] != b'\x1f\x8b':
-    return data
-  try:
-    return gzip.decompress(data)
+    return gzip.decompress(data) if data[:2] == b'\x1f\x8b' else data
   except EOFError:
     # Cut short: what there is of it lets the caller state both sizes.
     return zlib.decompressobj(wbits=31).decompress(data)
   except (zlib.error, gzip.BadGzipFile) as error:
     raise UserError(
-      f'{file} is a damaged gzip file ({error}), expected a whole one; get the '
-      'file again'
+      f'{file} is a damaged gzip file ({error}); get the file again'
+    ) from error
+  except OSError as error:
+    raise UserError(
+      f'{file} cannot be read ({error.strerror}); check its permissions'
     ) from error

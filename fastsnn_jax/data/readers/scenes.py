@@ -7,8 +7,8 @@ machine. Train, validation and test scenes show different digits.
 import numpy as np
 
 from fastsnn_jax.data.dataset import Dataset, statistics
-from fastsnn_jax.data.masked import IGNORED
 from fastsnn_jax.data.readers import digits, drawing
+from fastsnn_jax.data.records import IGNORED
 from fastsnn_jax.errors import UserError
 
 

@@ -1,14 +1,17 @@
-"""Pictures with boxes in VOC's layout: VOCdevkit, or any directory like it.
+"""Pictures with boxes or masks in VOC's layout: VOCdevkit, or one's own.
 
-DIR/Annotations/NAME.xml, DIR/JPEGImages/NAME.jpg, DIR/ImageSets/Main/SPLIT.txt.
+DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and
+DIR/ImageSets/Main/SPLIT.txt; for masks DIR/SegmentationClass/NAME.png, a PNG of
+indices with 255 for pixels to be ignored, and
+DIR/ImageSets/Segmentation/SPLIT.txt; and, but for VOC itself, DIR/classes.txt.
 """
 
-import collections
 import math
 import pathlib
 from xml.etree import ElementTree
 
-from fastsnn_jax.data import boxed, decode
+from fastsnn_jax.data import decode, records
+from fastsnn_jax.data.readers import text
 from fastsnn_jax.errors import UserError
 
 CLASSES = (
@@ -16,12 +19,22 @@ CLASSES = (
   *('chair', 'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person'),
   *('pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor'),
 )
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
-LAYOUT = 'Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/*.txt'
+MASK_CLASSES = ('background', *CLASSES)
+BOX_LAYOUT = 'Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/*.txt'
+MASK_LAYOUT = (
+  'JPEGImages/*.jpg, SegmentationClass/*.png with indices of the classes, 255 '
+  'means ignored, ImageSets/Segmentation/*.txt and classes.txt'
+)
+# In this order, picture by picture; `sbd` writes the first, as the official
+# code's tools do (reference behaviour S5.1).
+MASKS = ('EncodeSegmentationClass', 'SegmentationClass')
+BOX_LISTS = pathlib.PurePath('ImageSets', 'Main')
+MASK_LISTS = pathlib.PurePath('ImageSets', 'Segmentation')
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
-def read(directory, classes=None) -> boxed.Boxed:
+def read_boxes(directory, classes=None) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   VOCdevkit: trains on trainval of 2007 and of 2012, tests on test of 2007. Any
@@ -37,114 +50,142 @@ def read(directory, classes=None) -> boxed.Boxed:
   Raises:
     UserError: another layout, or a split of which nothing can be read.
   """
-  splits, known = _splits(pathlib.Path(directory).expanduser())
-  repairs = collections.Counter()
-  found = [
-    [item for root, name in parts for item in _annotations(root, name, repairs)]
-    for parts in splits
+  splits, known = _box_lists(pathlib.Path(directory).expanduser())
+  repairs = records.new_repairs()
+  pictures = [
+    [item for path in paths for item in _annotations(path, repairs)]
+    for paths in splits
   ]
   if classes is None:
-    names = (item.name for *_, objects in found[0] for item in objects)
+    names = (item.name for *_, objects in pictures[0] for item in objects)
     spelt = {name.lower(): name for name in names if name}
     classes = known or sorted(spelt.values())
-  numbers = boxed.index(classes)
-  train, test = (
-    [boxed.record(*item, numbers, repairs, whole=True) for item in items]
-    for items in found
-  )
-  for records, ((root, name), *_) in ((train, splits[0]), (test, splits[1])):
-    where = root / 'ImageSets' / 'Main' / f'{name}.txt'
-    boxed.check(records, classes, where, LAYOUT)
-  return boxed.Boxed(train, test, tuple(classes), repairs)
+  numbers = records.class_numbers(classes)
+  parts = []
+  for (path, *_), items in zip(splits, pictures, strict=True):
+    parts.append(
+      [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
+    )
+    records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
+  return records.Records(*parts, tuple(classes), repairs)
 
 
-def _splits(directory):
-  """(((root, split), …) of train and of test), classes that are known."""
-  for base in (directory / 'VOCdevkit', directory):
-    years = [base / f'VOC{year}' for year in (2007, 2012)]
-    if years[0].is_dir():
-      train = [(year, 'trainval') for year in years if year.is_dir()]
-      return (train, [(years[0], 'test')]), CLASSES
-  names = directory / 'classes.txt'
-  known = distinct(lines(names), names) if names.is_file() else ()
-  lists = directory / 'ImageSets' / 'Main'
-  for train, test in (
-    ('trainval', 'test'),
-    ('train', 'test'),
-    ('train', 'val'),
-  ):
-    if all((lists / f'{name}.txt').is_file() for name in (train, test)):
-      return ([(directory, train)], [(directory, test)]), known
+def has_masks(directory) -> bool:
+  """Whether a directory, or VOC in it, has lists of pictures with masks.
+
+  >>> has_masks('.')
+  False
+  """
+  return (mask_root(directory) / MASK_LISTS / 'train.txt').is_file()
+
+
+def read_masks(directory, classes=None) -> records.Records:
+  """Finds the pictures and masks of the splits; they stay where they are.
+
+  VOC2012: trains on trainaug if there is that list (see `sbd`), else on train,
+  and tests on val, as the official code does. Any other directory: trains on
+  train and tests on test, where val is for validation; or without a test.txt on
+  val.
+
+  Args:
+    directory: in that layout, or with VOC2012 or VOCdevkit in it.
+    classes: names, the first for index 0 and so on, background too if that is a
+      class; if not given, a line each of DIR/classes.txt, or VOC's own.
+
+  Raises:
+    UserError: another layout, no names of the classes, a mask that is no PNG of
+      indices, or a split of which nothing can be read.
+  """
+  root = mask_root(directory)
+  lists = _mask_lists(root)
+  classes = records.mask_classes(classes or _mask_classes(root))
+  repairs = records.new_repairs()
+  parts = {}
+  for part, name in lists.items():
+    path = root / MASK_LISTS / f'{name}.txt'
+    paths = [
+      (_hinted(name), _picture(root, name), _mask(root, name))
+      for name in names_in(path)
+    ]
+    parts[part] = records.with_masks(paths, classes, repairs)
+    records.check(parts[part], classes, path, MASK_LAYOUT, repairs)
+  return records.Records(**parts, classes=classes, repairs=repairs)
+
+
+def mask_root(directory) -> pathlib.Path:
+  """VOC2012 in a directory, or else the directory."""
+  directory = pathlib.Path(directory).expanduser()
+  return _year(directory, 2012) or directory
+
+
+def names_in(path, layout=MASK_LAYOUT) -> list[str]:
+  """The first word of each line of a list.
+
+  Raises:
+    UserError: there is no such file, or it is not UTF-8.
+  """
+  return [line.split()[0] for line in text.listed(path, layout)]
+
+
+def _year(directory, year):
+  """VOC of that year in a directory, or None."""
+  roots = (directory / below / f'VOC{year}' for below in ('VOCdevkit', '.'))
+  return next((root for root in roots if root.is_dir()), None)
+
+
+def _box_lists(directory):
+  """((paths of the lists to train on), (… to test on)), classes if known."""
+  root = _year(directory, 2007)
+  if root:
+    years = [root, root.parent / 'VOC2012']
+    train = [x / BOX_LISTS / 'trainval.txt' for x in years if x.is_dir()]
+    return (train, [root / BOX_LISTS / 'test.txt']), CLASSES
+  path = directory / 'classes.txt'
+  names = filter(None, text.lines(path)) if path.is_file() else ()
+  known = text.distinct([*names], path)
+  for splits in (('trainval', 'test'), ('train', 'test'), ('train', 'val')):
+    paths = [directory / BOX_LISTS / f'{split}.txt' for split in splits]
+    if all(path.is_file() for path in paths):
+      return [[path] for path in paths], known
   raise UserError(
     f'{directory} has neither VOC2007 nor ImageSets/Main with trainval.txt and '
-    f'test.txt (or train.txt and val.txt); arrange it as {LAYOUT}'
+    f'test.txt (or train.txt and val.txt); arrange it as {BOX_LAYOUT}'
   )
 
 
-def _annotations(root, split, repairs):
-  """Yields (path, size, [`boxed.Found`]) of what can be read."""
-  listed = root / 'ImageSets' / 'Main' / f'{split}.txt'
-  if not listed.is_file():
-    raise UserError(f'{listed}: no such file; arrange {root} as {LAYOUT}')
-  for line in lines(listed):
+def _annotations(path, repairs):
+  """Yields (picture, size, [`records.Object`]) of what can be read."""
+  root = path.parents[2]
+  for line in text.listed(path, BOX_LAYOUT):
     # VOC's own lists of a class have a mark behind the name.
-    names = (line, line.split()[0])
+    name = line if _picture(root, line) else line.split()[0]
+    picture = _picture(root, name)
+    if picture is None:
+      repairs['gone'].append(_hinted(name))
+      continue
+    file = picture
     try:
-      name, path = next(
-        (name, path)
-        for name in names
-        for suffix in SUFFIXES
-        if (path := root / 'JPEGImages' / (name + suffix)).is_file()
-      )
-      size = decode.size_of(path)
-      tree = ElementTree.parse(root / 'Annotations' / f'{name}.xml')
-    except (StopIteration, decode.Undecodable, OSError, ElementTree.ParseError):
-      repairs['unreadable'] += 1
+      size = decode.size_of(picture)
+      file = root / 'Annotations' / f'{name}.xml'
+      tree = ElementTree.parse(file)
+    except (decode.Undecodable, OSError, ElementTree.ParseError):
+      repairs['unreadable'].append(str(file))
       continue
     said = [_number(tree, f'size/{side}') for side in ('width', 'height')]
-    repairs['resized'] += any(
+    if any(
       value not in (0, real) and not math.isnan(value)
       for value, real in zip(said, size, strict=True)
-    )
+    ):
+      repairs['said_size'].append(str(picture))
     objects = [
-      boxed.Found(
+      records.Object(
         (node.findtext('name') or '').strip(),
         [_number(node, f'bndbox/{corner}') - 1 for corner in _CORNERS],
         difficult=_number(node, 'difficult') == 1,
       )
       for node in tree.iter('object')
     ]
-    yield path, size, objects
-
-
-def lines(path) -> list[str]:
-  """The lines of a text file with something in them, without spaces around.
-
-  Raises:
-    UserError: it is not UTF-8.
-  """
-  try:
-    text = path.read_text(encoding='utf-8')
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f'{path} is not UTF-8 (byte {error.start}); write it again as UTF-8'
-    ) from error
-  return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def distinct(names, path) -> tuple[str, ...]:
-  """The names of classes, if no two are the same.
-
-  >>> distinct(['cat', 'dog'], 'classes.txt')
-  ('cat', 'dog')
-  """
-  for i, name in enumerate(names):
-    if name in names[:i]:
-      raise UserError(
-        f'{path}: classes {names.index(name)} and {i} are both {name!r}; give '
-        'each a name of its own'
-      )
-  return tuple(names)
+    yield picture, size, objects
 
 
 def _number(node, path):
@@ -153,3 +194,58 @@ def _number(node, path):
     return float(node.findtext(path, 'nan'))
   except ValueError:
     return math.nan
+
+
+def _mask_lists(root):
+  """{part of `records.Records`: name of its list}."""
+  names = ('train', 'trainaug', 'val', 'test')
+  listed = {x for x in names if (root / MASK_LISTS / f'{x}.txt').is_file()}
+  if 'train' in listed and root.name == 'VOC2012':
+    train = 'trainaug' if 'trainaug' in listed else 'train'
+    return {'train': train, 'test': 'val'}
+  if listed >= {'train', 'val', 'test'}:
+    return {'train': 'train', 'test': 'test', 'validation': 'val'}
+  for test in ('test', 'val'):
+    if listed >= {'train', test}:
+      return {'train': 'train', 'test': test}
+  raise UserError(
+    f'{root} has no {MASK_LISTS} with train.txt and with test.txt or val.txt; '
+    f'arrange it as {MASK_LAYOUT}'
+  )
+
+
+def _mask_classes(root):
+  """Names as DIR/classes.txt has them, or VOC's own."""
+  path = root / 'classes.txt'
+  if not path.is_file():
+    if root.name == 'VOC2012':
+      return MASK_CLASSES
+    raise UserError(
+      f'{path}: no such file; write the names of the classes there, a line for '
+      'each index, from 0 on'
+    )
+  names = text.lines(path)
+  if not all(names):
+    raise UserError(
+      f'{path} has an empty line {names.index("") + 1}; the first line is the '
+      'name of index 0, the next of index 1 and so on, so name that index too'
+    )
+  return text.distinct(names, path)
+
+
+def _picture(root, name):
+  paths = (root / 'JPEGImages' / (name + suffix) for suffix in _SUFFIXES)
+  return next((path for path in paths if path.is_file()), None)
+
+
+def _mask(root, name):
+  paths = (root / folder / f'{name}.png' for folder in MASKS)
+  return next((path for path in paths if path.is_file()), None)
+
+
+def _hinted(name):
+  """A name of a list, and what is wrong if it is the name of a file."""
+  path = pathlib.PurePath(name)
+  if path.suffix in _SUFFIXES or 'JPEGImages' in path.parts:
+    return f'{name}; names in lists have no folder and no ending: {path.stem}'
+  return name

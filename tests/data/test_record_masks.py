@@ -11,7 +11,7 @@ from support.masks import mask, palette
 from support.pictures import encode, smooth
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import decode, masked, padding
+from fastsnn_jax.data import decode, records, squares
 
 CLASSES = ('sky', 'road', 'car')
 
@@ -81,27 +81,27 @@ LABELS = mask(8, 6, 3)
   [
     (PICTURE, palette(LABELS), None, None),
     (None, palette(LABELS), 'gone', 'a'),
-    (PICTURE, None, 'bare', 'a.jpg'),
+    (PICTURE, None, 'no_mask', 'a.jpg'),
     (b'text', palette(LABELS), 'unreadable', 'a.jpg'),
     (PICTURE, b'text', 'unreadable', 'a.png'),
     (PICTURE, palette(LABELS)[:60], 'unreadable', 'a.png'),
-    (PICTURE, palette(LABELS.T), 'resized', 'a.png, 6 x 8 and not 8 x 6'),
+    (PICTURE, palette(LABELS.T), 'mask_size', 'a.png, 6 x 8 and not 8 x 6'),
     (PICTURE, palette(LABELS | 4), 'no_class', 'a.png, 4 with 3 classes'),
   ],
 )
 def test_what_is_wrong_is_counted_with_its_place(
   tmp_path, picture, labels, repair, where
 ):
-  repairs = masked.new_repairs()
+  repairs = records.new_repairs()
   pairs = [files(tmp_path, picture, labels)]
-  records = masked.examine(pairs, CLASSES, repairs)
+  good = records.with_masks(pairs, CLASSES, repairs)
   kept = repair in (None, 'no_class')
-  assert [record.size for record in records] == [(8, 6)] * kept
+  assert [record.size for record in good] == [(8, 6)] * kept
   assert list(repairs) == [repair] * bool(repair)
   if repair == 'no_class':
     where = 'with 3 classes'
   if repair:
-    (line,) = masked.warnings(repairs)
+    (line,) = records.lines(repairs)
     assert line.startswith('1 ')
     assert line.endswith(f'{where})')
     assert line.count('first: ') == 1
@@ -110,11 +110,11 @@ def test_what_is_wrong_is_counted_with_its_place(
 def test_classes_of_no_pixel_are_named():
   def notes(*labels, classes=CLASSES, **repairs):
     path = pathlib.Path('a.png')
-    train = [masked.Record(path, path, (2, 2), bytes(x)) for x in labels]
-    return masked.notes(masked.Masked(train, [], classes, repairs))
+    train = [records.Record(path, (2, 2), bytes(x), mask=path) for x in labels]
+    return records.notes(records.Records(train, [], classes, repairs))
 
   assert notes([0, 2], [1]) == ()
-  assert notes([0], [0], bare=['b.png']) == (
+  assert notes([0], [0], no_mask=['b.png']) == (
     '1 pictures without a mask left out (first: b.png)',
     "no training mask has the index of 'road', 'car'; 255 means ignored",
   )
@@ -127,32 +127,33 @@ def test_classes_of_no_pixel_are_named():
 @given(st.integers(1, 255), st.integers(0, 99))
 def test_labels_of_a_mask(classes, seed):
   labels = np.random.default_rng(seed).choice([*range(30), 255], (5, 4))
-  found = masked.labels_in(labels, classes)
+  found = records.labels_in(labels, classes)
   assert list(found) == sorted({x for x in labels.flat if x < classes})
 
 
-def test_the_first_in_order_is_named(tmp_path):
-  repairs = masked.new_repairs()
+def test_the_first_in_order_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(records, 'cores', lambda: 8)
+  repairs = records.new_repairs()
   pairs = [(str(i), tmp_path / f'{i}.jpg', None) for i in range(30)]
-  assert not masked.examine(pairs, CLASSES, repairs, threads=8)
-  assert masked.warnings(repairs) == [
+  assert not records.with_masks(pairs, CLASSES, repairs)
+  assert records.lines(repairs) == [
     f'30 pictures without a mask left out (first: {tmp_path / "0.jpg"})'
   ]
   with pytest.raises(fs.UserError, match=r'list\.txt has no .*30 pictures'):
-    masked.check([], 'list.txt', 'layout', repairs)
+    records.check([], CLASSES, 'list.txt', 'layout', repairs)
 
 
 def test_a_coloured_mask_is_refused_by_name(tmp_path):
   pairs = [files(tmp_path, PICTURE, encode(smooth(6, 8)))]
   with pytest.raises(fs.UserError, match=r'a\.png is a PNG of 8-bit RGB; .*8-'):
-    masked.examine(pairs, CLASSES, masked.new_repairs())
+    records.with_masks(pairs, CLASSES, records.new_repairs())
 
 
 @pytest.mark.parametrize('count', [0, 256])
 def test_as_many_classes_as_a_mask_can_tell_apart(count):
   with pytest.raises(fs.UserError, match=f'{count} classes'):
-    masked.check_classes(['x'] * count)
-  assert len(masked.check_classes(['x'] * 255)) == 255
+    records.mask_classes(['x'] * count)
+  assert len(records.mask_classes(['x'] * 255)) == 255
 
 
 # ------------------------------------------------------------------- squares
@@ -160,32 +161,32 @@ def test_as_many_classes_as_a_mask_can_tell_apart(count):
 
 @given(st.integers(1, 2000), st.integers(1, 64))
 def test_the_fitting_size_is_the_least(largest, stride):
-  size = padding.fitting_size(largest, stride)
+  size = squares.fitting_size(largest, stride)
   fits = [
     side for side in range(largest, size + 1) if side % stride == 1 % stride
   ]
   assert fits == [size]
 
 
-def test_sides_of_the_reference():
-  # Spec segmentation §1.4 and §4: VOC is at most 500, COCO 640.
-  assert [padding.fitting_size(500, s) for s in (8, 16)] == [505, 513]
-  assert [padding.fitting_size(640, s) for s in (8, 16)] == [641, 641]
+def test_sides_of_the_official_code():
+  # Reference behaviour S1.4 and S4: VOC is at most 500, COCO 640.
+  assert [squares.fitting_size(500, s) for s in (8, 16)] == [505, 513]
+  assert [squares.fitting_size(640, s) for s in (8, 16)] == [641, 641]
   sizes = [(9, 30), (40, 2), (7, 7)]
-  records = [masked.Record(pathlib.Path('x'), list, size) for size in sizes]
-  assert padding.side_for(records, 8) == 41
-  assert padding.side_for(records, 8, 49) == 49
+  rows = [records.Record(pathlib.Path('x'), size) for size in sizes]
+  assert squares.side_for(rows, 8) == 41
+  assert squares.side_for(rows, 8, 49) == 49
   for size in (0, 40, 48, 50):
     with pytest.raises(fs.UserError, match=f'size={size} does not fit .* 8;'):
-      padding.side_for(records, 8, size)
+      squares.side_for(rows, 8, size)
   match = r'size=33: x has 40 x 2 pixels.*least size that fits is 41'
   with pytest.raises(fs.UserError, match=match):
-    padding.side_for(records, 8, 33)
+    squares.side_for(rows, 8, 33)
 
 
 def records_of(tmp_path, sizes):
   """(records, pictures, labels), half of the masks as functions."""
-  records, pictures, labels = [], [], []
+  rows, pictures, labels = [], [], []
   for i, (width, height) in enumerate(sizes):
     pictures.append(smooth(height, width, seed=i))
     labels.append(mask(width, height, 3, seed=i))
@@ -196,16 +197,16 @@ def records_of(tmp_path, sizes):
       source.write_bytes(palette(labels[-1]))
     else:
       source = labels[-1].astype(np.int64).copy
-    records.append(masked.Record(path, source, (width, height)))
-  return records, pictures, labels
+    rows.append(records.Record(path, (width, height), mask=source))
+  return rows, pictures, labels
 
 
 def test_arrays_are_padded_at_the_bottom_and_on_the_right(tmp_path):
   sizes = [(5, 9), (9, 4), (2, 2), (9, 9), (3, 2)]
-  records, pictures, labels = records_of(tmp_path, sizes)
-  repairs = masked.new_repairs()
+  rows, pictures, labels = records_of(tmp_path, sizes)
+  repairs = records.new_repairs()
   settings = {'classes': 3, 'repairs': repairs}
-  whole = masked.arrays(records, 9, (1, 2, 3), **settings)
+  whole = squares.mask_arrays(rows, 9, (1, 2, 3), **settings)
   assert not repairs
   assert {k: (v.shape, v.dtype.name) for k, v in whole.items()} == {
     'image': ((5, 9, 9, 3), 'uint8'),
@@ -219,24 +220,24 @@ def test_arrays_are_padded_at_the_bottom_and_on_the_right(tmp_path):
     label[:height, :width] = labels[i]
     np.testing.assert_array_equal(whole['image'][i], image)
     np.testing.assert_array_equal(whole['label'][i], label)
-  fewer = masked.arrays(records, 9, 0, threads=1, **settings | {'classes': 2})
+  fewer = squares.mask_arrays(rows, 9, 0, **settings | {'classes': 2})
   expected = np.where(whole['label'] < 2, whole['label'], 255)
   np.testing.assert_array_equal(fewer['label'], expected)
   with pytest.raises(fs.UserError, match=r'0\.png has 5 x 9 .* that fits is 9'):
-    masked.arrays(records[:1], 8, 0, **settings)
+    squares.mask_arrays(rows[:1], 8, 0, **settings)
 
 
 def test_damage_that_shows_late_is_left_out(tmp_path):
-  records, pictures, _ = records_of(tmp_path, [(8, 6)] * 4)
-  records[0].picture.write_bytes(encode(pictures[0])[:80])
-  records[1].mask.unlink()
-  PIL.Image.new('RGB', (6, 8)).save(records[3].picture)
-  repairs = masked.new_repairs()
+  rows, pictures, _ = records_of(tmp_path, [(8, 6)] * 4)
+  rows[0].picture.write_bytes(encode(pictures[0])[:80])
+  rows[1].mask.unlink()
+  PIL.Image.new('RGB', (6, 8)).save(rows[3].picture)
+  repairs = records.new_repairs()
   settings = {'classes': 3, 'repairs': repairs}
-  got = masked.arrays(records, 8, 0, **settings)
+  got = squares.mask_arrays(rows, 8, 0, **settings)
   np.testing.assert_array_equal(got['image'][:, :6], [pictures[2]])
   assert [len(value) for value in got.values()] == [1, 1, 1]
-  names = [str(records[i].picture) for i in (0, 1, 3)]
+  names = [str(rows[i].picture) for i in (0, 1, 3)]
   assert repairs == {'unreadable': names}
   with pytest.raises(fs.UserError, match=r'none of 2 .*0\.png'):
-    masked.arrays(records[:2], 8, 0, **settings)
+    squares.mask_arrays(rows[:2], 8, 0, **settings)

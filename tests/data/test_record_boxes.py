@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.pictures import encode, smooth
 
 import fastsnn_jax as fs
-from fastsnn_jax.data import boxed, decode
+from fastsnn_jax.data import decode, records, squares
 
 CLASSES = {'cat': 0, 'dog': 1}
 NUMBERS = st.one_of(
@@ -22,7 +22,7 @@ NUMBERS = st.one_of(
 )
 OBJECTS = st.lists(
   st.builds(
-    boxed.Found,
+    records.Object,
     name=st.sampled_from(['cat', ' Dog', 'zebra', '']),
     corners=st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     difficult=st.booleans(),
@@ -72,12 +72,12 @@ def oracle(objects, size, whole, short):
 @given(objects=OBJECTS, whole=st.booleans(), short=st.booleans())
 def test_mending_by_a_loop_over_objects(objects, whole, short):
   size = (20, 10)
-  repairs = collections.Counter()
-  record = boxed.record(
+  repairs = records.new_repairs()
+  record = records.with_boxes(
     b'', size, objects, CLASSES, repairs, whole=whole, short=short
   )
   kept, expected = oracle(objects, size, whole, short)
-  assert +repairs == +expected
+  assert {k: len(v) for k, v in repairs.items()} == +expected
   assert record.boxes.shape == (len(kept), 4)
   assert record.label.tolist() == [item[1] for item in kept]
   assert record.difficult.tolist() == [item[2] for item in kept]
@@ -89,19 +89,19 @@ def test_mending_by_a_loop_over_objects(objects, whole, short):
   assert (record.boxes[:, 2:] > record.boxes[:, :2]).all()
   assert record.boxes.dtype == record.area.dtype == np.float32
   assert record.label.dtype == np.int32
-  assert len(boxed.warnings(repairs)) == len(+repairs)
+  assert len(records.lines(repairs)) == len(repairs)
 
 
 def test_rounding_of_a_border_is_not_outside():
-  repairs = collections.Counter()
+  repairs = records.new_repairs()
   corners = (-1e-9, 0, 20 * float(np.nextafter(np.float32(1), 2)), 10)
-  found = [boxed.Found('cat', corners)]
-  record = boxed.record(b'', (20, 10), found, CLASSES, repairs)
-  assert not +repairs
+  found = [records.Object('cat', corners)]
+  record = records.with_boxes(b'', (20, 10), found, CLASSES, repairs)
+  assert not repairs
   assert record.boxes.tolist() == [[0, 0, 1, 1]]
 
 
-def records(tmp_path):
+def pictures_with_objects(tmp_path):
   """Pictures of three kinds, six of each, and what they show."""
   images = [smooth(12 + i, 30 - i, seed=i) for i in range(18)]
   files = [encode(image) for image in images]
@@ -113,31 +113,37 @@ def records(tmp_path):
     else:
       picture = file if i % 3 == 1 else lambda file=file: file
     pictures.append(picture)
-  none = collections.Counter()
+  none = records.new_repairs()
   corners = (0, 0, 5, 5)
   found = (
-    boxed.Found('cat', corners, difficult=True),
-    boxed.Found('dog', corners, crowd=True, area=3.5),
-    boxed.Found('dog', corners),
+    records.Object('cat', corners, difficult=True),
+    records.Object('dog', corners, crowd=True, area=3.5),
+    records.Object('dog', corners),
   )
   result = [
-    boxed.record(picture, image.shape[1::-1], found[: i % 4], CLASSES, none)
+    records.with_boxes(
+      picture, image.shape[1::-1], found[: i % 4], CLASSES, none
+    )
     for i, (picture, image) in enumerate(zip(pictures, images, strict=True))
   ]
   return result, files
 
 
-@pytest.mark.parametrize('threads', [1, 5, None])
-def test_pictures_from_paths_bytes_and_functions_in_order(tmp_path, threads):
-  found, files = records(tmp_path)
-  result = boxed.arrays(found, 8, threads=threads)
+@pytest.mark.parametrize('threads', [1, 5])
+def test_pictures_from_paths_bytes_and_functions_in_order(
+  tmp_path, threads, monkeypatch
+):
+  monkeypatch.setattr(records, 'cores', lambda: threads)
+  found, files = pictures_with_objects(tmp_path)
+  result = squares.box_arrays(found, 8)
   expected = [decode.resized(x, 8, lambda w, h: (0, 0, w, h)) for x in files]
   np.testing.assert_array_equal(result['image'], expected)
   assert result['size'].tolist() == [[30 - i, 12 + i] for i in range(18)]
-  assert [boxed.encoded(item.picture) for item in found] == files
+  assert [records.encoded(item.picture) for item in found] == files
 
 
-def test_pictures_are_decoded_side_by_side(tmp_path):
+def test_pictures_are_decoded_side_by_side(monkeypatch):
+  monkeypatch.setattr(records, 'cores', lambda: 2)
   barrier = threading.Barrier(2, timeout=20)  # breaks if one waits alone
   file = encode(PIL.Image.new('RGB', (4, 4)))
 
@@ -145,13 +151,15 @@ def test_pictures_are_decoded_side_by_side(tmp_path):
     barrier.wait()
     return file
 
-  record = boxed.record(picture, (4, 4), [], CLASSES, collections.Counter())
-  assert boxed.arrays([record] * 4, 4, threads=2)['image'].shape[0] == 4
+  record = records.with_boxes(
+    picture, (4, 4), [], CLASSES, records.new_repairs()
+  )
+  assert squares.box_arrays([record] * 4, 4)['image'].shape[0] == 4
 
 
 def test_what_training_leaves_out(tmp_path):
-  found, _ = records(tmp_path)
-  whole = boxed.arrays(found[:4], 4)
+  found, _ = pictures_with_objects(tmp_path)
+  whole = squares.box_arrays(found[:4], 4)
   assert whole['label'].tolist() == [
     [-1, -1, -1],
     [0, -1, -1],
@@ -161,15 +169,13 @@ def test_what_training_leaves_out(tmp_path):
   assert whole['difficult'][3].tolist() == [True, False, False]
   assert whole['crowd'][3].tolist() == [False, True, False]
   assert whole['area'][3].tolist() == pytest.approx([25, 3.5, 25], rel=1e-6)
-  easy = boxed.arrays(found[:4], 4, difficult=False, crowd=False)
-  assert easy['label'].tolist() == [[-1], [-1], [-1], [1]]
-  with pytest.raises(fs.UserError, match=r'places=2: a picture has 3 objects'):
-    boxed.arrays(found[:4], 4, places=2)
-  assert boxed.arrays([], 4)['boxes'].shape == (0, 1, 4)
+  easy = squares.box_arrays(found[:4], 4, difficult=False)
+  assert easy['label'].tolist() == [[-1, -1], [-1, -1], [1, -1], [1, 1]]
+  assert squares.box_arrays([], 4)['boxes'].shape == (0, 1, 4)
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
-  none = collections.Counter()
+  none = records.new_repairs()
 
   class Broken:
     def __call__(self):
@@ -183,9 +189,9 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     (Broken(), 'the third of test cannot be decoded'),
     (tmp_path / 'gone.png', 'gone.png cannot be read'),
   ):
-    good = boxed.record(
+    good = records.with_boxes(
       encode(PIL.Image.new('L', (4, 4))), (4, 4), [], CLASSES, none
     )
-    bad = boxed.record(picture, (4, 4), [], CLASSES, none)
+    bad = records.with_boxes(picture, (4, 4), [], CLASSES, none)
     with pytest.raises(fs.UserError, match=message):
-      boxed.arrays([good, bad], 4)
+      squares.box_arrays([good, bad], 4)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.pictures import encode, smooth, write_tfds
 
-from fastsnn_jax.data import boxed
-from fastsnn_jax.data.readers import tfds_boxed
+from fastsnn_jax.data import records, squares
+from fastsnn_jax.data.readers import tfds
 from fastsnn_jax.errors import UserError
 
 SIZE = (40, 20)
@@ -67,7 +67,7 @@ def test_a_set_of_one_s_own(tmp_path):
   }
   folder = write_tfds(tmp_path, rows, name='pets', features=features())
   for path in (tmp_path, folder.parent, folder):
-    found = tfds_boxed.read('pets', path)
+    found = tfds.read_boxes('pets', path)
     assert found.classes == ('cat', 'dog')
     labels = [record.label.tolist() for record in found.train]
     assert labels == [[0, 1], [], [1]]
@@ -77,32 +77,36 @@ def test_a_set_of_one_s_own(tmp_path):
     assert record.difficult.tolist() == [False, True]
     assert record.crowd.tolist() == [False, False]
     np.testing.assert_allclose(record.boxes, shares(CAT, DOG), atol=1e-6)
-    lines = ['2 images without objects, kept as such']
-    assert boxed.warnings(found.repairs) == lines
-  chosen = tfds_boxed.read('pets', tmp_path, ['Dog'])
+    assert records.lines(found.repairs) == [
+      f'2 pictures without objects, kept as such (first: {folder} train[1])'
+    ]
+  chosen = tfds.read_boxes('pets', tmp_path, ['Dog'])
   assert [record.label.tolist() for record in chosen.train] == [[0], [], [0]]
 
 
 def test_pictures_are_read_when_asked_for(tmp_path, monkeypatch):
-  monkeypatch.setattr(tfds_boxed, '_CHUNK', 2)
+  monkeypatch.setattr(tfds, '_CHUNK', 2)
+  monkeypatch.setattr(records, 'cores', lambda: 4)
   rows = {
     'train': [row([CAT] * count) for count in (1, 2, 3, 4, 5)],
     'test': [row([CAT])],
   }
   folder = write_tfds(tmp_path, rows, name='pets', features=features())
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
-  records = tfds_boxed.read('pets').train
+  rows_read = tfds.read_boxes('pets').train
   # A worker process opens the files itself.
-  for train in (records, pickle.loads(pickle.dumps(records))):
-    files = [boxed.encoded(record.picture) for record in train]
+  for train in (rows_read, pickle.loads(pickle.dumps(rows_read))):
+    files = [records.encoded(record.picture) for record in train]
     assert files == [values['image'][0] for values in rows['train']]
     assert str(train[3].picture) == f'{folder} train[3]'
-  images = boxed.arrays(records, 20, threads=4)['image']
+  images = squares.box_arrays(rows_read, 20)['image']
   from_bytes = [
     record._replace(picture=values['image'][0])
-    for record, values in zip(records, rows['train'], strict=True)
+    for record, values in zip(rows_read, rows['train'], strict=True)
   ]
-  np.testing.assert_array_equal(images, boxed.arrays(from_bytes, 20)['image'])
+  np.testing.assert_array_equal(
+    images, squares.box_arrays(from_bytes, 20)['image']
+  )
 
 
 def test_voc_of_both_years_counts_pixels_from_one(tmp_path):
@@ -122,17 +126,17 @@ def test_voc_of_both_years_counts_pixels_from_one(tmp_path):
   for year, parts in rows.items():
     write_tfds(tmp_path, parts, name=f'voc/{year}', features=features())
   for path in (tmp_path, tmp_path / 'voc'):
-    found = tfds_boxed.read('voc', path)
+    found = tfds.read_boxes('voc', path)
     assert [len(record.label) for record in found.train] == [1, 2, 2, 3]
     assert [len(record.label) for record in found.test] == [1]
     np.testing.assert_allclose(found.test[0].boxes, shares(DOG), atol=1e-6)
-    assert not +found.repairs
+    assert not found.repairs
   # 2012 alone has no annotated test.
   for name, path in (
     ('voc/2012', tmp_path),
     ('voc', tmp_path / 'voc' / '2012'),
   ):
-    found = tfds_boxed.read(name, path)
+    found = tfds.read_boxes(name, path)
     assert [len(record.label) for record in found.train] == [2]
     assert [len(record.label) for record in found.test] == [3]
 
@@ -147,16 +151,14 @@ def test_coco_of_2017(tmp_path):
   write_tfds(tmp_path, rows, name='coco/2017', features=crowds)
   rows['train'] *= 3
   write_tfds(tmp_path, rows, name='coco/2014', version='9.0.0', features=crowds)
-  found = tfds_boxed.read('coco', tmp_path)
+  found = tfds.read_boxes('coco', tmp_path)
   (record,) = found.train
   short = shares(CAT, DOG) - [0, 0, 1 / SIZE[0], 1 / SIZE[1]]
   np.testing.assert_allclose(record.boxes, short, atol=1e-6)
   assert record.crowd.tolist() == [False, True]
   assert record.area.tolist() == [77, 77]
   np.testing.assert_allclose(found.test[0].boxes, shares(DOG), atol=1e-6)
-  record = tfds_boxed.read('coco', tmp_path, exact=True).train[0]
-  np.testing.assert_allclose(record.boxes, shares(CAT, DOG), atol=1e-6)
-  assert len(tfds_boxed.read('coco/2014', tmp_path).train) == 3
+  assert len(tfds.read_boxes('coco/2014', tmp_path).train) == 3
 
 
 def test_what_cannot_be_used_is_counted(tmp_path):
@@ -167,14 +169,19 @@ def test_what_cannot_be_used_is_counted(tmp_path):
     'test': [row([CAT])],
   }
   write_tfds(tmp_path, rows, name='pets', features=features())
-  found = tfds_boxed.read('pets', tmp_path)
+  found = tfds.read_boxes('pets', tmp_path)
   assert [record.label.tolist() for record in found.train] == [[0]]
-  assert +found.repairs == {'unreadable': 1, 'unknown': 1, 'empty': 1}
+  where = tmp_path / 'pets' / '3.0.2'
+  assert found.repairs == {
+    'unreadable': [f'{where} train[1]'],
+    'unknown': [f'{where} train[0], object 3'],
+    'empty': [f'{where} train[0], object 2'],
+  }
 
 
 def _fails(*arguments):
   with pytest.raises(UserError) as error:
-    tfds_boxed.read(*arguments)
+    tfds.read_boxes(*arguments)
   assert '\n' not in str(error.value)
   return str(error.value)
 
@@ -220,11 +227,15 @@ def test_other_splits_and_damaged_files(tmp_path):
 
   one, none = [row([CAT])], [row([])]
   written('alone', {'train': one, 'test': none})
-  assert 'some with objects in test or validation' in _fails('alone', tmp_path)
+  assert 'annotated examples in train, and in test or validation' in _fails(
+    'alone', tmp_path
+  )
   written('dev', {'dev': one, 'test': one})
   assert "['dev', 'test']" in _fails('dev', tmp_path)
   written('bare', {'train': none, 'test': one})
-  assert 'bare/3.0.2 train has no object' in _fails('bare', tmp_path)
+  assert 'bare/3.0.2 train has no picture that can be read and shows' in _fails(
+    'bare', tmp_path
+  )
   written('form', {'train': one, 'test': one}, file_format='tfrecord')
   assert 'convert_format' in _fails('form', tmp_path)
   folder = written('cut', {'train': one, 'test': one})

@@ -1,0 +1,63 @@
+"""Text files: UTF-8, whatever the machine's locale is."""
+
+import codecs
+
+from fastsnn_jax.errors import UserError
+
+
+def read(path) -> str:
+  """The content; a byte order mark is dropped.
+
+  Raises:
+    UserError: the file cannot be read, or is not UTF-8.
+  """
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(
+      f'{path} cannot be read ({error.strerror}); check its permissions'
+    ) from error
+  text = content.removeprefix(codecs.BOM_UTF8)
+  try:
+    return text.decode()
+  except UnicodeDecodeError as error:
+    place = error.start + len(content) - len(text)
+    raise UserError(
+      f'{path} is not UTF-8 (byte {place} is 0x{content[place]:02x}); write it '
+      'again as UTF-8'
+    ) from error
+
+
+def lines(path) -> list[str]:
+  r"""The lines without spaces around; they end with \n, \r\n or \r.
+
+  Empty lines are kept, but for those at both ends.
+  """
+  text = read(path).replace('\r\n', '\n').replace('\r', '\n')
+  return [line.strip() for line in text.strip().split('\n')]
+
+
+def listed(path, layout) -> list[str]:
+  """The lines of a list with something in them.
+
+  Raises:
+    UserError: there is no such file.
+  """
+  if not path.is_file():
+    raise UserError(f'{path}: no such file; the layout is {layout}')
+  return [line for line in lines(path) if line]
+
+
+def distinct(names, path) -> tuple[str, ...]:
+  """The names of classes, if no two are the same.
+
+  >>> distinct(['cat', 'dog'], 'classes.txt')
+  ('cat', 'dog')
+  """
+  for i, name in enumerate(names):
+    if name in names[:i]:
+      raise UserError(
+        f'{path}: classes {names.index(name)} and {i} are both {name!r}; give '
+        'each a name of its own'
+      )
+  return tuple(names)

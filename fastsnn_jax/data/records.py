@@ -1,0 +1,364 @@
+"""Pictures with boxes or with masks, and what was mended in their annotations.
+
+A reader parses the files of its layout; here the annotations become records
+(and in `squares` arrays). Real annotations are not clean: what can be mended
+is, what cannot is left out, and both are counted.
+"""
+
+import collections
+import concurrent.futures
+import math
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fastsnn_jax.data import decode
+from fastsnn_jax.data.workers import cores
+from fastsnn_jax.errors import UserError
+
+IGNORED = 255  # the label of pixels that are neither learnt nor judged
+# What was wrong -> what was done about it.
+REPAIRS = {
+  'gone': 'pictures that are listed, but not there, left out',
+  'no_mask': 'pictures without a mask left out',
+  'unreadable': 'pictures left out that, or whose annotations, cannot be read',
+  'bare': 'pictures without objects, kept as such',
+  'said_size': 'pictures of another size than annotated, kept with their own',
+  'mask_size': 'pictures left out whose masks have another size',
+  'no_class': 'masks with labels of no class; these pixels are ignored',
+  'stray': 'objects of no picture that is listed left out',
+  'unknown': 'objects of an unknown class left out',
+  'no_box': 'objects without four coordinates left out',
+  'fractional': 'boxes with fractions of pixels, kept as they are',
+  'swapped': 'boxes with their corners swapped, put right',
+  'outside': 'boxes that reach beyond the picture, cut off',
+  'empty': 'boxes of no size left out',
+  'skipped': 'objects of no size, beside the picture or to be ignored left out',
+  'no_outline': 'objects without an outline that can be read left out',
+  'crowd': 'crowds taken for background',
+  'crowd_ignored': 'crowds whose pixels are ignored',
+}
+_NOISE = 1e-6  # a share of the picture: what rounding adds to a border
+_NAMED = 5  # classes in a message
+
+
+class Object(NamedTuple):
+  """An object as it is annotated.
+
+  Attributes:
+    name: of its class; neither case nor spaces around it matter.
+    corners: (x1, y1, x2, y2) in pixels from the picture's corner; NaN where
+      there is no number.
+    difficult, crowd: what it is marked as.
+    area: in pixels, of the object and not of its box; None if not given.
+  """
+
+  name: str
+  corners: tuple[float, float, float, float]
+  difficult: bool = False
+  crowd: bool = False
+  area: float | None = None
+
+
+class Record(NamedTuple):
+  """One picture with the boxes of its n objects, or with a mask.
+
+  Attributes:
+    picture: its path, the encoded file as bytes, or a function that gives them.
+    size: (width, height) in pixels.
+    label: int32 [n], the classes of the objects; or bytes, the classes that
+      pixels of the mask have.
+    boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
+    difficult: bool [n].
+    crowd: bool [n]; a crowd is one box around many objects.
+    area: float32 [n], pixels of the object, which may fill only a part of its
+      box; that of the box where it is not known.
+    mask: the path of a PNG of indices, or a function that gives an integer
+      array [height, width].
+  """
+
+  picture: pathlib.Path | bytes | Callable[[], bytes]
+  size: tuple[int, int]
+  label: np.ndarray | bytes = b''
+  boxes: np.ndarray | None = None
+  difficult: np.ndarray | None = None
+  crowd: np.ndarray | None = None
+  area: np.ndarray | None = None
+  mask: pathlib.Path | Callable[[], np.ndarray] | None = None
+
+
+class Records(NamedTuple):
+  """The splits, the names of the classes, and {repair: [where, …]}."""
+
+  train: list[Record]
+  test: list[Record]
+  classes: tuple[str, ...]
+  repairs: dict[str, list[str]]
+  validation: list[Record] | None = None
+
+  def parts(self) -> dict[str, list[Record]]:
+    """{name of a split: its records}."""
+    parts = {name: getattr(self, name) for name in ('train', 'test')}
+    return parts | ({'validation': self.validation} if self.validation else {})
+
+
+def new_repairs() -> dict[str, list[str]]:
+  """To be filled: `repairs[kind].append(where)`."""
+  return collections.defaultdict(list)
+
+
+def lines(repairs) -> list[str]:
+  """A line for each kind of repair, with the first place where it was made.
+
+  >>> lines({'no_mask': ['a.jpg', 'c.jpg']})
+  ['2 pictures without a mask left out (first: a.jpg)']
+  """
+  return [
+    f'{len(repairs[kind])} {REPAIRS[kind]} (first: {repairs[kind][0]})'
+    for kind in REPAIRS
+    if repairs.get(kind)
+  ]
+
+
+def notes(records: Records) -> tuple[str, ...]:
+  """What the user should know: the repairs, and classes that no mask has.
+
+  >>> path = pathlib.Path('a.png')
+  >>> record = Record(path, (1, 1), label=bytes([0]), mask=path)
+  >>> notes(Records([record], [record], ('ground', 'object'), {}))
+  ("no training mask has the index of 'object'; 255 means ignored",)
+  """
+  result = lines(records.repairs)
+  if any(record.mask for record in records.train):
+    shown = set().union(*(record.label for record in records.train))
+    absent = [repr(x) for i, x in enumerate(records.classes) if i not in shown]
+    if absent:
+      names = ', '.join(absent[:_NAMED])
+      if absent[_NAMED:]:
+        names += f' and {len(absent) - _NAMED} more classes'
+      result.append(
+        f'no training mask has the index of {names}; {IGNORED} means ignored'
+      )
+  return tuple(result)
+
+
+def check(part, classes, where, layout, repairs) -> None:
+  """Raises UserError if no picture of a split shows a class."""
+  if not any(len(record.label) for record in part):
+    done = '; '.join(lines(repairs)) or f'{len(part)} pictures'
+    raise UserError(
+      f'{where} has no picture that can be read and shows one of the classes '
+      f'{list(classes)[:_NAMED]} ({done}); a split needs one ({layout})'
+    )
+
+
+def encoded(picture) -> bytes:
+  """The file of a `Record.picture`; UserError if it cannot be read."""
+  try:
+    return _read(picture)
+  except OSError as error:
+    raise UserError(
+      f'{picture} cannot be read ({error.strerror or error}); it was there '
+      'when the run began, so bring it back or check its permissions'
+    ) from error
+
+
+def _read(picture):
+  if isinstance(picture, bytes):
+    return picture
+  return picture() if callable(picture) else picture.read_bytes()
+
+
+def name_of(picture, number: int = 0) -> str:
+  """What a picture is called in messages."""
+  return f'picture {number}' if isinstance(picture, bytes) else str(picture)
+
+
+def in_threads(function, items) -> list:
+  """The results in order, worked out by a thread for each core.
+
+  Pillow lets go of the interpreter's lock while it decodes and resizes.
+  """
+  with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+    return list(pool.map(function, items))
+
+
+def class_numbers(classes) -> dict[str, int]:
+  """{name: number}, as `with_boxes` looks names up.
+
+  >>> class_numbers(['Cat', ' dog'])
+  {'cat': 0, 'dog': 1}
+  """
+  return {name.strip().lower(): i for i, name in enumerate(classes)}
+
+
+def with_boxes(
+  picture, size, objects, numbers, repairs, *, whole=False, short=False
+) -> Record:
+  """Mends the objects of a picture and counts what was done.
+
+  Corners that are swapped are put right, then divided by the picture's width
+  and height and cut off at 0 and 1. What has no size after that is left out.
+
+  Args:
+    picture, size: as in `Record`.
+    objects: `Object`s.
+    numbers: `class_numbers`; objects of other classes are left out.
+    repairs: added to.
+    whole: fractions of pixels are a flaw in this layout, and counted.
+    short: boxes end a pixel earlier, as the official code trains on COCO
+      (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
+      alike in y.
+
+  >>> repairs = new_repairs()
+  >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
+  >>> with_boxes(b'', (20, 10), objects, {'cat': 0}, repairs).boxes.tolist()
+  [[0.25, 0.0, 1.0, 0.5]]
+  >>> list(repairs)
+  ['unknown', 'outside']
+  """
+
+  def count(repair, which):
+    for i in np.flatnonzero(which):
+      repairs[repair].append(f'{name_of(picture)}, object {i + 1}')
+
+  if not objects:
+    repairs['bare'].append(name_of(picture))
+  table = [
+    (
+      numbers.get(item.name.strip().lower(), -1),
+      *(item.difficult, item.crowd),
+      math.nan if item.area is None else item.area,
+      *item.corners,
+    )
+    for item in objects
+  ]
+  table = np.array(table, np.float64).reshape(-1, 8)
+  known = table[:, 0] >= 0
+  usable = known & np.isfinite(table[:, 4:]).all(1)
+  count('unknown', ~known)
+  count('no_box', known & ~usable)
+  corners = np.where(usable[:, None], table[:, 4:], 0).reshape(-1, 2, 2)
+  if whole:
+    count('fractional', np.any(corners % 1, (1, 2)))
+  ordered = np.sort(corners, 1)
+  count('swapped', np.any(ordered != corners, (1, 2)))
+  box = ordered / size
+  inside = np.clip(box, 0, 1)
+  count('outside', np.any(np.abs(inside - box) > _NOISE, (1, 2)))
+  if short:
+    sides = np.maximum(ordered[:, 1] - ordered[:, 0] - 1, 0) / size
+    inside[:, 1] = np.minimum(inside[:, 0] + sides, 1 - 1 / np.array(size))
+  inside = inside.astype(np.float32)
+  sides = (inside[:, 1] - inside[:, 0]) * size
+  area = np.where(np.isfinite(table[:, 3]), table[:, 3], sides.prod(1))
+  solid = np.all(sides > 0, 1) & (area > 0)
+  count('empty', usable & ~solid)
+  table, inside, area = (x[usable & solid] for x in (table, inside, area))
+  return Record(
+    picture,
+    size,
+    label=table[:, 0].astype(np.int32),
+    boxes=inside.reshape(-1, 4),
+    difficult=table[:, 1].astype(bool),
+    crowd=table[:, 2].astype(bool),
+    area=area.astype(np.float32),
+  )
+
+
+def with_masks(paths, classes, repairs) -> list[Record]:
+  """Looks at pictures (their headers) and masks (whole), and keeps good ones.
+
+  Args:
+    paths: (name, path of the picture, path of its mask) each; None for what is
+      not there.
+    classes: names; other labels than their indices and 255 are counted.
+    repairs: added to.
+
+  Raises:
+    UserError: a mask that has no indices; it is named.
+  """
+  result = []
+  for record, repair, where in in_threads(
+    lambda row: _with_mask(*row, len(classes)), paths
+  ):
+    if repair:
+      repairs[repair].append(where)
+    if record:
+      result.append(record)
+  return result
+
+
+def _with_mask(name, picture, mask, classes):
+  """(record or None, repair or None, where)."""
+  if picture is None:
+    return None, 'gone', name
+  if mask is None:
+    return None, 'no_mask', str(picture)
+  path = picture
+  try:
+    size = decode.size_of(picture)
+    path = mask
+    pixels = _indices(mask)
+  except (OSError, decode.Undecodable):
+    return None, 'unreadable', str(path)
+  if pixels.shape[::-1] != size:
+    height, width = pixels.shape
+    where = f'{mask}, {width} x {height} and not {size[0]} x {size[1]}'
+    return None, 'mask_size', where
+  record = Record(picture, size, labels_in(pixels, classes), mask=mask)
+  beyond = pixels[(pixels >= classes) & (pixels != IGNORED)]
+  if beyond.size:
+    return record, 'no_class', f'{mask}, {beyond[0]} with {classes} classes'
+  return record, None, None
+
+
+def _indices(path):
+  try:
+    return decode.indices(path.read_bytes())
+  except decode.NotIndices as error:
+    raise UserError(
+      f'{path} is {error}; a mask has one index of a class per pixel: save it '
+      'as PNG with a palette or of 8-bit grey'
+    ) from error
+
+
+def labels_in(mask, classes: int) -> bytes:
+  """The classes of a mask's pixels, for `Record.label`.
+
+  >>> list(labels_in(np.array([[2, 0], [2, 255]]), 21))
+  [0, 2]
+  """
+  return bytes(np.flatnonzero(np.bincount(mask.ravel())[:classes]).tolist())
+
+
+def mask_classes(classes) -> tuple[str, ...]:
+  """The names as a tuple; UserError if there are none or too many."""
+  classes = tuple(classes)
+  if not 1 <= len(classes) <= IGNORED:
+    raise UserError(
+      f'{len(classes)} classes: masks hold the indices 0 to {IGNORED - 1} and '
+      f'{IGNORED} for pixels to be ignored, so give 1 to {IGNORED} names'
+    )
+  return classes
+
+
+def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
+  """(the encoded picture, uint8 [height, width], 255 for what is no class).
+
+  None where one of them cannot be read; UserError if a mask has no indices.
+
+  >>> record = Record(b'', (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
+  >>> picture_and_mask(record, 3)[1].tolist()
+  [[0, 2, 255, 255]]
+  """
+  mask = record.mask
+  try:
+    picture = _read(record.picture)
+    labels = mask() if callable(mask) else _indices(mask)
+  except (OSError, decode.Undecodable):
+    return None
+  known = (labels >= 0) & (labels < classes)
+  return picture, np.where(known, labels, IGNORED).astype(np.uint8)

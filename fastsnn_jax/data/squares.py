@@ -1,0 +1,207 @@
+"""Records as arrays: pictures brought to squares of one size.
+
+Pictures with boxes are squashed, pictures with masks are padded at the bottom
+and on the right, as the official code does (reference behaviour S4).
+"""
+
+import numpy as np
+
+from fastsnn_jax.data import decode
+from fastsnn_jax.data.records import (
+  IGNORED,
+  encoded,
+  in_threads,
+  name_of,
+  picture_and_mask,
+)
+from fastsnn_jax.errors import UserError
+
+
+def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
+  """Records as arrays, all but the pictures.
+
+  Args:
+    records: N of them, of a split.
+    difficult: keep difficult objects; training leaves them out. Crowds are
+      kept, as the official code keeps them in training too.
+
+  Returns:
+    {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
+    object, 'difficult': bool [N, G], 'crowd': bool [N, G], 'area': float32 [N,
+    G], pixels of the picture as it was, 'size': int32 [N, 2], its (width,
+    height)}, where G is the most objects that a picture has, at least 1.
+  """
+  rows = [record.difficult <= difficult for record in records]
+  shape = len(records), max([1, *(int(row.sum()) for row in rows)])
+  result = {
+    'boxes': np.zeros((*shape, 4), np.float32),
+    'label': np.full(shape, -1, np.int32),
+    'difficult': np.zeros(shape, bool),
+    'crowd': np.zeros(shape, bool),
+    'area': np.zeros(shape, np.float32),
+  }
+  for key, values in result.items():
+    for i, row in enumerate(rows):
+      values[i, : row.sum()] = getattr(records[i], key)[row]
+  return result | {'size': _sizes(records)}
+
+
+def _sizes(records):
+  return np.array([x.size for x in records], np.int32).reshape(-1, 2)
+
+
+def box_arrays(
+  records, size: int, *, difficult: bool = True
+) -> dict[str, np.ndarray]:
+  """Records as arrays, the pictures squashed to squares of side S = `size`.
+
+  Args:
+    records, difficult: as for `box_labels`.
+    size: in pixels.
+
+  Returns:
+    {'image': uint8 [N, S, S, 3]} and what `box_labels` gives.
+
+  Raises:
+    UserError: a picture that cannot be decoded.
+  """
+  images = np.zeros((len(records), size, size, 3), np.uint8)
+
+  def put(i):
+    picture = records[i].picture
+    try:
+      images[i] = decode.resized(
+        encoded(picture), size, lambda width, height: (0, 0, width, height)
+      )
+    except decode.Undecodable as error:
+      raise UserError(
+        f'{name_of(picture, i)} cannot be decoded ({error}); replace it, or '
+        'take it out of the list of its split'
+      ) from error
+
+  in_threads(put, range(len(records)))
+  return {'image': images, **box_labels(records, difficult=difficult)}
+
+
+def mask_arrays(
+  records, size: int, fill, *, classes: int, repairs
+) -> dict[str, np.ndarray]:
+  """Records as arrays: pictures and masks at the top left of squares.
+
+  Args:
+    records: N of them, of a split.
+    size: side of the squares, S; see `side_for`.
+    fill: 3 numbers in 0..255 to pad pictures with; masks are padded with 255.
+    classes: how many there are.
+    repairs: pictures that turn out to be damaged are left out and added to it.
+
+  Returns:
+    {'image': uint8 [N, S, S, 3], 'label': uint8 [N, S, S], 'size': int32 [N,
+    2], (width, height) of the picture}.
+
+  Raises:
+    UserError: a picture larger than S; none that can be read.
+  """
+  check_size(records, size)
+  count = len(records)
+  result = {
+    'image': np.empty((count, size, size, 3), np.uint8),
+    'label': np.empty((count, size, size), np.uint8),
+    'size': _sizes(records),
+  }
+
+  def put(i):
+    try:
+      picture, label = picture_and_mask(records[i], classes) or (b'', None)
+      image = decode.whole(picture, 3)
+    except decode.Undecodable:
+      return False
+    if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
+      return False  # another file than when it was looked at
+    result['image'][i] = padded(image, size, fill)
+    result['label'][i] = padded(label, size, IGNORED)
+    return True
+
+  good = np.array(in_threads(put, range(count)), bool)
+  if good.all():
+    return result
+  damaged = [str(records[i].picture) for i in np.flatnonzero(~good)]
+  repairs['unreadable'] += damaged
+  if not good.any():
+    raise UserError(
+      f'none of {count} pictures can be decoded with its mask (first: '
+      f'{damaged[0]}); look at the files, or write them anew'
+    )
+  return {key: value[good] for key, value in result.items()}
+
+
+def fitting_size(largest: int, stride: int) -> int:
+  """The least side S >= largest with S = 1 modulo the stride.
+
+  A network that halves sides to (S - 1) / stride + 1 and enlarges its answer so
+  that corners meet gives S pixels again only then (reference behaviour S1.4).
+
+  >>> fitting_size(500, 16), fitting_size(513, 16), fitting_size(514, 16)
+  (513, 513, 529)
+  """
+  return -(-(largest - 1) // stride) * stride + 1
+
+
+def fill_of(mean) -> tuple[int, ...]:
+  """The colour to pad with, 255 times the mean and rounded, for it is uint8.
+
+  >>> fill_of((0.485, 0.456, 0.406))
+  (124, 116, 104)
+  """
+  return tuple(round(255 * x) for x in mean)
+
+
+def side_for(records, stride: int, size: int | None = None) -> int:
+  """The side of the squares that these pictures are padded to.
+
+  Args:
+    records: of all splits.
+    stride: of the network.
+    size: that is wanted; None for the least one that fits.
+
+  Raises:
+    UserError: a size that is not 1 modulo the stride, or less than a picture's.
+  """
+  if size is None:
+    return fitting_size(max(max(x.size) for x in records), stride)
+  check_stride(size, stride)
+  check_size(records, size, stride)
+  return size
+
+
+def check_stride(size: int, stride: int) -> None:
+  """Raises UserError if a side is not 1 modulo the stride."""
+  if size < 1 or (size - 1) % stride:
+    raise UserError(
+      f'size={size} does not fit the stride of the network, {stride}; a side '
+      'must be 1 more than a multiple of it, such as '
+      f'{fitting_size(max(size, 1), stride)}'
+    )
+
+
+def check_size(records, size: int, stride: int = 1) -> None:
+  """Raises UserError, with the least size that fits, if a picture is larger."""
+  largest = max(records, key=lambda x: max(x.size))
+  width, height = largest.size
+  if max(width, height) > size:
+    raise UserError(
+      f'size={size}: {largest.picture} has {width} x {height} pixels, and '
+      'pictures are padded, not resized; the least size that fits is '
+      f'{fitting_size(max(width, height), stride)}'
+    )
+
+
+def padded(array, size: int, fill) -> np.ndarray:
+  """A picture or mask at the top left of a square; the rest is filled.
+
+  >>> padded(np.array([[1, 2]], np.uint8), 3, 9).tolist()
+  [[1, 2, 9], [9, 9, 9], [9, 9, 9]]
+  """
+  result = np.full((size, size, *array.shape[2:]), fill, np.uint8)
+  result[: array.shape[0], : array.shape[1]] = array
+  return result
