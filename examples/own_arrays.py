@@ -9,7 +9,6 @@ import tempfile
 import numpy as np
 
 import fastsnn_jax as fs
-from fastsnn_jax.experiment.config import Data, Experiment, Stage
 
 
 def spots(count, seed):
@@ -29,11 +28,11 @@ data = {
   'test': spots(256, seed=1),
   'classes': ('top left', 'top right', 'bottom left', 'bottom right'),
 }
-config = Experiment(
+config = fs.Experiment(
   model='small_resnet8',
-  data=Data(batch=64, crop=0, flip=False),
-  # Real data want Stage(32), Stage(4), Stage(3) first, each from the last.
-  stages=(Stage(2, epochs=4, learning_rate=0.1, schedule='cosine'),),
+  data=fs.Data(batch=64, crop=0, flip=False),
+  # Real data want stages of 32, 4 and 3 bits first, each from the one before.
+  stages=(fs.Stage(2, epochs=4, learning_rate=0.1, schedule='cosine'),),
 )
 fs.train(config, workdir, data=data)
 

@@ -7,24 +7,23 @@ import jax
 import numpy as np
 
 import fastsnn_jax as fs
-from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
-from fastsnn_jax.nn.weights import Apot, EightBit
 
 BITS = 3
 
-weights, ends = Apot(BITS), EightBit()
-shortcut = Conv(16, kernel=1, stride=2, padding=0, weights=weights)
-head = Dense(3, norm=False, weights=ends)
+weights, ends = fs.Apot(BITS), fs.EightBit()
+shortcut = fs.Conv(16, kernel=1, stride=2, padding=0, weights=weights)
+head = fs.Dense(3, norm=False, weights=ends)
 network = fs.Network(
   layers=(
     # A name, what makes the current, and the layers whose activities go in.
-    fs.Layer('stem', Conv(8, weights=ends)),
-    fs.Layer('down', Conv(16, stride=2, weights=weights), ('stem',)),
+    fs.Layer('stem', fs.Conv(8, weights=ends)),
+    fs.Layer('down', fs.Conv(16, stride=2, weights=weights), ('stem',)),
     fs.Layer(
-      'sum', Residual(Conv(16, weights=weights), shortcut), ('down', 'stem')
+      'sum',
+      fs.Residual(fs.Conv(16, weights=weights), shortcut),
+      ('down', 'stem'),
     ),
-    fs.Layer('head', Chain((GlobalAveragePool(), head)), ('sum',)),
+    fs.Layer('head', fs.Chain((fs.GlobalAveragePool(), head)), ('sum',)),
   ),
   neuron=fs.QuantRelu(BITS, initial_theta=2.0),
   bits=BITS,

@@ -12,14 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import fastsnn_jax as fs
-from fastsnn_jax.experiment.config import Data, Experiment, Stage
-from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool
-from fastsnn_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Counting(Task):
+class Counting(fs.Task):
   metric: ClassVar[str] = 'exact'  # the larger the better
 
   def predict(self, outputs):
@@ -42,10 +38,10 @@ class Counting(Task):
 
 
 def table(bits, classes):
-  head = Chain((GlobalAveragePool(), Dense(1, norm=False)))
+  head = fs.Chain((fs.GlobalAveragePool(), fs.Dense(1, norm=False)))
   return [
-    fs.Layer('stem', Conv(16)),
-    fs.Layer('down', Conv(16, stride=2), ('stem',)),
+    fs.Layer('stem', fs.Conv(16)),
+    fs.Layer('down', fs.Conv(16, stride=2), ('stem',)),
     fs.Layer('count', head, ('down',)),
   ]
 
@@ -64,11 +60,11 @@ fs.register_task('counting', Counting)
 fs.register_model('counter', table, task='counting', theta=3.0, size=12)
 data = {'train': dots(2048, seed=0), 'test': dots(512, seed=1)}
 stages = (
-  Stage(32, epochs=6, learning_rate=0.05, schedule='cosine'),
-  Stage(3, epochs=6, learning_rate=0.02, schedule='cosine'),
+  fs.Stage(32, epochs=6, learning_rate=0.05, schedule='cosine'),
+  fs.Stage(3, epochs=6, learning_rate=0.02, schedule='cosine'),
 )
-settings = Data(batch=64, crop=0, flip=False)
-fs.train(Experiment('counter', settings, stages), workdir, data=data)
+settings = fs.Data(batch=64, crop=0, flip=False)
+fs.train(fs.Experiment('counter', settings, stages), workdir, data=data)
 ann, variables = fs.load(f'{workdir}/ann3')
 for mode in ('signed', 'settled'):
   spiking = fs.to_spiking(ann, mode)
