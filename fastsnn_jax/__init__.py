@@ -32,15 +32,14 @@ from fastsnn_jax.nn.quantizers import (
   quantize_weight_8bit,
 )
 from fastsnn_jax.nn.synapses import (
-  Apot,
   Chain,
   Concat,
-  EightBit,
   GlobalAveragePool,
   MaxPool,
   Residual,
   SpaceToDepth,
 )
+from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks import register as register_task
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch

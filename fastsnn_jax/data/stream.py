@@ -122,7 +122,7 @@ class Stream(Split):
     counts = position < len(self) and skipped < 0
     return {**example, 'mask': np.float32(counts), 'skipped': np.int64(skipped)}
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019: as long-lived as the split
+  @functools.lru_cache(maxsize=2)  # noqa: B019  (as long-lived as the split)
   def _blank(self, training):
     """A grey example, in the place of those that cannot be decoded."""
     prepare = self._training if training else self._prepare

@@ -43,7 +43,7 @@ class Task(abc.ABC):
   metric: ClassVar[str]
   verb: ClassVar[str] = 'evaluate'
 
-  # --- what a task has to give --------------------------------------------------
+  # --- what a task has to give ----------------------------------------------
 
   @abc.abstractmethod
   def loss(self, outputs, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -67,7 +67,7 @@ class Task(abc.ABC):
         images, if the task keeps anything.
     """
 
-  # --- data -----------------------------------------------------------------------
+  # --- data -----------------------------------------------------------------
 
   @classmethod
   def of(cls, network, **options) -> Self:
@@ -140,7 +140,7 @@ class Task(abc.ABC):
   def check(self, dataset) -> None:
     """Raises a UserError where the data lack what the metrics need."""
 
-  # --- images -----------------------------------------------------------------------
+  # --- images ---------------------------------------------------------------
 
   def present(self, images):
     """What the network is shown of raw images, [B, H, W, C] in 0..255; jit."""
@@ -163,7 +163,7 @@ class Task(abc.ABC):
     del settings
     return 0
 
-  # --- answers ------------------------------------------------------------------------
+  # --- answers --------------------------------------------------------------
 
   def agree(self, predictions, others, batch):
     """(how much two networks' predictions are the same, of how much); jit."""

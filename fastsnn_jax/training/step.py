@@ -44,9 +44,10 @@ class Step(NamedTuple):
     start: (variables, shapes of a batch, side) -> the state before the first
       step, from a copy of the variables.
     advance: (state, batch, key, side) -> (state, (sums of the epoch so far,
-      bad_step)), jitted; the state is donated, the rest outlives it. `batch` has
-      raw images, the task's labels and 'mask', shared out by row; `key` is that
-      of the stage; `side`, static, is what images are brought to, or None.
+      bad_step)), jitted; the state is donated, the rest outlives it. `batch`
+      has raw images, the task's labels and 'mask', shared out by row; `key` is
+      that of the stage; `side`, static, is what images are brought to, or
+      None.
   """
 
   start: Callable
