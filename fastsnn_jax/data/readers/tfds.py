@@ -56,17 +56,14 @@ def find(name, directory) -> pathlib.Path | None:
     folders.append(directory)
   elif directory.resolve().name == name:
     folders += directory.glob('*')
-  files = ('dataset_info.json', 'features.json')
 
   def version(folder):  # as numbers, 3.0.10 is newer than 3.0.2
     numbers = folder.resolve().name.split('.')
     return [int(x) if x.isdigit() else -1 for x in numbers]
 
-  return max(
-    (x for x in folders if all((x / file).is_file() for file in files)),
-    key=version,
-    default=None,
-  )
+  files = ('dataset_info.json', 'features.json')
+  prepared = [x for x in folders if all((x / f).is_file() for f in files)]
+  return max(prepared, key=version, default=None)
 
 
 def prepare_command(name, directory) -> str:
@@ -77,9 +74,6 @@ def prepare_command(name, directory) -> str:
     f"tfds.builder('{name}', data_dir='{directory}')"
     ".download_and_prepare(file_format='array_record')\""
   )
-
-
-# --------------------------------------------------------------------- labels
 
 
 def load(name, directory=None):
@@ -98,7 +92,7 @@ def load(name, directory=None):
   """
   train, test, classes = records(name, directory or default_directory())
   with _quiet():
-    return _arrays(train), _arrays(test), classes
+    return train.arrays(), test.arrays(), classes
 
 
 def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
@@ -117,23 +111,64 @@ def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
     UserError: the set is not prepared, not in a format of random access, has
       other splits or features than needed, or files that cannot be read.
   """
-
-  def choose(kinds, features):
-    image, label = _within(features, kinds.FeaturesDict, 'image', 'label')
-    if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
-      return {'image': image, 'label': label}
-    return None
-
-  def annotated(example):
-    return example['label'] >= 0
-
   origin = _Origin(_locate(name, directory), name, directory)
   with origin.reading(), _quiet():
-    parts, features, splits = _open(origin, Labelled, choose, _LABELS)
-    if not parts['train'].any(annotated):
-      _refuse(origin, splits)
-    test = _held_out(origin, parts, splits, annotated)
+    parts, features, test = _open(origin, Labelled)
+    if not parts['train'].annotated():
+      raise UserError(
+        f'{parts["train"].name(0)} and the next have no labels; training needs '
+        'them, so choose another set'
+      )
     return parts['train'], parts[test], tuple(features['label'].names)
+
+
+def has_boxes(name, directory) -> bool:
+  """Whether there is a prepared set of this name."""
+  return bool(_folders(name, directory))
+
+
+def read_boxes(name, directory=None, classes=None) -> Records:
+  """Reads the annotations of a prepared set; pictures when they are asked for.
+
+  `voc` trains on train and validation, of 2012 too where that is prepared, and
+  tests on test of 2007; `coco` is that of 2017. Any other set trains on train.
+  What to test on is test, or validation where test has no objects (as in coco).
+
+  Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
+  VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
+
+  Args:
+    name, directory: as for `load`.
+    classes: names; those of the set if not given. Case does not matter.
+
+  Raises:
+    UserError: the set is not prepared, not in a format of random access, of
+      another layout, has no split with objects to test on, or cannot be read.
+  """
+  directory = pathlib.Path(directory or default_directory()).expanduser()
+  kind = name.split('/')[0]
+  learnt = ('train', 'validation') if kind == 'voc' else ('train',)
+  repairs = new_repairs()
+  train, test = [], []
+  first = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
+  for folder in _folders(name, directory) or [_locate(first, directory)]:
+    origin = _Origin(folder, name, directory)
+    with origin.reading(), _quiet():
+      parts, features, held_out = _open(origin, Boxed, tested=bool(test))
+      names = features['objects'].feature['label'].names
+      classes = tuple(names if classes is None else classes)
+      numbers = class_numbers(classes)
+      for split, part in parts.items():
+        if split not in (*learnt, held_out):
+          continue
+        short = kind == 'coco' and split != held_out
+        part = [
+          with_boxes(*item, numbers, repairs, short=short)
+          for item in part.pictures(names, kind == 'voc', repairs)
+        ]
+        check(part, classes, f'{folder} {split}', _BOXES, repairs)
+        (test if split == held_out else train).extend(part)
+  return Records(train, test, classes, repairs)
 
 
 class _Origin(NamedTuple):
@@ -154,25 +189,19 @@ class _Origin(NamedTuple):
       # TFDS, protobuf, array_record and Pillow have no common exception for
       # damaged files, and some of their messages run over many lines.
       reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+      command = prepare_command(self.name, self.directory)
       raise UserError(
         f'{self.folder} cannot be read ({reason}); if it is damaged, remove it '
-        'and prepare it anew with: '
-        f'{prepare_command(self.name, self.directory)}'
+        f'and prepare it anew with: {command}'
       ) from error
 
 
-class Part:
+class _Part:
   """The examples of a split by number; threads and processes may share it.
 
   Only the features that are asked for are decoded, and pictures stay encoded: a
   set may have a mask for each object. TFDS's own `PartialDecoding` needs
   TensorFlow.
-
-  Args:
-    source: TFDS's, of raw bytes.
-    features: to decode.
-    origin: `_Origin` of the set.
-    split: its name.
   """
 
   def __init__(self, source, features, origin, split):
@@ -199,16 +228,16 @@ class Part:
       rows = range(start, min(start + _CHUNK, len(self)))
       yield from zip(rows, self.examples(rows, decoded), strict=True)
 
-  def any(self, annotated) -> bool:
-    """Whether some of the first examples are annotated."""
+  def annotated(self) -> bool:
+    """Whether some of the first examples are."""
     rows = range(min(_PEEK, len(self)))
-    return any(annotated(self.examples([row])[0]) for row in rows)
+    return any(self.is_annotated(self.examples([row])[0]) for row in rows)
 
   def name(self, index) -> str:
     return f'{self._origin.folder} {self._split}[{index}]'
 
 
-class Labelled(Part):
+class Labelled(_Part):
   """`[i]` is (the encoded picture, {'label': int32})."""
 
   @property
@@ -219,32 +248,93 @@ class Labelled(Part):
     (example,) = self.examples([int(index)])
     return example['image'], {'label': np.int32(example['label'])}
 
+  needs = _LABELS
 
-def _arrays(part):
-  """All images and labels of a split, decoded by TFDS."""
-  images, labels = None, np.zeros(len(part), np.int32)
-  for row, example in part.all_examples(decoded=True):
-    image = example['image']
-    if images is None:
-      images = np.zeros((len(part), *image.shape), np.uint8)
-    if image.shape != images.shape[1:]:
-      raise UserError(
-        f'{part.name(row)} has an image of another size than those before, '
-        f'{image.shape} and not {images.shape[1:]}; a set in memory needs one '
-        'size, so add --data.stream --data.size N (the side that images are '
-        'brought to)'
+  @staticmethod
+  def choose(kinds, features):
+    image, label = _within(kinds, features, 'image', 'label')
+    if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
+      return {'image': image, 'label': label}
+    return None
+
+  @staticmethod
+  def is_annotated(example):
+    return example['label'] >= 0
+
+  def arrays(self):
+    """All images and labels, decoded by TFDS."""
+    images, labels = None, np.zeros(len(self), np.int32)
+    for row, example in self.all_examples(decoded=True):
+      image = example['image']
+      if images is None:
+        images = np.zeros((len(self), *image.shape), np.uint8)
+      if image.shape != images.shape[1:]:
+        raise UserError(
+          f'{self.name(row)} has an image of shape {image.shape}, those before '
+          f'have {images.shape[1:]}; a set in memory needs one size, so add '
+          '--data.stream --data.size N (the side that images are brought to)'
+        )
+      images[row], labels[row] = image, example['label']
+    return {'image': images, 'label': labels}
+
+
+class Boxed(_Part):
+  """Pictures with objects."""
+
+  needs = _BOXES
+
+  @staticmethod
+  def choose(kinds, features):
+    image, objects = _within(kinds, features, 'image', 'objects')
+    each = getattr(objects, 'feature', None)
+    box, label = _within(kinds, each, 'bbox', 'label')
+    if (
+      not _is_image(kinds, image)
+      or not isinstance(objects, kinds.Sequence)
+      or not isinstance(label, kinds.ClassLabel)
+      or not isinstance(box, kinds.BBoxFeature)
+      # Sets from before there were several formats do not name theirs.
+      or getattr(box.bbox_format, 'name', 'REL_YXYX') != 'REL_YXYX'
+    ):
+      return None
+    keys = ('bbox', 'label', *(key for key in _MARKS if key in each))
+    each = kinds.Sequence({key: each[key] for key in keys})
+    return {'image': image, 'objects': each}
+
+  @staticmethod
+  def is_annotated(example):
+    return len(example['objects']['label'])
+
+  def pictures(self, names, from_one, repairs):
+    """Yields (`Picture`, size, [`Object`, …]) of what can be read."""
+    for row, example in self.all_examples():
+      picture = Picture(self, row)
+      try:
+        size = decode.size_of(io.BytesIO(example['image']))
+      except decode.Undecodable:
+        repairs['unreadable'].append(str(picture))
+        continue
+      objects = example['objects']
+      count = len(objects['label'])
+      boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
+      corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
+      marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
+      yield (
+        picture,
+        size,
+        [
+          Object(names[label] if 0 <= label < len(names) else '', *values)
+          for label, *values in zip(
+            objects['label'], corners, *marks, strict=True
+          )
+        ],
       )
-    images[row], labels[row] = image, example['label']
-  return {'image': images, 'label': labels}
-
-
-# ---------------------------------------------------------------------- boxes
 
 
 class Picture(NamedTuple):
   """A function that gives the encoded picture of an example."""
 
-  part: Part
+  part: Boxed
   index: int
 
   def __call__(self) -> bytes:
@@ -252,63 +342,6 @@ class Picture(NamedTuple):
 
   def __str__(self) -> str:
     return self.part.name(self.index)
-
-
-def has_boxes(name, directory) -> bool:
-  """Whether there is a prepared set of this name."""
-  return bool(_folders(name, directory))
-
-
-def read_boxes(name, directory=None, classes=None) -> Records:
-  """Reads the annotations of a prepared set; pictures when they are asked for.
-
-  `voc` trains on train and validation, of 2012 too where that is prepared, and
-  tests on test of 2007; `coco` is that of 2017. Any other set trains on train.
-  What to test on is test, or validation where test has no objects (as in coco).
-
-  Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
-  VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
-
-  Args:
-    name: of the TFDS data set.
-    directory: see `find`; None for TFDS's own default.
-    classes: names; those of the set if not given. Case does not matter.
-
-  Raises:
-    UserError: the set is not prepared, not in a format of random access, of
-      another layout, has no split with objects to test on, or cannot be read.
-  """
-  directory = pathlib.Path(directory or default_directory()).expanduser()
-  kind = name.split('/')[0]
-  learnt = ('train', 'validation') if kind == 'voc' else ('train',)
-  repairs = new_repairs()
-  train, test = [], []
-  folders = _folders(name, directory) or [
-    _locate('/'.join([name, *_CONFIGS.get(name, ())[:1]]), directory)
-  ]
-  for folder in folders:
-    origin = _Origin(folder, name, directory)
-    with origin.reading(), _quiet():
-      parts, features, splits = _open(origin, Part, _with_objects, _BOXES)
-      names = features['objects'].feature['label'].names
-      classes = tuple(names if classes is None else classes)
-      numbers = class_numbers(classes)
-      held_out = None
-      if not test:
-        held_out = _held_out(
-          origin, parts, splits, lambda x: len(x['objects']['label'])
-        )
-      for split, part in parts.items():
-        if split not in (*learnt, held_out):
-          continue
-        short = kind == 'coco' and split != held_out
-        part = [
-          with_boxes(*item, numbers, repairs, short=short)
-          for item in _pictures(part, names, kind == 'voc', repairs)
-        ]
-        check(part, classes, f'{folder} {split}', _BOXES, repairs)
-        (test if split == held_out else train).extend(part)
-  return Records(train, test, classes, repairs)
 
 
 def _folders(name, directory):
@@ -322,49 +355,6 @@ def _folders(name, directory):
   return [folder for folder in folders if folder]
 
 
-def _pictures(part, names, from_one, repairs):
-  """Yields (`Picture`, size, [`Object`, …]) of what can be read."""
-  for row, example in part.all_examples():
-    picture = Picture(part, row)
-    try:
-      size = decode.size_of(io.BytesIO(example['image']))
-    except decode.Undecodable:
-      repairs['unreadable'].append(str(picture))
-      continue
-    objects = example['objects']
-    count = len(objects['label'])
-    boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
-    corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
-    marks = (objects.get(key, [none] * count) for key, none in _MARKS.items())
-    rows = zip(objects['label'], corners, *marks, strict=True)
-    annotated = [
-      Object(names[label] if 0 <= label < len(names) else '', *values)
-      for label, *values in rows
-    ]
-    yield picture, size, annotated
-
-
-def _with_objects(kinds, features):
-  image, objects = _within(features, kinds.FeaturesDict, 'image', 'objects')
-  each = getattr(objects, 'feature', None)
-  box, label = _within(each, kinds.FeaturesDict, 'bbox', 'label')
-  if (
-    not _is_image(kinds, image)
-    or not isinstance(objects, kinds.Sequence)
-    or not isinstance(label, kinds.ClassLabel)
-    or not isinstance(box, kinds.BBoxFeature)
-    # Sets from before there were several formats do not name theirs.
-    or getattr(box.bbox_format, 'name', 'REL_YXYX') != 'REL_YXYX'
-  ):
-    return None
-  keys = ('bbox', 'label', *(key for key in _MARKS if key in each))
-  each = kinds.Sequence({key: each[key] for key in keys})
-  return {'image': image, 'objects': each}
-
-
-# -------------------------------------------------------------------- opening
-
-
 def _locate(name, directory):
   folder = find(name, directory)
   if folder is None:
@@ -375,34 +365,24 @@ def _locate(name, directory):
   return folder
 
 
-def _open(origin, kind, choose, needs):
-  """Opens a set.
-
-  Returns:
-    ({split: its `Part`} of those with examples that may be used, the features
-    that are read, all splits).
-  """
+def _open(origin, kind, tested=False):
+  """({split: `kind`}, features that are read, name of the split to test on)."""
   import tensorflow_datasets as tfds
 
   # `tfds.data_source(name)` is this with the one version that the installed
   # TFDS knows; from the directory, whatever version was prepared will do.
   builder = tfds.builder_from_directory(origin.folder)
-  features = choose(tfds.features, builder.info.features)
+  features = kind.choose(tfds.features, builder.info.features)
   if features is None:
     layout = ' '.join(repr(builder.info.features).split())
     raise UserError(
-      f'{origin.folder} holds examples of the layout {layout}; {needs}, so '
-      'choose another set'
+      f'{origin.folder} holds examples of the layout {layout}; '
+      f'{kind.needs}, so choose another set'
     )
   features = tfds.features.FeaturesDict(features)
   splits = builder.info.splits
-  names = [
-    name
-    for name in ('train', 'validation', 'test')
-    if name in splits and splits[name].num_examples
-  ]
-  if 'train' not in names:
-    _refuse(origin, splits)
+  names = ('train', 'validation', 'test')
+  names = [x for x in names if x in splits and splits[x].num_examples]
   try:
     sources = builder.as_data_source(
       names, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
@@ -419,28 +399,21 @@ def _open(origin, kind, choose, needs):
     name: kind(source, features, origin, name)
     for name, source in zip(names, sources, strict=True)
   }
-  return parts, features, splits
+  held_out = None
+  if not tested:
+    names = [x for x in ('test', 'validation') if x in parts]
+    held_out = next((x for x in names if parts[x].annotated()), '')
+  if 'train' not in parts or held_out == '':
+    raise UserError(
+      f'{origin.folder} has the splits {sorted(splits)}; it needs annotated '
+      'examples in train, and in test or validation, so choose another set'
+    )
+  return parts, features, held_out
 
 
-def _held_out(origin, parts, splits, annotated):
-  """The split to test on."""
-  for name in ('test', 'validation'):
-    if name in parts and parts[name].any(annotated):
-      return name
-  return _refuse(origin, splits)
-
-
-def _refuse(origin, splits):
-  raise UserError(
-    f'{origin.folder} has the splits {sorted(splits)}; it needs annotated '
-    'examples in train, and in test or validation, so choose another set'
-  )
-
-
-def _within(feature, kind, *keys):
-  if isinstance(feature, kind) and set(keys) <= set(feature):
-    return [feature[key] for key in keys]
-  return [None] * len(keys)
+def _within(kinds, feature, *keys):
+  known = dict(feature) if isinstance(feature, kinds.FeaturesDict) else {}
+  return [known.get(key) for key in keys]
 
 
 def _is_image(kinds, feature):
@@ -449,10 +422,7 @@ def _is_image(kinds, feature):
 
 @contextlib.contextmanager
 def _quiet():
-  """Keeps TFDS's notices (each file opened, OpenCV is faster) off the terminal.
-
-  They come through absl.
-  """
+  """Keeps TFDS's notices, which come through absl, off the terminal."""
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.ERROR)
