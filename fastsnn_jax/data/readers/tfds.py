@@ -92,15 +92,14 @@ def load(name, directory=None):
   """
   train, test, classes = records(name, directory or default_directory())
   with _quiet():
-    return train.arrays(), test.arrays(), classes
+    return _arrays(train), _arrays(test), classes
 
 
-def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
+def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
   """Opens a prepared set whose pictures stay encoded, on disk.
 
   Args:
-    name: of the TFDS data set.
-    directory: see `find`.
+    name, directory: as for `load`.
 
   Returns:
     (train, test, names of the classes). Those to test on are the split `test`,
@@ -111,14 +110,9 @@ def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
     UserError: the set is not prepared, not in a format of random access, has
       other splits or features than needed, or files that cannot be read.
   """
-  origin = _Origin(_locate(name, directory), name, directory)
-  with origin.reading(), _quiet():
-    parts, features, test = _open(origin, Labelled)
-    if not parts['train'].annotated():
-      raise UserError(
-        f'{parts["train"].name(0)} and the next have no labels; training needs '
-        'them, so choose another set'
-      )
+  origin = _locate(name, directory), name, directory
+  with _reading(*origin), _quiet():
+    parts, features, test = _open(origin, _with_label, _LABELS)
     return parts['train'], parts[test], tuple(features['label'].names)
 
 
@@ -142,8 +136,7 @@ def read_boxes(name, directory=None, classes=None) -> Records:
     classes: names; those of the set if not given. Case does not matter.
 
   Raises:
-    UserError: the set is not prepared, not in a format of random access, of
-      another layout, has no split with objects to test on, or cannot be read.
+    UserError: as `records`; a split without objects.
   """
   directory = pathlib.Path(directory or default_directory()).expanduser()
   kind = name.split('/')[0]
@@ -152,9 +145,9 @@ def read_boxes(name, directory=None, classes=None) -> Records:
   train, test = [], []
   first = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
   for folder in _folders(name, directory) or [_locate(first, directory)]:
-    origin = _Origin(folder, name, directory)
-    with origin.reading(), _quiet():
-      parts, features, held_out = _open(origin, Boxed, tested=bool(test))
+    origin = folder, name, directory
+    with _reading(*origin), _quiet():
+      parts, features, held_out = _open(origin, _with_objects, _BOXES, not test)
       names = features['objects'].feature['label'].names
       classes = tuple(names if classes is None else classes)
       numbers = class_numbers(classes)
@@ -164,39 +157,14 @@ def read_boxes(name, directory=None, classes=None) -> Records:
         short = kind == 'coco' and split != held_out
         part = [
           with_boxes(*item, numbers, repairs, short=short)
-          for item in part.pictures(names, kind == 'voc', repairs)
+          for item in _pictures(part, names, kind == 'voc', repairs)
         ]
         check(part, classes, f'{folder} {split}', _BOXES, repairs)
         (test if split == held_out else train).extend(part)
   return Records(train, test, classes, repairs)
 
 
-class _Origin(NamedTuple):
-  """The folder of a version, and (name, directory) that led to it."""
-
-  folder: pathlib.Path
-  name: str
-  directory: pathlib.Path
-
-  @contextlib.contextmanager
-  def reading(self):
-    """Turns what goes wrong in reading the folder into a `UserError`."""
-    try:
-      yield
-    except (UserError, MemoryError, ImportError):
-      raise
-    except Exception as error:
-      # TFDS, protobuf, array_record and Pillow have no common exception for
-      # damaged files, and some of their messages run over many lines.
-      reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-      command = prepare_command(self.name, self.directory)
-      raise UserError(
-        f'{self.folder} cannot be read ({reason}); if it is damaged, remove it '
-        f'and prepare it anew with: {command}'
-      ) from error
-
-
-class _Part:
+class Part:
   """The examples of a split by number; threads and processes may share it.
 
   Only the features that are asked for are decoded, and pictures stay encoded: a
@@ -211,12 +179,23 @@ class _Part:
   def __len__(self) -> int:
     return len(self._source)
 
+  def __getitem__(self, index) -> tuple[bytes, dict]:
+    (example,) = self.examples([int(index)])
+    return example['image'], {'label': np.int32(example['label'])}
+
+  @property
+  def channels(self) -> int | None:
+    return self._features['image'].shape[-1]
+
+  def name(self, index) -> str:
+    return f'{self._origin[0]} {self._split}[{index}]'
+
   def examples(self, rows, decoded=False) -> list[dict]:
     """Several at once, which takes a fifth of the time."""
     import tensorflow_datasets as tfds
 
     decoders = None if decoded else {'image': tfds.decode.SkipDecoding()}
-    with self._origin.reading():
+    with _reading(*self._origin):
       return [
         self._features.deserialize_example_np(raw, decoders=decoders)
         for raw in self._source.__getitems__(rows)
@@ -229,112 +208,18 @@ class _Part:
       yield from zip(rows, self.examples(rows, decoded), strict=True)
 
   def annotated(self) -> bool:
-    """Whether some of the first examples are."""
-    rows = range(min(_PEEK, len(self)))
-    return any(self.is_annotated(self.examples([row])[0]) for row in rows)
-
-  def name(self, index) -> str:
-    return f'{self._origin.folder} {self._split}[{index}]'
-
-
-class Labelled(_Part):
-  """`[i]` is (the encoded picture, {'label': int32})."""
-
-  @property
-  def channels(self) -> int | None:
-    return self._features['image'].shape[-1]
-
-  def __getitem__(self, index):
-    (example,) = self.examples([int(index)])
-    return example['image'], {'label': np.int32(example['label'])}
-
-  needs = _LABELS
-
-  @staticmethod
-  def choose(kinds, features):
-    image, label = _within(kinds, features, 'image', 'label')
-    if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
-      return {'image': image, 'label': label}
-    return None
-
-  @staticmethod
-  def is_annotated(example):
-    return example['label'] >= 0
-
-  def arrays(self):
-    """All images and labels, decoded by TFDS."""
-    images, labels = None, np.zeros(len(self), np.int32)
-    for row, example in self.all_examples(decoded=True):
-      image = example['image']
-      if images is None:
-        images = np.zeros((len(self), *image.shape), np.uint8)
-      if image.shape != images.shape[1:]:
-        raise UserError(
-          f'{self.name(row)} has an image of shape {image.shape}, those before '
-          f'have {images.shape[1:]}; a set in memory needs one size, so add '
-          '--data.stream --data.size N (the side that images are brought to)'
-        )
-      images[row], labels[row] = image, example['label']
-    return {'image': images, 'label': labels}
-
-
-class Boxed(_Part):
-  """Pictures with objects."""
-
-  needs = _BOXES
-
-  @staticmethod
-  def choose(kinds, features):
-    image, objects = _within(kinds, features, 'image', 'objects')
-    each = getattr(objects, 'feature', None)
-    box, label = _within(kinds, each, 'bbox', 'label')
-    if (
-      not _is_image(kinds, image)
-      or not isinstance(objects, kinds.Sequence)
-      or not isinstance(label, kinds.ClassLabel)
-      or not isinstance(box, kinds.BBoxFeature)
-      # Sets from before there were several formats do not name theirs.
-      or getattr(box.bbox_format, 'name', 'REL_YXYX') != 'REL_YXYX'
-    ):
-      return None
-    keys = ('bbox', 'label', *(key for key in _MARKS if key in each))
-    each = kinds.Sequence({key: each[key] for key in keys})
-    return {'image': image, 'objects': each}
-
-  @staticmethod
-  def is_annotated(example):
-    return len(example['objects']['label'])
-
-  def pictures(self, names, from_one, repairs):
-    """Yields (`Picture`, size, [`Object`, …]) of what can be read."""
-    for row, example in self.all_examples():
-      picture = Picture(self, row)
-      try:
-        size = decode.size_of(io.BytesIO(example['image']))
-      except decode.Undecodable:
-        repairs['unreadable'].append(str(picture))
-        continue
-      objects = example['objects']
-      count = len(objects['label'])
-      boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
-      corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
-      marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
-      yield (
-        picture,
-        size,
-        [
-          Object(names[label] if 0 <= label < len(names) else '', *values)
-          for label, *values in zip(
-            objects['label'], corners, *marks, strict=True
-          )
-        ],
-      )
+    """Whether some of the first examples have a label."""
+    for row in range(min(_PEEK, len(self))):
+      (example,) = self.examples([row])
+      if np.any(np.asarray(example.get('objects', example)['label']) >= 0):
+        return True
+    return False
 
 
 class Picture(NamedTuple):
   """A function that gives the encoded picture of an example."""
 
-  part: Boxed
+  part: Part
   index: int
 
   def __call__(self) -> bytes:
@@ -342,6 +227,45 @@ class Picture(NamedTuple):
 
   def __str__(self) -> str:
     return self.part.name(self.index)
+
+
+def _arrays(part):
+  """All images and labels of a split, decoded by TFDS."""
+  images, labels = None, np.zeros(len(part), np.int32)
+  for row, example in part.all_examples(decoded=True):
+    image = example['image']
+    if images is None:
+      images = np.zeros((len(part), *image.shape), np.uint8)
+    if image.shape != images.shape[1:]:
+      raise UserError(
+        f'{part.name(row)} has an image of shape {image.shape}, those before '
+        f'have {images.shape[1:]}; a set in memory needs one size, so add '
+        '--data.stream --data.size N (the side that images are brought to)'
+      )
+    images[row], labels[row] = image, example['label']
+  return {'image': images, 'label': labels}
+
+
+def _pictures(part, names, from_one, repairs):
+  """Yields (`Picture`, size, [`Object`, …]) of what can be read."""
+  for row, example in part.all_examples():
+    picture = Picture(part, row)
+    try:
+      size = decode.size_of(io.BytesIO(example['image']))
+    except decode.Undecodable:
+      repairs['unreadable'].append(str(picture))
+      continue
+    objects = example['objects']
+    count = len(objects['label'])
+    boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
+    corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
+    marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
+    rows = zip(objects['label'], corners, *marks, strict=True)
+    annotated = [
+      Object(names[label] if 0 <= label < len(names) else '', *values)
+      for label, *values in rows
+    ]
+    yield picture, size, annotated
 
 
 def _folders(name, directory):
@@ -365,19 +289,19 @@ def _locate(name, directory):
   return folder
 
 
-def _open(origin, kind, tested=False):
-  """({split: `kind`}, features that are read, name of the split to test on)."""
+def _open(origin, choose, needs, tested=True):
+  """({split: `Part`}, features that are read, name of the split to test on)."""
   import tensorflow_datasets as tfds
 
   # `tfds.data_source(name)` is this with the one version that the installed
   # TFDS knows; from the directory, whatever version was prepared will do.
-  builder = tfds.builder_from_directory(origin.folder)
-  features = kind.choose(tfds.features, builder.info.features)
+  builder = tfds.builder_from_directory(origin[0])
+  features = choose(tfds.features, builder.info.features)
   if features is None:
     layout = ' '.join(repr(builder.info.features).split())
     raise UserError(
-      f'{origin.folder} holds examples of the layout {layout}; '
-      f'{kind.needs}, so choose another set'
+      f'{origin[0]} holds examples of the layout {layout}; '
+      f'{needs}, so choose another set'
     )
   features = tfds.features.FeaturesDict(features)
   splits = builder.info.splits
@@ -390,25 +314,51 @@ def _open(origin, kind, tested=False):
   except NotImplementedError as error:
     form = builder.info.file_format.value
     raise UserError(
-      f'{origin.folder} is prepared as {form}, which only TensorFlow reads; '
+      f'{origin[0]} is prepared as {form}, which only TensorFlow reads; '
       'convert it to array_record, where TensorFlow is installed, with: python '
       '-m tensorflow_datasets.scripts.convert_format '
-      f'--dataset_version_dir={origin.folder} --out_file_format=array_record'
+      f'--dataset_version_dir={origin[0]} --out_file_format=array_record'
     ) from error
   parts = {
-    name: kind(source, features, origin, name)
+    name: Part(source, features, origin, name)
     for name, source in zip(names, sources, strict=True)
   }
-  held_out = None
-  if not tested:
-    names = [x for x in ('test', 'validation') if x in parts]
-    held_out = next((x for x in names if parts[x].annotated()), '')
-  if 'train' not in parts or held_out == '':
+  tests = [x for x in ('test', 'validation') if tested and x in parts]
+  held_out = next((x for x in tests if parts[x].annotated()), None)
+  learnt = 'train' in parts and (
+    choose is _with_objects or parts['train'].annotated()
+  )
+  if not learnt or (tested and not held_out):
     raise UserError(
-      f'{origin.folder} has the splits {sorted(splits)}; it needs annotated '
+      f'{origin[0]} has the splits {sorted(splits)}; it needs annotated '
       'examples in train, and in test or validation, so choose another set'
     )
   return parts, features, held_out
+
+
+def _with_label(kinds, features):
+  image, label = _within(kinds, features, 'image', 'label')
+  if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
+    return {'image': image, 'label': label}
+  return None
+
+
+def _with_objects(kinds, features):
+  image, objects = _within(kinds, features, 'image', 'objects')
+  each = getattr(objects, 'feature', None)
+  box, label = _within(kinds, each, 'bbox', 'label')
+  if (
+    not _is_image(kinds, image)
+    or not isinstance(objects, kinds.Sequence)
+    or not isinstance(label, kinds.ClassLabel)
+    or not isinstance(box, kinds.BBoxFeature)
+    # Sets from before there were several formats do not name theirs.
+    or getattr(box.bbox_format, 'name', 'REL_YXYX') != 'REL_YXYX'
+  ):
+    return None
+  keys = ('bbox', 'label', *(key for key in _MARKS if key in each))
+  each = kinds.Sequence({key: each[key] for key in keys})
+  return {'image': image, 'objects': each}
 
 
 def _within(kinds, feature, *keys):
@@ -430,3 +380,20 @@ def _quiet():
     yield
   finally:
     logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _reading(folder, name, directory):
+  """Turns what goes wrong in reading a folder into a `UserError`."""
+  try:
+    yield
+  except (UserError, MemoryError, ImportError):
+    raise
+  except Exception as error:
+    # TFDS, protobuf, array_record and Pillow have no common exception for
+    # damaged files, and some of their messages run over many lines.
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    raise UserError(
+      f'{folder} cannot be read ({reason}); if it is damaged, remove it and '
+      f'prepare it anew with: {prepare_command(name, directory)}'
+    ) from error
