@@ -113,34 +113,44 @@ def mesh() -> Mesh:
   )
 
 
-def rows(on: Mesh) -> NamedSharding:
+def rows() -> NamedSharding:
   """Sharded by the first dimension."""
-  return NamedSharding(on, PartitionSpec(AXIS))
+  return NamedSharding(mesh(), PartitionSpec(AXIS))
 
 
-def everywhere(tree, on: Mesh):
-  """The tree, copied to every device; each process has the same values."""
-  return jax.tree.map(functools.partial(_copy, on=on), tree)
+def even(size: int) -> int:
+  """The batch size, or the next one that the devices can share out."""
+  return -(-size // mesh().size) * mesh().size
 
 
-def _copy(x, on):
-  sharding = NamedSharding(on, PartitionSpec())
+def everywhere(tree, *, alias: bool = False):
+  """The tree on every device; each process has the same values.
+
+  Args:
+    tree: of arrays.
+    alias: an array that lies there already may be the same one; otherwise it
+      is a copy, whose buffers can be donated.
+  """
+  return jax.tree.map(functools.partial(_copy, alias=alias), tree)
+
+
+def _copy(x, alias):
+  sharding = NamedSharding(mesh(), PartitionSpec())
   if jax.process_count() == 1:
-    # A copy, also where x lies there already: its buffers may be donated.
-    return jax.device_put(x, sharding, may_alias=False)
+    return jax.device_put(x, sharding, may_alias=alias)
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    data = _copy(jax.random.key_data(x), on)
+    data = _copy(jax.random.key_data(x), alias)
     return jax.random.wrap_key_data(data)
   x = np.array(x)
   return jax.make_array_from_process_local_data(sharding, x, x.shape)
 
 
-def by_row(batch, on: Mesh):
+def by_row(batch):
   """A batch on the host, this process's part of it, shared out by row."""
   if jax.process_count() == 1:
-    return jax.device_put(batch, rows(on))
+    return jax.device_put(batch, rows())
   return jax.tree.map(
-    functools.partial(jax.make_array_from_process_local_data, rows(on)), batch
+    functools.partial(jax.make_array_from_process_local_data, rows()), batch
   )
 
 
@@ -151,19 +161,23 @@ def whole(tree):
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def keep_by_row(tree, on: Mesh | None):
+def keep_by_row(tree):
   """Under `jit`: each device goes on with its rows."""
-  if on is None:
-    return tree
-  return jax.lax.with_sharding_constraint(tree, rows(on))
+  return jax.lax.with_sharding_constraint(tree, rows())
 
 
-def check_batch(name: str, size: int, on: Mesh) -> None:
-  """Raises a UserError where a batch cannot be shared out evenly."""
-  if size % on.size:
+def check_batch(name: str, size: int, parts: int = 1) -> None:
+  """Raises a UserError where a batch cannot be shared out evenly.
+
+  Args:
+    name: of the setting.
+    size: of the batch.
+    parts: in which each device computes its share, one after another.
+  """
+  if size % (parts := parts * mesh().size):
     raise UserError(
-      f'{name}={size}, for {on.size} devices; each takes the same share, so '
-      f'choose a multiple of {on.size}'
+      f'{name}={size}, for {mesh().size} devices in {parts} parts, which all '
+      f'have one size; choose a multiple of {parts}'
     )
 
 

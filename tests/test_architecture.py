@@ -15,11 +15,12 @@ FILES = {
   for path in sorted(ROOT.rglob('*.py'))
 }
 # A room imports rooms that stand before it. docs/architecture.md draws them.
-ROOMS = (
-  'version errors distributed nn data report architectures tasks checkpoint '
-  'evaluation inference torch_interop training conversion experiment config '
-  '__init__'
-).split()
+ROOMS = [
+  *('version', 'errors', 'distributed', 'nn', 'data', 'report'),
+  *('architectures', 'tasks', 'checkpoint', 'evaluation', 'inference'),
+  *('torch_interop', 'training', 'conversion', 'experiment', 'config'),
+  '__init__',
+]
 
 
 def imports(path):

@@ -1,36 +1,35 @@
 """Models by name: each is a function (bits, classes) -> table of layers."""
 
+import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastsnn_jax.architectures import deeplab, yolo
-from fastsnn_jax.architectures.alexnet import cifar_alexnet, imagenet_alexnet
-from fastsnn_jax.architectures.resnet import (
-  cifar_resnet,
-  cifar_resnet18,
-  small_resnet,
-)
-from fastsnn_jax.architectures.vgg import (
-  cifar_vgg11,
-  imagenet_vgg11,
-  imagenet_vgg16,
-)
+from fastsnn_jax.architectures import alexnet, deeplab, resnet, vgg, yolo
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import QuantRelu, Relu
 
+BITS = (32, 5, 4, 3, 2)
 
-class _Model(NamedTuple):
+
+class Model(NamedTuple):
   """How a network of a name is made.
 
   Attributes:
     table: (bits, classes) -> layers; of detectors, (bits, classes, anchors).
     theta: initial.
-    size: side of the square images that the model was drawn up for.
-    static: fields of `Network`; a detector's `anchors` may be a function of the
-      number of classes.
+    size: side of the square images that the model was drawn up for. Only
+      networks that flatten a map are bound to it, by their first dense layer.
+    static: fields of `Network`, and `most_classes`, a limit for `build`. A
+      model with `anchors` is a detector; they may be a function of the number
+      of classes.
+
+  >>> detector = model('small_yolo')
+  >>> detector.task, detector.size, detector.stride, detector.remainder
+  ('detection', 96, 16, 0)
   """
 
   table: Callable
@@ -38,85 +37,107 @@ class _Model(NamedTuple):
   size: int = 32
   static: Mapping[str, Any] = types.MappingProxyType({})
 
+  @property
+  def task(self) -> str:
+    """Name of the task that the model is for."""
+    return self.static.get('task', 'classification')
 
-def _detector(table, size, **static):
-  return _Model(table, 6.0, size, {'task': 'detection', 'size': size, **static})
+  @property
+  def stride(self) -> int:
+    """Side of a cell of the read-out, in pixels; 1 for a classifier."""
+    return self.static.get('stride', 1)
+
+  @property
+  def remainder(self) -> int:
+    """Pixels that an image's side has beside a multiple of the stride."""
+    return self.static.get('remainder', 0)
 
 
-def _segmenter(table, size, stride):
-  return _Model(table, 6.0, size, {'task': 'segmentation', 'stride': stride})
+class _Registry(dict):
+  def __missing__(self, name):
+    raise UserError(f'model={name!r}: no such model; {", ".join(self)}')
 
 
-_MODELS = {
-  'cifar_alexnet': _Model(cifar_alexnet, 8.0),
-  'cifar_vgg11': _Model(cifar_vgg11, 8.0),
-  **{
-    f'cifar_resnet{depth}': _Model(cifar_resnet(depth))
-    for depth in (20, 32, 44, 56, 110)
-  },
-  'cifar_resnet18': _Model(cifar_resnet18),
-  'imagenet_alexnet': _Model(imagenet_alexnet, size=224),
-  'imagenet_vgg16': _Model(imagenet_vgg16, size=224),
-  'imagenet_vgg11': _Model(imagenet_vgg11, size=224),
-  'small_resnet8': _Model(small_resnet(blocks=1, stem_stride=1)),
-  'small_resnet14': _Model(small_resnet(blocks=2, stem_stride=2)),
-  'yolov2_tiny': _detector(
-    yolo.yolov2_tiny, 416, stride=32, anchors=yolo.anchors_for
-  ),
-  'yolov2_resnet34': _detector(
-    yolo.yolov2_resnet34, 416, stride=32, anchors=yolo.anchors_for, overlap=0.6
-  ),
-  'small_yolo': _detector(
-    yolo.small_yolo, 96, stride=16, anchors=yolo.SMALL_ANCHORS
-  ),
-  'deeplabv1_vgg9': _segmenter(deeplab.deeplabv1_vgg9, 513, 8),
-  'deeplabv3_resnet34': _segmenter(deeplab.deeplabv3_resnet34, 513, 16),
-  'small_deeplab': _segmenter(deeplab.small_deeplab, 97, 4),
-  'medium_deeplab': _segmenter(deeplab.medium_deeplab, 241, 8),
-}
+_MODELS: dict[str, Model] = _Registry()
 
-BITS = (32, 5, 4, 3, 2)
-_MAPPED = 255  # classes of a segmenter, whose maps are uint8
+
+def register(
+  name: str,
+  table: Callable,
+  *,
+  theta: float = 6.0,
+  size: int = 32,
+  replace: bool = False,
+  **static,
+) -> None:
+  """Gives a model of one's own a name, which configs and checkpoints then take.
+
+  Args:
+    name: for `build`.
+    table: (bits, classes) -> layers; (bits, classes, anchors) where `static`
+      has `anchors`. The last layer is the read-out.
+    theta: where the learned clips of the activations start.
+    size: side of the square images that the model is drawn up for; of a
+      detector also what it sees of an image of any size.
+    replace: whether the name may be another model's.
+    **static: fields of `Network` (task, stride, remainder, anchors, ...), and
+      `most_classes`: 255 for a segmenter, whose maps are bytes.
+
+  Raises:
+    UserError: another model's name, or settings that a network has not.
+
+  >>> import fastsnn_jax as fs
+  >>> from fastsnn_jax.nn.layers import Conv, Dense
+  >>> def table(bits, classes):
+  ...   return [
+  ...     fs.Layer('stem', Conv(8, stride=2)),
+  ...     fs.Layer('head', Dense(classes, norm=False), ('stem',)),
+  ...   ]
+  >>> register('two_rows', table, size=8)
+  >>> fs.build('two_rows', bits=4, classes=3).neuron
+  QuantRelu(bits=4, initial_theta=6.0)
+  """
+  fields = {field.name for field in dataclasses.fields(Network)[5:]}
+  if strange := static.keys() - fields - {'most_classes'}:
+    raise UserError(
+      f'register {name!r}: {min(strange)!r} is no setting of a model; leave it'
+    )
+  new = Model(table, theta, size, static)
+  if not replace and name in _MODELS and _MODELS[name] != new:
+    raise UserError(
+      f'register {name!r}: another model has the name; choose one, or replace '
+      'that model with replace=True'
+    )
+  _MODELS[name] = new
+
+
+def model(name: str) -> Model:
+  """What is registered under a name; UserError if nothing is."""
+  return _MODELS[name]
 
 
 def models() -> tuple[str, ...]:
-  """The names that `build` takes."""
+  """The names that `build` takes.
+
+  >>> 'cifar_resnet20' in models()
+  True
+  """
   return tuple(_MODELS)
 
 
 def input_size(model: str) -> int:
-  """Side of the square images that a model was drawn up for.
-
-  Only networks that flatten a map are bound to it, by their first dense layer.
-
-  >>> input_size('cifar_vgg11'), input_size('imagenet_vgg11')
-  (32, 224)
-  """
+  """`Model.size` by name."""
   return _MODELS[model].size
 
 
 def task_of(model: str) -> str:
-  """'classification', 'detection' or 'segmentation'.
-
-  >>> task_of('small_yolo')
-  'detection'
-  """
-  return _known(model).static.get('task', 'classification')
+  """`Model.task` by name."""
+  return _MODELS[model].task
 
 
 def stride_of(model: str) -> int:
-  """Side of a cell of the read-out, in pixels; 1 for a classifier.
-
-  >>> stride_of('small_yolo')
-  16
-  """
-  return _known(model).static.get('stride', 1)
-
-
-def _known(model):
-  if model not in _MODELS:
-    raise UserError(f'model={model!r}: no such model; {", ".join(_MODELS)}')
-  return _MODELS[model]
+  """`Model.stride` by name."""
+  return _MODELS[model].stride
 
 
 def build(
@@ -130,7 +151,8 @@ def build(
       (`QuantRelu(bits)`); what has so many bits is part of the model's table.
     classes: their number, or their names.
     **static: further fields of `Network`: mean, std, and of detectors anchors
-      (if not given, the reference's for so many classes), overlap and size.
+      (by default those of the official code for so many classes), overlap and
+      size.
 
   Raises:
     UserError: an unknown model or bit width, fewer than two classes (one, for
@@ -140,21 +162,22 @@ def build(
   >>> build('cifar_resnet20', bits=2).neuron
   QuantRelu(bits=2, initial_theta=6.0)
   """
-  known = _known(model)
+  table, theta, size, known = _MODELS[model]
   if bits not in BITS:
     raise UserError(f'bits={bits!r}: a network has one of {BITS} bits')
   names = range(classes) if isinstance(classes, int) else classes
   names = tuple(map(str, names))
-  table, theta, _, known = known
-  static = {**known, **static}
   least, needed = 2, 'two classes are'
   if 'anchors' in known:  # a detector may look for one kind of thing
     least, needed = 1, 'one class is'
+    known = {'size': size, **known}
+  static = {**known, **static}
   if len(names) < least:
     raise UserError(f'classes={classes!r}: at least {needed} needed')
-  if known.get('task') == 'segmentation' and len(names) > _MAPPED:
+  most = static.pop('most_classes', math.inf)
+  if len(names) > most:
     raise UserError(
-      f'classes: {len(names)} are more than the {_MAPPED} that a map of bytes '
+      f'classes: {len(names)} are more than the {most} that a map of bytes '
       'can tell apart (255 is ignored); join some of them'
     )
   sizes = (bits, len(names))
@@ -180,3 +203,45 @@ def _anchors(model, known, anchors, classes):
       'height) in cells, both positive'
     )
   return boxes
+
+
+register('cifar_alexnet', alexnet.cifar_alexnet, theta=8.0)
+register('cifar_vgg11', vgg.cifar_vgg11, theta=8.0)
+for _depth in (20, 32, 44, 56, 110):
+  register(f'cifar_resnet{_depth}', resnet.thin_resnet((_depth - 2) // 6))
+register('cifar_resnet18', resnet.cifar_resnet18)
+register('imagenet_alexnet', alexnet.imagenet_alexnet, size=224)
+register('imagenet_vgg16', vgg.imagenet_vgg16, size=224)
+register('imagenet_vgg11', vgg.imagenet_vgg11, size=224)
+register('small_resnet8', resnet.thin_resnet(blocks=1))
+register('small_resnet14', resnet.thin_resnet(blocks=2, stem_stride=2))
+
+_detector = functools.partial(register, task='detection')
+_detector(
+  'yolov2_tiny',
+  yolo.yolov2_tiny,
+  size=416,
+  stride=32,
+  anchors=yolo.anchors_for,
+)
+_detector(
+  'yolov2_resnet34',
+  yolo.yolov2_resnet34,
+  size=416,
+  stride=32,
+  anchors=yolo.anchors_for,
+  overlap=0.6,
+)
+_detector(
+  'small_yolo', yolo.small_yolo, size=96, stride=16, anchors=yolo.SMALL_ANCHORS
+)
+
+_segmenter = functools.partial(
+  register, task='segmentation', remainder=1, most_classes=255
+)
+_segmenter('deeplabv1_vgg9', deeplab.deeplabv1_vgg9, size=513, stride=8)
+_segmenter(
+  'deeplabv3_resnet34', deeplab.deeplabv3_resnet34, size=513, stride=16
+)
+_segmenter('small_deeplab', deeplab.small_deeplab, size=97, stride=4)
+_segmenter('medium_deeplab', deeplab.medium_deeplab, size=241, stride=8)

@@ -1,22 +1,16 @@
-"""Tables of the DeepLab segmenters (spec/segmentation.md 1).
+"""Tables of the DeepLab segmenters (reference behaviour S1).
 
 Activations only are quantised, at every bit width. The read-out is a map of
 logits, one row of classes for each cell; the task brings it to the image's size
-(`tasks.upsample`), by the network's `stride`: cell i lies on pixel i stride, so
-an image has a multiple of `stride` and one more pixels along each side.
+by the network's `stride`: cell i lies on pixel i stride, so each side of an
+image has a multiple of `stride` and one more pixels.
 """
 
 from fastsnn_jax.architectures.resnet import trunk
+from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.network import IMAGE, Layer
-from fastsnn_jax.nn.synapses import (
-  Chain,
-  Concat,
-  Conv,
-  kaiming,
-  torch_bias,
-  torch_uniform,
-  zero_bias,
-)
+from fastsnn_jax.nn.synapses import Chain, Concat
+from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
 
 
 def _row(name, features, inputs, *, kernel=3, dilation=1, **settings):

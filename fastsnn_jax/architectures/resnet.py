@@ -1,21 +1,13 @@
-"""Tables of the residual networks (spec/classification.md 2.3 and 2.4).
+"""Tables of the residual networks (reference behaviour C2.3 and C2.4).
 
 Two firing rows a block: part1 is a convolution, part2 a convolution plus the
 shortcut. The sum is a current, so it is never quantised.
 """
 
+from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import Layer
-from fastsnn_jax.nn.synapses import (
-  Apot,
-  Chain,
-  Conv,
-  Dense,
-  EightBit,
-  GlobalAveragePool,
-  Residual,
-  torch_bias,
-  torch_uniform,
-)
+from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
+from fastsnn_jax.nn.weights import Apot, EightBit, torch_bias, torch_uniform
 
 
 def resnet(
@@ -78,30 +70,12 @@ def trunk(stem, *, channels, blocks, middle=None, strides=None):
   return layers
 
 
-def cifar_resnet(depth):
-  """ResNet-20 to -110: 16, 32, 64 channels; the ends have 8 bits at any."""
+def thin_resnet(blocks, stem_stride=1):
+  """16, 32, 64 channels and so many blocks each; 8-bit ends at any bit width.
 
-  def table(bits, classes):
-    return resnet(
-      classes,
-      stem=16,
-      channels=(16, 32, 64),
-      blocks=((depth - 2) // 6,) * 3,
-      ends=EightBit(),
-      middle=None if bits == 32 else Apot(bits, 'full'),
-    )
-
-  return table
-
-
-def cifar_resnet18(bits, classes):
-  """The wide 3-3-2 network: float weights, only activations are quantised."""
-  del bits
-  return resnet(classes, stem=64, channels=(128, 256, 512), blocks=(3, 3, 2))
-
-
-def small_resnet(blocks, stem_stride):
-  """Ours, for small images: as `cifar_resnet`, but shallower."""
+  ResNet-20 to -110 of the official code have (depth - 2) / 6 blocks; those with
+  fewer are ours, for small images.
+  """
 
   def table(bits, classes):
     return resnet(
@@ -115,3 +89,9 @@ def small_resnet(blocks, stem_stride):
     )
 
   return table
+
+
+def cifar_resnet18(bits, classes):
+  """The wide 3-3-2 network: float weights, only activations are quantised."""
+  del bits
+  return resnet(classes, stem=64, channels=(128, 256, 512), blocks=(3, 3, 2))

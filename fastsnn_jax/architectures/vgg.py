@@ -1,11 +1,11 @@
-"""Tables of the VGGs (spec/classification.md 2.2, 2.6 and 2.7)."""
+"""Tables of the VGGs (reference behaviour C2.2, C2.6 and C2.7)."""
 
-from fastsnn_jax.architectures.plain import (
+from fastsnn_jax.architectures.alexnet import (
   IMAGENET_WEIGHTS,
   cifar_weights,
   plain,
 )
-from fastsnn_jax.nn.synapses import kaiming, small_normal
+from fastsnn_jax.nn.weights import kaiming, small_normal
 
 _VGG11 = (64, 128, 256, 256, 512, 512, 512, 512)
 _VGG16 = (64, 64, 128, 128, 256, 256, 256, *(512,) * 6)

@@ -1,4 +1,4 @@
-"""Tables of the YOLOv2 detectors (spec/detection.md 1).
+"""Tables of the YOLOv2 detectors (reference behaviour D1).
 
 Activations only are quantised, at every bit width. The read-out is a map with a
 row of channels per cell: for A anchors and C classes, A objectness logits, then
@@ -9,15 +9,10 @@ import dataclasses
 import math
 
 from fastsnn_jax.architectures.resnet import trunk
+from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.network import IMAGE, Layer
-from fastsnn_jax.nn.synapses import (
-  Chain,
-  Concat,
-  Conv,
-  SpaceToDepth,
-  torch_bias,
-  torch_uniform,
-)
+from fastsnn_jax.nn.synapses import Chain, Concat, SpaceToDepth
+from fastsnn_jax.nn.weights import torch_bias, torch_uniform
 
 # (width, height) in cells of 32 pixels, at every image size.
 VOC_ANCHORS = (
@@ -39,17 +34,8 @@ SMALL_ANCHORS = ((0.8, 1.1), (1.4, 1.9), (2.4, 3.0))
 
 
 def anchors_for(classes: int) -> tuple[tuple[float, float], ...]:
-  """The reference's anchors: COCO's for its 80 classes, VOC's for all else."""
+  """The official anchors: COCO's for its 80 classes, VOC's for all else."""
   return COCO_ANCHORS if classes == 80 else VOC_ANCHORS
-
-
-def outputs(classes: int, anchors: int) -> int:
-  """Channels of the read-out.
-
-  >>> outputs(20, 5), outputs(80, 5)
-  (125, 425)
-  """
-  return anchors * (5 + classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +73,7 @@ def _passed_through(name, features, fine, coarse):
 
 def _prediction(classes, anchors, inputs, bias_init=torch_bias):
   synapse = Conv(
-    outputs(classes, len(anchors)),
+    len(anchors) * (5 + classes),
     norm=False,
     kernel=1,
     padding=0,

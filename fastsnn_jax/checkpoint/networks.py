@@ -6,35 +6,23 @@ import jax
 import jax.numpy as jnp
 
 from fastsnn_jax.architectures import build
-from fastsnn_jax.checkpoint import store as checkpoint
+from fastsnn_jax.checkpoint import store
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.experiment.config import Experiment
-from fastsnn_jax.experiment.config_trees import to_dict
-from fastsnn_jax.experiment.opening import network_of, open_data
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 _DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
 
 
-def save(directory, network: Network | Experiment, variables, **meta) -> None:
+def save(directory, network: Network, variables, **meta) -> None:
   """Writes a network and its variables; `load` brings both back.
 
   Args:
     directory: of the checkpoint; one that is there is replaced when the new
       one is complete.
-    network: or an `Experiment`, for the network of its last stage.
-    variables: of the network.
+    network, variables: float, quantised or spiking.
     **meta: further JSON values to keep.
   """
-  if isinstance(network, Experiment):
-    meta = {'experiment': to_dict(network), **meta}
-    network = network_of(
-      network.model,
-      network.stages[-1].bits,
-      network.data,
-      open_data(network.model, network.data),
-    )
   meta = {
     'model': network.model,
     'bits': network.bits,
@@ -46,7 +34,7 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
     'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
     **meta,
   }
-  checkpoint.save(directory, variables, meta)
+  store.save(directory, variables, meta)
 
 
 def _sized(network):
@@ -78,7 +66,7 @@ def load(directory, network: Network | None = None) -> tuple[Network, dict]:
 
 def load_with_meta(directory, network: Network | None = None):
   """(network, variables, metadata), as `load`."""
-  tree, meta = checkpoint.load(directory)
+  tree, meta = store.load(directory)
   if 'model' not in meta:
     raise UserError(
       f'{directory}: an unfinished stage, not a network; give ann4, snn4, …'
@@ -97,9 +85,9 @@ def load_with_meta(directory, network: Network | None = None):
       std=tuple(meta['std']),
       **{key: meta[key] for key in _DETECTOR if key in meta},
     )
-    if meta['neuron'] is not None:
-      neuron = IntegrateAndFire(**meta['neuron'])
-      network = dataclasses.replace(network, neuron=neuron)
+  if meta['neuron'] is not None:
+    neuron = IntegrateAndFire(**meta['neuron'])
+    network = dataclasses.replace(network, neuron=neuron)
   variables = jax.tree.map(jnp.asarray, tree)
   names = {layer.name for layer in network.layers}
   if wrong := names ^ set(variables['params']):

@@ -6,9 +6,7 @@ leaves the last complete one.
 """
 
 import contextlib
-import functools
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -107,12 +105,28 @@ def exists(directory) -> bool:
   )
 
 
+def read_meta(directory) -> dict:
+  """What was saved beside the newest tree, without reading that.
+
+  Raises:
+    UserError: as `load`.
+  """
+  with _opened(directory) as store:
+    return store.meta(store.steps()[-1])
+
+
 def load(directory):
   """(tree, meta) of the newest complete checkpoint.
 
   Raises:
     UserError: nothing there, not readable, or of a newer format.
   """
+  with _opened(directory) as store:
+    return store.load(store.steps()[-1])
+
+
+@contextlib.contextmanager
+def _opened(directory):
   if not exists(directory):
     raise UserError(
       f'{directory} holds no checkpoint; train.py writes one per stage (ann32, '
@@ -120,7 +134,7 @@ def load(directory):
     )
   store = Store(directory, keep=1)
   try:
-    return store.load(store.steps()[-1])
+    yield store
   finally:
     store.close()
 
@@ -141,18 +155,6 @@ def _check_format(directory, meta):
     )
 
 
-@functools.cache  # once a process
-def _hush_late_values():
-  """When one read or write fails, others still come, into a closed loop."""
-  show = sys.unraisablehook
-
-  def hook(late):
-    if str(late.exc_value) != 'Event loop is closed':
-      show(late)
-
-  sys.unraisablehook = hook
-
-
 @contextlib.contextmanager
 def _readable(directory, problem):
   """Turns what Orbax raises into one line."""
@@ -161,7 +163,6 @@ def _readable(directory, problem):
   except UserError:
     raise
   except Exception as error:  # Orbax raises many kinds
-    _hush_late_values()
     line = (str(error) or type(error).__name__).splitlines()[0][:200]
     raise UserError(
       f'{directory}: the checkpoint {problem} ({line}); free the disk, or '

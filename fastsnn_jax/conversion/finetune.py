@@ -11,6 +11,7 @@ it: the paper's way, O(L^2) prefixes. 'parallel' gives every layer its own loss
 in one pass over the whole network, O(L).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -19,17 +20,67 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fastsnn_jax import distributed as devices
-from fastsnn_jax import tasks
-from fastsnn_jax.conversion.tuning import Tuning
-from fastsnn_jax.data import crop_flip, present
+from fastsnn_jax import distributed, tasks
+from fastsnn_jax.data import as_split, crop_flip
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.evaluation import evaluate as evaluation
+from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.nn.network import IMAGE, Network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
 
-__all__ = ['Tuning', 'finetune', 'layer_loss', 'tune_chunk', 'tune_step']
+SCHEDULES = ('sequential', 'parallel')
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+  """How to fine-tune.
+
+  Attributes:
+    schedule: 'sequential' or 'parallel'.
+    epochs: passes over the images per layer (sequential) or in all (parallel).
+    learning_rate: of SGD.
+    momentum: of SGD.
+    weight_decay: on all that moves.
+    batch: images per step; an incomplete last batch is left out.
+    batch_norm: 'train' normalises the twin with the batch's statistics and
+      updates the running ones, as the reference does for ResNets; 'eval'
+      leaves them, as it does for the CIFAR AlexNet and VGG.
+    accept: 'better' keeps an update only where the spiking network's score on
+      the tuning images rises; 'always' keeps each (the reference's --force).
+    crop, flip: augmentation of the tuning images.
+  """
+
+  schedule: str = 'sequential'
+  epochs: int = 1
+  learning_rate: float = 1e-3
+  momentum: float = 0.9
+  weight_decay: float = 1e-4
+  batch: int = 128
+  batch_norm: str = 'train'
+  accept: str = 'better'
+  crop: int = 4
+  flip: bool = True
+
+  def __post_init__(self):
+    for name in ('epochs', 'batch'):
+      if getattr(self, name) < 1:
+        raise UserError(f'{name}={getattr(self, name)!r}: at least 1 is needed')
+    for name, values in (
+      ('schedule', SCHEDULES),
+      ('batch_norm', ('train', 'eval')),
+      ('accept', ('better', 'always')),
+    ):
+      if getattr(self, name) not in values:
+        raise UserError(
+          f'{name}={getattr(self, name)!r}: it is one of {", ".join(values)}'
+        )
+
+  def optimizer(self):
+    return optax.chain(
+      optax.add_decayed_weights(self.weight_decay),
+      optax.trace(self.momentum),
+      optax.scale_by_learning_rate(self.learning_rate),
+    )
 
 
 def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
@@ -117,23 +168,34 @@ def tune_step(tuned, opt_state, frozen, images, *, ann, snn, tuning, layers):
 
 @functools.partial(
   jax.jit,
-  static_argnames=('ann', 'snn', 'tuning', 'layers'),
+  static_argnames=('ann', 'snn', 'task', 'tuning', 'layers'),
   donate_argnames=('tuned', 'opt_state'),
 )
 def tune_chunk(
-  tuned, opt_state, frozen, images, rows, keys, *, ann, snn, tuning, layers
+  tuned,
+  opt_state,
+  frozen,
+  images,
+  rows,
+  keys,
+  *,
+  ann,
+  snn,
+  task,
+  tuning,
+  layers,
 ):
   """Steps over batches of rows, [steps, batch], of images on the device."""
 
   def step(carry, batch):
     tuned, opt_state = carry
     indices, key = batch
-    indices = devices.keep_by_row(indices, tuning.mesh)
+    indices = distributed.keep_by_row(indices)
     drawn = crop_flip(
       key, images[indices], padding=tuning.crop, flip=tuning.flip
     )
-    drawn = devices.keep_by_row(drawn, tuning.mesh)
-    shown = present(ann, drawn)
+    drawn = distributed.keep_by_row(drawn)
+    shown = task.present(drawn)
     tuned, opt_state, losses = tune_step(
       tuned,
       opt_state,
@@ -168,8 +230,8 @@ def finetune(
     ann: the quantised network.
     snn: its spiking twin.
     variables: of the ANN; the targets come from them throughout.
-    data: dict of arrays with uint8 images: for the steps and, with
-      `accept='better'`, for the score.
+    data: a `Split`, or what `data.as_split` takes, with raw images: for the
+      steps and, with `accept='better'` and labels, for the score.
     tuning: how; `Tuning()` if not given.
     task: scores the network; its own if not given.
     seed: of shuffling and augmentation.
@@ -182,28 +244,25 @@ def finetune(
     whether the update was kept.
   """
   task, tuning = task or tasks.for_network(ann), tuning or Tuning()
-  tuned = jax.tree.map(jnp.array, variables)
+  tuned = variables
   behind_first = snn.firing[1:]
-  images = jnp.asarray(data['image'])
-  size = len(images)
+  data = as_split(data).in_memory()
+  size = len(data)
   steps = size // tuning.batch
   if steps < 1:
     raise UserError(
       f'fine-tuning with {size} images: at least one batch of {tuning.batch} '
       'is needed; take a smaller batch or more images'
     )
-  if (mesh := tuning.mesh) is not None:
-    devices.check_batch('batch', tuning.batch, mesh)
-    tuned, variables, images = (
-      devices.everywhere(tree, mesh) for tree in (tuned, variables, images)
-    )
+  distributed.check_batch('batch', tuning.batch)
+  tuned = distributed.everywhere(tuned)
+  variables, images = distributed.everywhere(
+    (variables, data['image']), alias=True
+  )
   judged = tuning.accept == 'better'
 
   def score(tuned):
-    found = evaluation.evaluate(
-      snn, tuned, data, task=task, batch=batch, mesh=tuning.mesh
-    )
-    return found[task.metric]
+    return evaluate(snn, tuned, data, task=task, batch=batch)[task.metric]
 
   if tuning.schedule == 'sequential':
     groups = [(layer,) for layer in behind_first]
@@ -229,6 +288,7 @@ def finetune(
         jax.random.split(draw_key, steps),
         ann=ann,
         snn=snn,
+        task=task,
         tuning=tuning,
         layers=tuple(layers),
       )

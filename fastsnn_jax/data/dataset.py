@@ -1,15 +1,22 @@
-"""What a data set is here, and what is known of the usual ones."""
+"""What a data set is: splits that answer `batches`, in memory or on disk.
 
+Nobody outside of this folder asks how a split is stored. `Arrays` is a split in
+memory; `stream.Stream` reads records when they are needed.
+"""
+
+import abc
 import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from fastsnn_jax.errors import UserError
 
-_DIGITS = tuple('0123456789')
-
 # Per channel, of images in 0..1. Those of MNIST and Fashion-MNIST are the
-# customary ones; CIFAR's are what the reference normalises with.
+# customary ones; CIFAR's are what the official code normalises with.
 MEAN_STD = {
   'mnist': ((0.1307,), (0.3081,)),
   'fashion_mnist': ((0.2860,), (0.3530,)),
@@ -17,99 +24,380 @@ MEAN_STD = {
   'cifar100': ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
   'imagenet2012': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-
 CLASSES = {
-  'mnist': _DIGITS,
+  'mnist': tuple('0123456789'),
   'fashion_mnist': (
-    'T-shirt/top',
-    'Trouser',
-    'Pullover',
-    'Dress',
-    'Coat',
-    'Sandal',
-    'Shirt',
-    'Sneaker',
-    'Bag',
-    'Ankle boot',
+    *('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal'),
+    *('Shirt', 'Sneaker', 'Bag', 'Ankle boot'),
   ),
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-  """A data set, whole, in memory.
+class Shuffle(NamedTuple):
+  """What fixes the order and the draws of a stage of training, for good."""
+
+  seed: int
+  stage: int = 0
+
+  @property
+  def init_key(self) -> jax.Array:
+    """Of the initial values."""
+    return self._keys()[0]
+
+  @property
+  def order_key(self) -> jax.Array:
+    """Of the order of the examples."""
+    return jax.random.split(self._keys()[1])[0]
+
+  @property
+  def draw_key(self) -> jax.Array:
+    """Of the augmentation."""
+    return jax.random.split(self._keys()[1])[1]
+
+  @property
+  def number(self) -> int:
+    """A seed for what is drawn on the host."""
+    return int(jax.random.key_data(self._keys()[1]).ravel()[-1])
+
+  def _keys(self):
+    key = jax.random.fold_in(jax.random.key(self.seed), self.stage)
+    return jax.random.split(key)
+
+
+class Split(abc.ABC):
+  """One part of a data set: examples by number, and batches of them.
 
   Attributes:
-    name: What it is called in reports and checkpoints.
-    train: `{'image': uint8 [N, H, W, C], 'label': int32 [N]}`, or the labels of
-      another task, see `tasks`.
-    test: The same, to be looked at once.
-    classes: Names of the classes; `label` indexes them.
-    mean: Per channel, of images in 0..1; what `normalize` takes.
-    std: Per channel, of images in 0..1.
-    validation: A third split, if the set has its own; otherwise a part of
+    shape: (H, W, C) of an image in a batch of an evaluation.
+  """
+
+  shape: tuple[int, ...]
+
+  @abc.abstractmethod
+  def __len__(self) -> int:
+    """How many examples there are."""
+
+  @abc.abstractmethod
+  def batches(
+    self,
+    size: int,
+    *,
+    shuffle: Shuffle | None = None,
+    start: int = 0,
+    shared: bool = True,
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of host arrays: 'image', the labels, and 'mask'.
+
+    Without `shuffle` one pass in order. With it training batches without end,
+    in a new order each epoch. The last batch of a pass or an epoch is filled up
+    with examples of the same; 'mask' is 0 for them, and 1 for all others.
+
+    Args:
+      size: examples of a batch, of all processes together.
+      shuffle: see there.
+      start: number of the first batch. A run that starts again at a later batch
+        sees what an unbroken one would.
+      shared: each process gets its own rows of a batch; otherwise all rows.
+    """
+
+  @abc.abstractmethod
+  def take(self, rows) -> 'Split':
+    """The examples of these numbers, in this order."""
+
+  @abc.abstractmethod
+  def shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a training batch of all processes is made of, 'mask' included."""
+
+  def column(self, name: str) -> np.ndarray | None:
+    """The labels of this name of all examples, if they are in memory."""
+    del name
+
+  def complaints(self) -> list[str]:
+    """What the user should know since the last call, a line each."""
+    return []
+
+  def some(self, count: int, seed: int) -> 'Split':
+    """So many of the examples, drawn at random: a list may be sorted."""
+    if count >= len(self):
+      return self
+    return self.split(1 - count / len(self), seed)[0]
+
+  def in_memory(self) -> 'Arrays':
+    """All examples that can be decoded, on every process."""
+    arrays, filled = {}, 0
+    for batch in self.batches(min(64, len(self)), shared=False):
+      real = batch.pop('mask') > 0
+      for name, x in batch.items():
+        if name not in arrays:
+          arrays[name] = np.empty((len(self), *x.shape[1:]), x.dtype)
+        arrays[name][filled : filled + real.sum()] = x[real]
+      filled += real.sum()
+    return Arrays({name: x[:filled] for name, x in arrays.items()})
+
+  def split(self, fraction: float, seed: int) -> tuple['Split', 'Split']:
+    """(training part, held-out part), by a shuffle that `seed` fixes."""
+    kept, held = split_rows(len(self), fraction, seed)
+    return self.take(kept), self.take(held)
+
+  def steps(self, size: int) -> int:
+    """Batches of an epoch."""
+    return -(-len(self) // size)
+
+
+class Arrays(Split):
+  """A split in memory: a dict of arrays with one row for each example.
+
+  >>> part = Arrays({'image': np.zeros((3, 2, 2, 1), np.uint8),
+  ...                'label': np.arange(3)})
+  >>> [batch['mask'].tolist() for batch in part.batches(2)]
+  [[1.0, 1.0], [1.0, 0.0]]
+  """
+
+  def __init__(self, arrays: Mapping[str, np.ndarray]):
+    self.arrays = dict(arrays)
+    lengths = {name: len(x) for name, x in self.arrays.items()}
+    if 'image' not in lengths or len(set(lengths.values())) != 1:
+      raise UserError(
+        f"arrays of lengths {lengths}; a split needs 'image' and labels, with "
+        'the same number of rows in each'
+      )
+
+  def __len__(self):
+    return len(self.arrays['image'])
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self.arrays[name]
+
+  def __contains__(self, name: str) -> bool:
+    return name in self.arrays
+
+  @property
+  def shape(self):
+    return np.shape(self.arrays['image'])[1:]
+
+  def shapes(self, size):
+    return batch_shapes({k: x[0] for k, x in self.arrays.items()}, size)
+
+  def column(self, name):
+    return self.arrays.get(name)
+
+  def take(self, rows):
+    return Arrays({name: x[rows] for name, x in self.arrays.items()})
+
+  def some(self, count, seed):
+    del seed  # the first ones, which are what reports of old were made with
+    return self.take(slice(count))
+
+  def in_memory(self):
+    return self
+
+  def batches(self, size, *, shuffle=None, start=0, shared=True):
+    total, steps = len(self), self.steps(size)
+    if total < 1 or size < 1:
+      raise UserError(
+        f'{total} images in batches of {size}: at least one of each is needed'
+      )
+    mine, first = own_rows(size, shared)
+    order, epoch = np.arange(total), None
+    step = start
+    while shuffle is not None or step < steps:
+      if shuffle is not None and step // steps != epoch:
+        epoch = step // steps
+        order = _order(shuffle, epoch, total)
+      position = step % steps * size + first + np.arange(mine)
+      rows = order[position % total]
+      batch = {name: x[rows] for name, x in self.arrays.items()}
+      yield {**batch, 'mask': (position < total).astype(np.float32)}
+      step += 1
+
+
+def _order(shuffle, epoch, total):
+  key = shuffle.order_key
+  return np.asarray(
+    jax.random.permutation(jax.random.fold_in(key, epoch), total)
+  )
+
+
+def batch_shapes(example, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of `size` examples like this one, and of their 'mask'."""
+  return {
+    name: jax.ShapeDtypeStruct((size, *np.shape(x)), np.asarray(x).dtype)
+    for name, x in {**example, 'mask': np.float32(1)}.items()
+  }
+
+
+def own_rows(size: int, shared: bool) -> tuple[int, int]:
+  """(how many rows of a batch this process gets, the number of the first)."""
+  if not shared:
+    return size, 0
+  mine = size // jax.process_count()
+  return mine, mine * jax.process_index()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A data set; its parts are splits, or what `as_split` takes.
+
+  Attributes:
+    name: what it is called in reports and checkpoints.
+    train: examples to train on: images uint8 [H, W, C] and the task's labels.
+    test: the same, to be looked at once.
+    classes: names of the classes.
+    mean, std: per channel, of images in 0..1.
+    validation: a third split, if the set has its own; otherwise a part of
       `train` is held out.
-    notes: What was found wrong and mended, for the user to know.
+    notes: what was mended or left out, for the user to know.
   """
 
   name: str
-  train: dict[str, np.ndarray]
-  test: dict[str, np.ndarray]
+  train: Split
+  test: Split
   classes: tuple[str, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  validation: dict[str, np.ndarray] | None = None
+  validation: Split | None = None
   notes: tuple[str, ...] = ()
 
+  def __post_init__(self):
+    for part in ('train', 'test', 'validation'):
+      if (value := getattr(self, part)) is not None:
+        object.__setattr__(self, part, as_split(value))
 
-def assemble(name, train, test, classes=None) -> Dataset:
-  """Checks two splits against each other and adds what is known of the set.
+
+def as_split(data) -> Split:
+  """A split of data of one's own.
 
   Args:
-    name: Of the data set; the known ones bring their mean, std and classes.
-    train: `{'image': uint8 [N, H, W, C], 'label': integer [N]}`.
-    test: The same.
-    classes: Names of the classes, or None for the known or numbered ones.
+    data: a dict of arrays; a sequence of examples, with `len` and `[i]`, such
+      as a list or a `grain.MapDataset`, which is read as it is needed; or any
+      other iterable of examples, such as a `grain.IterDataset`, which is read
+      into memory once. An example is a dict, {'image': [H, W, C], 'label': …}.
+
+  >>> examples = [{'image': np.zeros((2, 2, 1), np.uint8), 'label': 3}]
+  >>> as_split(iter(examples)).column('label').tolist()
+  [3]
+  """
+  if isinstance(data, Split):
+    return data
+  if isinstance(data, Mapping):
+    return Arrays({name: np.asarray(x) for name, x in data.items()})
+  if hasattr(data, '__len__') and hasattr(data, '__getitem__'):
+    from fastsnn_jax.data.stream import Stream, as_it_is
+
+    return Stream(data, as_it_is)
+  if not isinstance(data, Iterable):
+    raise UserError(
+      f'data of type {type(data).__name__}; give a dict of arrays, a sequence '
+      "or an iterable of examples {'image': …, 'label': …}"
+    )
+  examples = [dict(example) for example in data]
+  if not examples:
+    raise UserError('the iterable gave no example; at least one is needed')
+  return Arrays(
+    {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+  )
+
+
+def as_dataset(data, name: str = 'own') -> Dataset:
+  """A data set of data of one's own.
+
+  Args:
+    data: a `Dataset`; or a dict with 'train' and 'test', each as `as_split`
+      takes it, and if known 'validation', 'classes', 'mean' and 'std'. Without
+      them classes are numbered from the labels, and mean and standard deviation
+      are those of the training images.
+    name: what it is called, if it does not say so.
 
   Raises:
-    UserError: An empty split, images of two sizes, a label without a class.
+    UserError: a part is missing, or they do not fit together.
+
+  >>> part = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
+  >>> as_dataset({'train': part, 'test': part}).classes
+  ('0', '1', '2', '3')
   """
-  for part, arrays in (('train', train), ('test', test)):
-    if arrays['image'].size == 0:
+  if isinstance(data, Dataset):
+    return data
+  if not isinstance(data, Mapping) or not {'train', 'test'} <= set(data):
+    raise UserError(
+      f'data of type {type(data).__name__}; give a Dataset, or a dict with '
+      "'train' and 'test', such as {'train': {'image': …, 'label': …}, …}"
+    )
+  parts = {
+    part: as_split(data[part])
+    for part in ('train', 'test', 'validation')
+    if data.get(part) is not None
+  }
+  return assemble(
+    data.get('name', name),
+    **parts,
+    classes=data.get('classes'),
+    mean_std=(data.get('mean'), data.get('std')),
+  )
+
+
+def assemble(
+  name, train, test, classes=None, validation=None, mean_std=(None, None)
+) -> Dataset:
+  """Checks splits against each other and adds what is known of the set.
+
+  Args:
+    name: of the data set; the known ones bring mean, std and classes.
+    train, test, validation: as `as_split` takes them.
+    classes: names of the classes, or None for the known or numbered ones.
+    mean_std: per channel, of images in 0..1; None for the known or measured.
+
+  Raises:
+    UserError: an empty split, images of two sizes, a label without a class.
+  """
+  parts = {'train': as_split(train), 'test': as_split(test)}
+  if validation is not None:
+    parts['validation'] = as_split(validation)
+  for part, split in parts.items():
+    if not len(split) or 0 in split.shape:
       raise UserError(
-        f'{name}: the {part} split holds no images (shape '
-        f'{arrays["image"].shape}); it needs at least one'
+        f'{name}: the {part} split holds no images ({len(split)} of shape '
+        f'{split.shape}); it needs at least one'
       )
-  shapes = train['image'].shape[1:], test['image'].shape[1:]
-  if shapes[0] != shapes[1]:
+  shapes = [split.shape for split in parts.values()]
+  if len(set(shapes)) > 1:
     raise UserError(
       f'{name}: training images have shape {shapes[0]}, test images '
-      f'{shapes[1]}; both splits must come from one set'
+      f'{shapes[1]}; all splits must come from one set'
     )
-  # Wide enough that the count of classes does not wrap at label 255.
-  labels = np.concatenate([train['label'], test['label']]).astype(np.int64)
-  if classes is None:
-    classes = CLASSES.get(name) or tuple(map(str, range(labels.max() + 1)))
-  if labels.min() < 0 or labels.max() >= len(classes):
-    raise UserError(
-      f'{name}: labels run from {labels.min()} to {labels.max()}, but there '
-      f'are {len(classes)} classes; labels must be 0 to {len(classes) - 1}'
-    )
-  mean, std = MEAN_STD.get(name, ((), ()))
-  if len(mean) != shapes[0][-1]:
-    mean, std = statistics(train['image'])
-  parts = [
-    {'image': x['image'], 'label': x['label'].astype(np.int32)}
-    for x in (train, test)
-  ]
-  return Dataset(name, *parts, tuple(classes), mean, std)
+  columns = [split.column('label') for split in parts.values()]
+  labels = [np.ravel(x) for x in columns if x is not None]
+  whole = labels and all(np.issubdtype(x.dtype, np.integer) for x in labels)
+  if whole:
+    # Wide enough that the count of classes does not wrap at label 255.
+    labels = np.concatenate(labels).astype(np.int64)
+    if classes is None:
+      number = range(labels.max(initial=0) + 1)
+      classes = CLASSES.get(name) or tuple(map(str, number))
+    single = columns[0].ndim == 1  # masks have 255, boxes -1 for no class
+    if single and (labels.min() < 0 or labels.max() >= len(classes)):
+      raise UserError(
+        f'{name}: labels run from {labels.min()} to {labels.max()}, but there '
+        f'are {len(classes)} classes; labels must be 0 to {len(classes) - 1}'
+      )
+  known = MEAN_STD.get(name, ((), ()))
+  mean, std = (
+    k if given is None else tuple(given)
+    for given, k in zip(mean_std, known, strict=True)
+  )
+  if len(mean) != shapes[0][-1] or len(std) != len(mean):
+    mean, std = statistics(next(parts['train'].batches(1024))['image'])
+    if isinstance(parts['train'], Arrays):
+      mean, std = statistics(parts['train']['image'])
+  return Dataset(
+    name, classes=tuple(classes or ()), mean=mean, std=std, **parts
+  )
 
 
 def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation per channel, of images scaled to 0..1.
 
   Args:
-    images: uint8 [..., C].
+    images: [..., C], uint8 or floats in 0..255.
 
   Returns:
     Two tuples of C floats. The deviation is at least 1/255, so that a channel
@@ -118,11 +406,11 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
   >>> statistics(np.array([[0], [255]], np.uint8))
   ((0.5,), (0.5,))
   """
-  values = np.arange(256) / 255
-  mean, std = [], []
+  values, mean, std = np.arange(256) / 255, [], []
   for channel in range(images.shape[-1]):
     # From a histogram: exact, and no float copy of the whole set.
-    share = np.bincount(images[..., channel].ravel(), minlength=256)
+    grey = np.ravel(images[..., channel]).astype(np.uint8)
+    share = np.bincount(grey, minlength=256)
     share = share / share.sum()
     mean.append(float(share @ values))
     variance = float(share @ (values - mean[-1]) ** 2)
@@ -130,50 +418,31 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
   return tuple(mean), tuple(std)
 
 
-def split(arrays, fraction, seed):
-  """Parts a set in two by a shuffle that `seed` fixes.
+@functools.lru_cache(maxsize=4)
+def split_rows(rows: int, fraction: float, seed: int):
+  """Numbers of the rows of two parts, by a shuffle that `seed` fixes for good.
 
   Args:
-    arrays: A dict of arrays with the same first dimension N.
-    fraction: Share of the second, held-out part, in (0, 1). Each part gets at
+    rows: how many there are, 2 or more.
+    fraction: share of the second, held-out part, in (0, 1); each part gets at
       least one row.
-    seed: A non-negative integer. One seed gives one split for good: it does
-      not depend on the version of NumPy.
-
-  Returns:
-    `(train_part, held_out_part)`, disjoint, together the whole.
+    seed: 0 or more.
 
   Raises:
-    UserError: A fraction outside (0, 1), a negative seed, fewer than two rows,
-      arrays of different lengths.
+    UserError: one of them is out of range.
 
-  >>> train, held_out = split({'label': np.arange(10)}, 0.3, seed=0)
-  >>> len(train['label']), len(held_out['label'])
+  >>> kept, held = split_rows(10, 0.3, seed=0)
+  >>> len(kept), len(held)
   (7, 3)
   """
-  if not 0 < fraction < 1:
+  if not (0 < fraction < 1 and seed >= 0 and rows > 1):
     raise UserError(
-      f'fraction is {fraction}; the held-out share must lie strictly between '
-      '0 and 1, such as 0.1'
-    )
-  if seed < 0:
-    raise UserError(f'seed is {seed}; it must be 0 or a positive integer')
-  lengths = {key: len(value) for key, value in arrays.items()}
-  if len(set(lengths.values())) != 1:
-    raise UserError(
-      f'arrays have lengths {lengths}; a split needs the same number of rows '
-      'in each'
-    )
-  rows = next(iter(lengths.values()))
-  if rows < 2:
-    raise UserError(
-      f'the set has {rows} rows; a split needs at least 2, so use more data'
+      f'{rows} examples, of which a share of {fraction} is held out by the seed '
+      f'{seed}; there must be 2 or more, a share between 0 and 1, and a seed of '
+      '0 or more'
     )
   # NumPy promises the raw stream of a bit generator for ever, but not what
   # `Generator.permutation` makes of it.
   order = np.argsort(np.random.PCG64(seed).random_raw(rows), kind='stable')
   held = min(max(round(rows * fraction), 1), rows - 1)
-  return (
-    {key: value[order[held:]] for key, value in arrays.items()},
-    {key: value[order[:held]] for key, value in arrays.items()},
-  )
+  return order[held:], order[:held]

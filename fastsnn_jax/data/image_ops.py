@@ -1,4 +1,4 @@
-"""What is done to images on the device: normalisation, random crop and flip."""
+"""What is done to images on the device, whatever the task."""
 
 import jax
 import jax.numpy as jnp
@@ -49,61 +49,6 @@ def resize(images, side: int):
     return images
   shape = (len(images), side, side, images.shape[-1])
   return jax.image.resize(images, shape, 'linear', antialias=False)
-
-
-def present(network, images):
-  """What a network is shown of raw square images: normalised, at its size.
-
-  Args:
-    network: has mean, std and size; size 0 takes images as they are.
-    images: [B, H, W, C], uint8 or floats in 0..255.
-  """
-  images = normalize(images, network.mean, network.std)
-  resized = network.task == 'detection' and network.size
-  return resize(images, network.size) if resized else images
-
-
-def augment(key, batch, *, crop, flip, jitter, fill=(), side=None):
-  """A training batch, changed at random as its labels allow.
-
-  Args:
-    key: a JAX random key.
-    batch: raw images and labels, see `tasks`.
-    crop: classification: padding in pixels of `crop_flip`. Boxes and masks:
-      random parts of the images, unless it is 0.
-    flip: mirror half of the images.
-    jitter: strength of `color_jitter`; with boxes, half of `distort` of
-      `augment_boxes`.
-    fill: colour to pad images with that have masks.
-    side: of what is cut out of images with masks; None for the images' own.
-  """
-  if 'boxes' in batch:
-    from fastsnn_jax.tasks.detection.augment import augment_boxes
-
-    return augment_boxes(
-      key, batch, crop=bool(crop), flip=flip, distort=2 * jitter
-    )
-  images, masks = batch['image'], batch['label'].ndim == 3
-  if not masks:
-    images = crop_flip(key, images, padding=crop, flip=flip)
-  if jitter:
-    # Another key: what crop_flip draws hangs on the key alone.
-    key_of_colors = jax.random.fold_in(key, 1)
-    size = batch['size'] if masks and 'size' in batch else None
-    images = color_jitter(key_of_colors, images, jitter, size)
-  batch = {**batch, 'image': images}
-  if masks:  # at the end: what pads an image keeps its colour
-    from fastsnn_jax.tasks.segmentation.augment import SCALES, augment_masks
-
-    return augment_masks(
-      key,
-      batch,
-      side=side or images.shape[1],
-      fill=fill,
-      scales=SCALES if crop else (1.0,),
-      flip=flip,
-    )
-  return batch
 
 
 def crop_flip(key, images, *, padding=4, flip=True):
@@ -197,3 +142,85 @@ def color_jitter(key, images, strength, size=None):
   grey = jnp.mean(images, (1, 2, 3), keepdims=True, where=real)
   images = apart(images, grey, contrast)
   return apart(images, jnp.mean(images, -1, keepdims=True), colour)
+
+
+def row_keys(key, rows: int):
+  """A random key for each row of a batch.
+
+  Args:
+    key: one key, into which the number of each row is folded; or `rows` keys,
+      which are taken as they are. The latter give a sample the same draws in
+      whatever batch it comes.
+    rows: B.
+
+  Returns:
+    [B] keys.
+
+  Raises:
+    UserError: another number of keys.
+
+  >>> key = jax.random.key(0)
+  >>> bool(row_keys(key, 3)[2] == jax.random.fold_in(key, 2))
+  True
+  """
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
+  if not key.ndim:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+  if key.shape != (rows,):
+    raise UserError(
+      f'there are keys of shape {key.shape} for {rows} images; give one key, '
+      'or one for each image'
+    )
+  return key
+
+
+def bilinear(numerator, denominator, length):
+  """Rows of the matrix that reads a line of pixels at given positions.
+
+  At p between the centres i and i + 1 the weights are 1 - (p - i) and p - i, of
+  all other pixels 0; beyond the first or the last centre p is moved there. p is
+  given as a fraction of integers: the pixel is then exact, whatever the size.
+
+  Args:
+    numerator: int32 [..., n].
+    denominator: int32, broadcasts to it; positive.
+    length: pixels of the line, L.
+
+  Returns:
+    float32 [..., n, L].
+
+  >>> bilinear(jnp.array([-1, 1, 3, 9]), 4, 2).tolist()
+  [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+  """
+  numerator = jnp.clip(numerator, 0, (length - 1) * denominator)
+  whole, rest = numerator // denominator, numerator % denominator
+  share = rest.astype(jnp.float32) / jnp.float32(denominator)
+  apart = whole[..., None] - jnp.arange(length)
+  return jnp.maximum(0, 1 - jnp.abs(apart + share[..., None]))
+
+
+def resample(images, rows, columns):
+  """Reads images along both axes.
+
+  `result[b, i, l, c] = Σ_j Σ_k rows[b, i, j] columns[b, l, k]
+  images[b, j, k, c]`
+
+  Args:
+    images: [B, H, W, C].
+    rows, columns: [B, h, H] and [B, w, W], as from `bilinear`.
+
+  Returns:
+    float32 [B, h, w, C].
+
+  >>> half = jnp.full((1, 1, 2), 0.5)
+  >>> resample(jnp.arange(4.0).reshape(1, 2, 2, 1), half, half).item()
+  1.5
+  """
+  # Channel by channel (faster on a CPU), and in full precision: what TPUs do of
+  # themselves keeps eight bits, a grey level at the most.
+  planes = jnp.moveaxis(images.astype(jnp.float32), -1, 1)
+  exact = jax.lax.Precision.HIGHEST
+  planes = jnp.einsum('bij,bcjk->bcik', rows, planes, precision=exact)
+  planes = jnp.einsum('bcik,blk->bcil', planes, columns, precision=exact)
+  return jnp.moveaxis(planes, 1, -1)

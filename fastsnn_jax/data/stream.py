@@ -1,184 +1,291 @@
-"""Data sets too large for memory: pictures stay encoded, on disk.
+"""A split on disk: records are read, decoded and batched ahead by grain.
 
-`open_stream` finds the set and `Source` hands out its examples by number, in
-any order; what is made of them is `loader`'s affair.
+What a batch holds depends on the seed and its number only: not on the number of
+processes or workers, nor on where a run was cut. grain is imported where it is
+used: 1.6 s that other runs save.
 """
 
-import dataclasses
-import pathlib
+import functools
+import gc
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
 
 import numpy as np
+from absl import flags
 
-from fastsnn_jax.data import decode
-from fastsnn_jax.data.dataset import CLASSES, MEAN_STD, split
-from fastsnn_jax.data.readers import folder, tfds
+from fastsnn_jax.data.dataset import Split, batch_shapes, own_rows
+from fastsnn_jax.data.decode import Undecodable
+from fastsnn_jax.data.workers import cores
 from fastsnn_jax.errors import UserError
 
-_PATIENCE = 100  # pictures that are tried before none can be decoded
+_ENDLESS = 2**50  # examples; more than a run can see
+_PATIENCE = 100  # records that are tried before none can be decoded
+_SHARED = '/dev/shm'  # where Linux keeps what processes share
 
 
-class Source:
-  """Encoded pictures and labels, by number.
+def as_it_is(record, draws) -> dict:
+  """The `prepare` of records that are examples already."""
+  del draws
+  return record
 
-  `source[i]` is (encoded bytes, label), or a dict of labels in its place.
-  Sources can be pickled, and read from several threads at once.
+
+class Stream(Split):
+  """Examples that are made of records when they are needed.
 
   Args:
-    records: has `len`, `[i]` as above, `name(i)`, and `channels` (1, 3, or None
-      if each picture has its own).
-    rows: which of the records, in which order; all if not given.
+    source: has `len` and `[i]`, which gives a record, in any order and from
+      several threads; and if it can `name(i)`, for messages, and `column(name)`
+      with the labels of all records. It can be pickled if there are workers.
+    prepare: (record, draws) -> {'image': [H, W, C], labels}, on the host.
+      `draws` gives random numbers in training and is None in evaluation; see
+      `Draws`. Raises `Undecodable` for a record without a picture.
+    training: the `prepare` of training batches, if it is another.
+    workers: processes that decode; 0 for threads of this one. Pillow lets
+      threads run side by side, so workers pay off on many cores only, and take
+      some seconds to start.
+    rows: which records, in which order; all if not given.
   """
 
-  def __init__(self, records, rows=None):
-    self._records = records
-    self._rows = np.arange(len(records)) if rows is None else rows
+  def __init__(self, source, prepare, training=None, *, workers=0, rows=None):
+    if not len(source):
+      raise UserError('the split has no examples; it needs at least one')
+    self._source, self._workers = source, workers
+    self._prepare, self._training = prepare, training or prepare
+    self._rows = np.arange(len(source)) if rows is None else rows
+    self._skipped, self._told = {}, 0
 
-  def __len__(self) -> int:
+  def __len__(self):
     return len(self._rows)
 
-  def __getitem__(self, index: int) -> tuple[bytes, int]:
-    return self._records[self._rows[index]]
-
   @property
-  def channels(self) -> int | None:
-    return self._records.channels
+  def shape(self):
+    return self._blank(False)['image'].shape
 
-  def shape(self) -> tuple[int, int, int]:
-    """(height, width, channels) of the first picture that can be decoded.
+  def shapes(self, size):
+    return batch_shapes(self._blank(True), size)
 
-    Raises:
-      UserError: there is none among the first hundred.
-    """
+  def column(self, name):
+    columns = getattr(self._source, 'column', lambda name: None)(name)
+    return None if columns is None else columns[self._rows]
+
+  def take(self, rows):
+    return Stream(
+      self._source,
+      self._prepare,
+      self._training,
+      workers=self._workers,
+      rows=self._rows[rows],
+    )
+
+  def name(self, index: int) -> str:
+    """What an example is called in messages."""
+    name = getattr(self._source, 'name', 'example {}'.format)
+    return name(self._rows[index])
+
+  def complaints(self):
+    names = [self.name(index) for index in self._skipped][self._told :]
+    if not names:
+      return []
+    again = 'more ' if self._told else ''
+    self._told += len(names)
+    listed = ', '.join(names[:3]) + (', …' if names[3:] else '')
+    return [
+      f'{len(names)} {again}of {len(self)} pictures cannot be decoded and count '
+      f'nothing ({listed})'
+    ]
+
+  def example(self, shuffle, size: int, number: int) -> dict:
+    """Example number `number` of batches of `size`, and 'skipped'."""
+    step, row = divmod(number, size)
+    epoch, step = divmod(step, self.steps(size))
+    position = step * size + row
+    index, draws = position % len(self), None
+    if shuffle is not None:
+      index = int(permutation(shuffle.seed, epoch, len(self))[index])
+      draws = Draws(shuffle.seed, number)
+    prepare = self._prepare if shuffle is None else self._training
+    blank, skipped = self._blank(shuffle is not None), -1
+    try:
+      example = prepare(self._source[self._rows[index]], draws)
+    except Undecodable:
+      example, skipped = blank, index
+    shape = np.shape(example['image'])
+    if shape != blank['image'].shape:
+      raise UserError(
+        f'{self.name(index)} has the shape {shape}, those before '
+        f'{blank["image"].shape}; images taken as they are must have one, so '
+        'give a size to bring them to'
+      )
+    counts = position < len(self) and skipped < 0
+    return {**example, 'mask': np.float32(counts), 'skipped': np.int64(skipped)}
+
+  @functools.lru_cache(maxsize=2)  # noqa: B019  (as long-lived as the split)
+  def _blank(self, training):
+    """A grey example, in the place of those that cannot be decoded."""
+    prepare = self._training if training else self._prepare
     for index in range(min(len(self), _PATIENCE)):
       try:
-        return decode.whole(self[index][0], self.channels).shape
-      except decode.Undecodable as error:
+        draws = Draws(0, 0) if training else None
+        example = prepare(self._source[self._rows[index]], draws)
+      except Undecodable as error:
         reason = error
+      else:
+        return {**example, 'image': np.full_like(example['image'], 127)}
     raise UserError(
       f'{self.name(0)} and {index} more are no pictures ({reason}); pictures '
       'must be JPEG, PNG or the like, so look at the files'
     )
 
-  def name(self, index: int) -> str:
-    """What an example is called in messages: a path, or a number."""
-    return self._records.name(self._rows[index])
+  def __getstate__(self):
+    return {**self.__dict__, '_skipped': {}, '_told': 0}
 
-  def boxes(self):
-    """Boxes [N, G, 4] and their labels [N, G], where the records have them."""
-    return tuple(x[self._rows] for x in self._records.boxes())
+  def batches(self, size, *, shuffle=None, start=0, shared=True):
+    import grain
 
-  def take(self, rows) -> 'Source':
-    """The examples of these numbers, in this order.
+    mine, first = own_rows(size, shared)
+    count = _ENDLESS if shuffle else (self.steps(size) - start) * mine
+    rows = _Rows(self, shuffle, size, start, mine, first, count)
+    # `mp_prefetch` deals elements out to the workers: they have to be batches.
+    # Threads take single examples, so that the first batch comes soonest.
+    data = grain.MapDataset.source(rows)
+    if self._workers:
+      self._check_room(mine, shuffle is not None)
+      if not flags.FLAGS.is_parsed():  # grain reads its own, even in a library
+        flags.FLAGS.mark_as_parsed()
+      options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+      data = data.batch(mine).to_iter_dataset(options)
+      several = grain.MultiprocessingOptions(num_workers=self._workers)
+      data = data.mp_prefetch(several, worker_init_fn=_start_worker)
+    else:
+      options = grain.ReadOptions(cores(), max(2 * mine, cores()))
+      data = data.to_iter_dataset(options).batch(mine)
+    return self._counted(iter(data), mine, size)
 
-    Raises:
-      UserError: a number outside of 0 … len - 1.
-    """
-    rows = np.asarray(rows, np.int64)
-    if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+  def _counted(self, batches, mine, size):
+    seen = failed = 0
+    try:
+      for batch in batches:
+        if self._workers:  # out of shared memory, which is little, at once
+          batch = {name: np.array(x) for name, x in batch.items()}
+        indices = batch.pop('skipped')
+        indices = indices[indices >= 0].tolist()
+        self._skipped.update(dict.fromkeys(indices))
+        seen, failed = seen + mine, failed + len(indices)
+        if 2 * failed > seen >= min(_PATIENCE, len(self) * mine // size):
+          names = ', '.join(self.name(i) for i in list(self._skipped)[:3])
+          raise UserError(
+            f'{failed} of {seen} pictures could not be decoded ({names}, …); '
+            'most must be JPEG, PNG or the like, so look at these files'
+          )
+        yield batch
+    except RuntimeError as error:
+      if not self._workers or isinstance(error, UserError):
+        raise
       raise UserError(
-        f'rows run from {rows.min()} to {rows.max()}; the set has {len(self)}, '
-        f'so they must be 0 to {len(self) - 1}'
+        f'one of {self._workers} worker processes that decode ended ({error}), '
+        'as happens where memory is short; use fewer workers, or none (threads '
+        'decode too), then the same command goes on'
+      ) from error
+    finally:
+      batches.close()
+      if self._workers:
+        # What grain raised at its end still holds batches, in a circle, which
+        # would stay in shared memory.
+        gc.collect()
+
+  def _check_room(self, mine, training):
+    """Writing to more shared memory than there is kills without a word."""
+    if not os.path.isdir(_SHARED):
+      return
+    example = sum(np.asarray(x).nbytes for x in self._blank(training).values())
+    # Each worker has a batch in the making and two on their way.
+    needed = 3 * self._workers * mine * example
+    if (free := shutil.disk_usage(_SHARED).free) < needed:
+      raise UserError(
+        f'{_SHARED} has {free / 1e6:.0f} MB free, the batches of the workers '
+        f'need {needed / 1e6:.0f} MB; use fewer workers, or none (threads '
+        'decode too), or give the container more (docker: --shm-size)'
       )
-    return Source(self._records, self._rows[rows])
-
-  def split(self, fraction: float, seed: int) -> tuple['Source', 'Source']:
-    """(train part, held-out part), the rows that `data.split` gives.
-
-    Raises:
-      UserError: as `data.split`.
-    """
-    parts = split({'row': np.arange(len(self))}, fraction, seed)
-    return self.take(parts[0]['row']), self.take(parts[1]['row'])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Streamed:
-  """A data set on disk.
+class _Rows:
+  """The examples of one process, from a batch on, as grain takes them."""
 
-  Attributes:
-    name: what it is called in reports and checkpoints.
-    train: a `Source`.
-    test: a `Source`, to be looked at once.
-    classes: names of the classes; labels index them.
-    mean: per channel, of images in 0..1: the known ones of the set, otherwise
-      ImageNet's; for as many channels as images will have.
-    std: likewise.
-    notes: what was found wrong and mended, for the user to know.
-    validation: a third split, if the set has its own.
-    size: side of the squares that pictures and masks are padded to; None where
-      the loader's user says.
+  def __init__(self, split, shuffle, size, start, mine, first, count):
+    self._example = functools.partial(split.example, shuffle, size)
+    self._size, self._start = size, start
+    self._mine, self._first, self._count = mine, first, count
+
+  def __len__(self):
+    return self._count
+
+  def __getitem__(self, number):
+    step, row = divmod(number, self._mine)
+    return self._example((self._start + step) * self._size + self._first + row)
+
+
+# --- random numbers, fixed by the seed for good ------------------------------
+
+# NumPy promises that the raw stream of a bit generator stays; not so what its
+# `Generator` makes of it.
+_lock = threading.Lock()
+
+
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+  """The order of the examples in an epoch, shared: do not write to it.
+
+  >>> sorted(permutation(0, 1, 3).tolist())
+  [0, 1, 2]
   """
-
-  name: str
-  train: Source
-  test: Source
-  classes: tuple[str, ...]
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  notes: tuple[str, ...] = ()
-  validation: Source | None = None
-  size: int | None = None
+  with _lock:  # else every thread would work it out as an epoch begins
+    return _permutation(seed, epoch, size)
 
 
-def open_stream(
-  name: str, path: str | None = None, *, size: int | None = None
-) -> Streamed:
-  """Finds a data set on disk without reading its pictures.
+@functools.lru_cache(maxsize=4)
+def _permutation(seed, epoch, size):
+  return np.argsort(_raw(seed, 0, epoch).random_raw(size), kind='stable')
+
+
+class Draws:
+  """Uniform numbers for one example, four at each call.
 
   Args:
-    name: of the TFDS data set, or any name for a folder of pictures.
-    path: a TFDS data_dir (or the folder of the set, or of one version), or a
-      folder with `train/CLASS/PICTURE` and `test/CLASS/PICTURE` (or `val`, or
-      `validation`). None for TFDS's default.
-    size: that a `Loader` will give them, which makes them RGB; None for
-      pictures as they are.
+    seed: 0 or more.
+    number: of the example, counted through all epochs.
 
-  Raises:
-    UserError: neither is there, or it is not as it should be.
+  >>> draws = Draws(0, 7)
+  >>> len(draws()), 0 <= min(draws()) <= max(draws()) < 1
+  (4, True)
   """
-  if path is None:
-    directory = tfds.default_directory()
-    if tfds.find(name, directory):
-      return _tfds(name, directory, size)
-    raise UserError(
-      f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
-      f'with: {tfds.prepare_command(name, directory)}; or give the path '
-      f'of pictures arranged as {folder.LAYOUT}'
-    )
-  directory = pathlib.Path(path).expanduser()
-  if not directory.is_dir():
-    raise UserError(
-      f'{path} is not a directory; give one with a prepared TFDS data set, or '
-      f'with pictures arranged as {folder.LAYOUT}'
-    )
-  if tfds.find(name, directory):
-    return _tfds(name, directory, size)
-  if folder.has_classes(directory):
-    train, test, classes = folder.read(directory)
-    return _streamed(name, train, test, classes, size)
-  raise UserError(
-    f'{path} holds neither a prepared TFDS data set {name!r} nor pictures '
-    f'arranged as {folder.LAYOUT}; prepare or arrange it, or give another path'
-  )
+
+  def __init__(self, seed: int, number: int):
+    self._stream = _raw(seed, 1, number)
+
+  def __call__(self) -> list[float]:
+    return ((self._stream.random_raw(4) >> 11) * 2.0**-53).tolist()
 
 
-def _tfds(name, directory, size):
-  return _streamed(name, *tfds.records(name, directory), size)
+def _raw(seed, *key):
+  return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _streamed(name, train, test, classes, size):
-  train = Source(train)
-  channels = 3 if size else train.channels
-  if channels not in (1, 3):
-    channels = train.shape()[-1]
-  known = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
-  mean, std = (_fitted(values, channels) for values in known)
-  classes = CLASSES.get(name) or classes
-  return Streamed(name, train, Source(test), classes, mean, std)
+# --- worker processes ---------------------------------------------------------
 
 
-def _fitted(values, channels):
-  """What is known of a channel, for each of another number of channels."""
-  if len(values) == channels:
-    return values
-  return (sum(values) / len(values),) * channels
+def _start_worker(index: int, count: int) -> None:
+  """Runs first in each worker process of grain's."""
+  del index, count
+  # A signal to the whole job is the training's affair, which saves first and
+  # then tells the workers to stop.
+  for name in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(name, signal.SIG_IGN)
+  # Killed, it tells nobody; workers would wait for it for ever.
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+  multiprocessing.parent_process().join()
+  os._exit(1)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import jax
 
-from fastsnn_jax import distributed as devices
+from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
 
 
@@ -56,10 +56,11 @@ def convert_command(arguments: list[str]) -> None:
 
   import fastsnn_jax as fs
   from fastsnn_jax.experiment import config as schema
-  from fastsnn_jax.experiment import import_official as official
-  from fastsnn_jax.experiment import recipes
-  from fastsnn_jax.experiment import train as experiment
+  from fastsnn_jax.experiment import import_official, recipes
+  from fastsnn_jax.experiment.workdir import experiment_of
 
+  if path := _early(arguments, '--config'):  # for what it registers
+    schema.load(path)
   directory = _early(arguments, '--workdir')
   file = _early(arguments, '--from-torch')
   network = _early(arguments, '--model')
@@ -68,10 +69,11 @@ def convert_command(arguments: list[str]) -> None:
   if file:
     default = recipes.recommended(network).convert if network else default
   elif directory:
-    default = experiment.experiment_of(directory).convert
+    default = experiment_of(directory).convert
 
   def main(
     workdir: str,
+    config: str | None = None,
     from_torch: str | None = None,
     model: str | None = None,
     data: str | None = None,
@@ -86,6 +88,8 @@ def convert_command(arguments: list[str]) -> None:
 
     Args:
       workdir: In which train.py ran; its experiment sets the defaults below.
+      config: A config file that registers a model, a data set or a task of your
+        own; its experiment does not count.
       from_torch: An official PyTorch checkpoint to convert in place of what was
         trained here; with --model and --bits, for the file says neither.
       model: Of the official checkpoint.
@@ -94,6 +98,7 @@ def convert_command(arguments: list[str]) -> None:
       size: Side of its images in pixels, if not 224, 416 or 513, the recipe's.
       settings: What to convert, and how.
     """
+    del config
     return workdir, from_torch, model, data, size, settings
 
   found = _parse(main, arguments, 'convert.py')
@@ -108,7 +113,7 @@ def convert_command(arguments: list[str]) -> None:
       raise UserError(
         f'--bits {settings.bits}: a checkpoint is of one bit width; name that'
       )
-    official.adopt(
+    import_official.adopt(
       file,
       model,
       settings.bits[0],
@@ -120,15 +125,29 @@ def convert_command(arguments: list[str]) -> None:
   elif model or name or size:
     raise UserError('--model, --data and --size belong to --from-torch; add it')
   fs.convert(workdir, settings)
-  if devices.first():
+  if distributed.first():
     print(pathlib.Path(workdir) / 'report' / 'report.html')
+
+
+def main() -> None:
+  """The console script: `fastsnn train …` and `fastsnn convert …`."""
+  commands = {'train': train_command, 'convert': convert_command}
+  if sys.argv[1:2] and sys.argv[1] in commands:
+    run(commands[sys.argv.pop(1)])
+  else:
+    asked = {'-h', '--help'} & set(sys.argv[1:2])
+    print(
+      'usage: fastsnn {train,convert} …; fastsnn train --help has the options',
+      file=sys.stdout if asked else sys.stderr,
+    )
+    sys.exit(0 if asked else 2)
 
 
 def run(command) -> None:
   """Runs a command; what the user can mend ends as one line and code 2."""
   _silence_orbax()
   try:
-    devices.start()
+    distributed.start()
     _cache_compilations()
     command(sys.argv[1:])
   except UserError as error:

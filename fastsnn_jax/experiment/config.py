@@ -8,7 +8,7 @@ import runpy
 from typing import Literal
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.experiment.checking import check, check_types
+from fastsnn_jax.experiment.checks import check, check_types
 
 _UNKNOWN = r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
 
@@ -261,14 +261,22 @@ class Experiment:
 
 
 def load(path) -> Experiment:
-  """The `config` of a Python file, as those in configs/.
+  """The `config` of a Python file, or of one that comes with the package.
+
+  Args:
+    path: of the file; or the name of one of ours, such as digits.
 
   Raises:
     UserError: no such file, not to be run, or without a `config`.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f'--config {path}: no such file; configs/ holds some')
+    path = _ours().get(str(path), path)
+  if not path.is_file():
+    raise UserError(
+      f'--config {path}: no such file; those that come with the package are '
+      f'{", ".join(sorted(_ours()))}'
+    )
   try:
     found = runpy.run_path(str(path)).get('config')
   except UserError as error:
@@ -290,3 +298,15 @@ def load(path) -> Experiment:
   if not isinstance(found, Experiment):
     raise UserError(f'{path}: it must set config = Experiment(…)')
   return found
+
+
+def _ours() -> dict[str, pathlib.Path]:
+  """{name: file} of the configs that come with the package.
+
+  A wheel has them in the package, a checkout beside it.
+  """
+  package = pathlib.Path(__file__).parents[1]
+  for folder in (package / 'configs', package.parent / 'configs'):
+    if folder.is_dir():
+      return {path.stem: path for path in folder.glob('*.py')}
+  return {}

@@ -7,13 +7,12 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax.checkpoint import store as checkpoint
-from fastsnn_jax.checkpoint.networks import load_with_meta, save
+from fastsnn_jax import tasks
+from fastsnn_jax.checkpoint import networks, store
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import recipes
+from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Stage
-from fastsnn_jax.experiment.config_trees import to_dict
-from fastsnn_jax.experiment.opening import network_of, open_data
 from fastsnn_jax.torch_interop.state_dict import load_torch
 
 
@@ -48,20 +47,20 @@ def adopt(
   """
   recipe = recipes.recommended(model)
   variables = load_torch(path, model, bits)
-  settings = dataclasses.replace(
-    recipe.data,
-    name=data_name or recipe.data.name,
-    path=data_path,
-    size=size or recipe.data.size,
+  config = dataclasses.replace(
+    recipe,
+    stages=(Stage(bits),),
+    data=dataclasses.replace(
+      recipe.data,
+      name=data_name or recipe.data.name,
+      path=data_path,
+      size=size or recipe.data.size,
+    ),
   )
-  dataset = open_data(model, settings)
-  network = network_of(model, bits, settings, dataset)
-  if network.size or settings.stream:
-    side = network.size or settings.size
-    shape = (side, side, 3)
-  else:
-    shape = dataset.test['image'].shape[1:]
-  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  dataset = files.open_data(config)
+  network = files.network_of(config, bits, dataset)
+  raw = jax.ShapeDtypeStruct((1, *dataset.test.shape), jnp.uint8)
+  image = jax.eval_shape(tasks.for_network(network).present, raw)
   needed = jax.eval_shape(network.init, jax.random.key(0), image)
   found = dict(jax.tree_util.tree_leaves_with_path(variables))
   for key, leaf in jax.tree_util.tree_leaves_with_path(needed):
@@ -74,9 +73,9 @@ def adopt(
       )
   origin = {'file': pathlib.Path(path).name, 'model': model}
   for directory in pathlib.Path(workdir).glob('ann*'):
-    if not checkpoint.exists(directory):
+    if not store.exists(directory):
       continue
-    _, _, meta = load_with_meta(directory)
+    meta = store.read_meta(directory)
     held = meta.get('imported', {}).get('model')
     if held != model or meta.get('dataset') != dataset.name:
       what = (
@@ -86,17 +85,11 @@ def adopt(
         f'--workdir {workdir}: it holds {what} on {meta.get("dataset")}; give '
         'an empty one'
       )
-  experiment = recipes.recommended(
-    model,
-    data=settings,
-    stages=(Stage(bits),),
-    convert=recipe.convert,
-  )
-  save(
+  networks.save(
     pathlib.Path(workdir) / f'ann{bits}',
     network,
     variables,
     dataset=dataset.name,
     imported=origin,
-    experiment=to_dict(experiment),
+    experiment=files.to_dict(config),
   )

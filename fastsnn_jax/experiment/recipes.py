@@ -6,7 +6,6 @@ table: the gradient of the weight quantiser, and the initial theta.
 
 import dataclasses
 
-from fastsnn_jax.architectures import task_of
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
@@ -62,8 +61,11 @@ _SEGMENTATION = _same(
 _C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
 _RES = {'tune_epochs': 8}
 _R18 = {'accept': 'always'}
+_UNTUNED = {'tune': ('none',)}
+# At 513 pixels maps are large.
+_UNTUNED_MASKS = {**_UNTUNED, 'eval_batch': 1, 'tune_batch': 1}
 
-# model: (data, stages, what is special in fine-tuning)
+# model: (data, stages, fields of `Conversion`)
 _REFERENCE = {
   'cifar_alexnet': (_CIFAR, _ALEXNET, _C10),
   'cifar_vgg11': (_CIFAR, _DEFAULTS, _C10),
@@ -75,15 +77,13 @@ _REFERENCE = {
   'imagenet_alexnet': (_IMAGENET, _IMAGENET_STAGES, _RES),
   'imagenet_vgg16': (_IMAGENET, _IMAGENET_STAGES, _RES),
   'imagenet_vgg11': (_IMAGENET, _IMAGENET_STAGES, _RES),
-  'yolov2_tiny': (_BOXES, _DETECTION, {}),
-  'yolov2_resnet34': (_BOXES, _DETECTION, {}),
-  'deeplabv1_vgg9': (_MASKS, _SEGMENTATION, {}),
-  'deeplabv3_resnet34': (_MASKS, _SEGMENTATION, {}),
+  'yolov2_tiny': (_BOXES, _DETECTION, _UNTUNED),
+  'yolov2_resnet34': (_BOXES, _DETECTION, _UNTUNED),
+  'deeplabv1_vgg9': (_MASKS, _SEGMENTATION, _UNTUNED_MASKS),
+  'deeplabv3_resnet34': (_MASKS, _SEGMENTATION, _UNTUNED_MASKS),
 }
-# What else a family does: fields of `Experiment`.
-_BESIDES = {
-  'detection': {'warmup': 2.0, 'warmup_power': 4.0, 'ema': 0.9999},
-}
+# Fields of `Experiment` that the detectors have besides.
+_YOLO = {'warmup': 2.0, 'warmup_power': 4.0, 'ema': 0.9999}
 
 
 def reference(model: str, **changes) -> Experiment:
@@ -120,11 +120,7 @@ def reference(model: str, **changes) -> Experiment:
     )
   data, stages, tuning = _REFERENCE[model]
   convert = Conversion(mode=('signed',), **tuning)
-  besides = _BESIDES.get(task_of(model), {})
-  if task_of(model) != 'classification':
-    convert = dataclasses.replace(convert, tune=('none',))
-  if task_of(model) == 'segmentation':  # at 513 pixels maps are large
-    convert = dataclasses.replace(convert, eval_batch=1, tune_batch=1)
+  besides = _YOLO if data is _BOXES else {}
   return dataclasses.replace(
     Experiment(
       model, data, stages, convert, decay='all', select='test', **besides

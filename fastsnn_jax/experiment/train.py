@@ -1,34 +1,29 @@
-"""The main job: train at falling precision, convert, repair, judge, report.
-
-`train` and `convert` are what train.py and convert.py call. `stages` does the
-work of one stage, `judging` that of one bit width.
-"""
+"""Training at falling precision: each stage starts from the one before."""
 
 import contextlib
-import dataclasses
 import pathlib
+import shutil
 
-from fastsnn_jax import distributed as devices
-from fastsnn_jax import tasks
-from fastsnn_jax.architectures import BITS, task_of
-from fastsnn_jax.checkpoint import store as checkpoint
-from fastsnn_jax.checkpoint.networks import load, load_with_meta, save
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax import distributed, tasks
+from fastsnn_jax.checkpoint import networks, store
+from fastsnn_jax.data import Shuffle
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.evaluation import batches as batching
-from fastsnn_jax.evaluation import evaluate as evaluation
-from fastsnn_jax.experiment import judging, preparing, stages
-from fastsnn_jax.experiment.config import Conversion, Experiment
-from fastsnn_jax.experiment.config_trees import flat, from_dict, to_dict
-from fastsnn_jax.experiment.opening import network_of, open_data
-from fastsnn_jax.report import pages as report
-from fastsnn_jax.tasks.detection import coco_metrics
+from fastsnn_jax.evaluation.evaluate import evaluate
+from fastsnn_jax.experiment import workdir as files
+from fastsnn_jax.experiment.config import Experiment
+from fastsnn_jax.torch_interop.imagenet_trunk import with_trunk
 from fastsnn_jax.training.log import Log, say, signals
-from fastsnn_jax.training.loop import check_identity
-from fastsnn_jax.version import __version__
+from fastsnn_jax.training.loop import Session, check_identity, run_stage
+from fastsnn_jax.training.step import graft
+
+TRUNK = 'layer'  # how the names of a segmenter's trunk begin
 
 
 def train(
-  config: Experiment, workdir, *, profile: bool = False
+  config: Experiment, workdir, *, data=None, profile: bool = False
 ) -> dict[str, float]:
   """Runs the stages not done yet, each from the best of the one before.
 
@@ -36,6 +31,8 @@ def train(
     config: the experiment.
     workdir: gets ann32, ann4, …, metrics.jsonl and tensorboard. A run that was
       cut goes on from its last save.
+    data: data of your own in place of what `config.data` names: a `Dataset`, or
+      {'train': …, 'test': …}, see `data.as_dataset`.
     profile: write a trace of some steps of the first stage that is trained,
       for TensorBoard or Perfetto, into workdir/profile.
 
@@ -46,192 +43,122 @@ def train(
     UserError: the workdir is of another experiment, the data are missing, or
       the loss is not finite.
     SystemExit: SIGTERM or SIGINT; all is saved.
+
+  See examples/own_arrays.py for a run on NumPy arrays.
   """
   workdir = pathlib.Path(workdir)
   if workdir.is_file():
     raise UserError(f'--workdir {workdir}: it is a file; name a directory')
-  dataset = open_data(config.model, config.data)
+  parts = config.compute.accumulate
+  distributed.check_batch('data.batch', config.data.batch, parts)
+  dataset = files.open_data(config, data)
   for note in dataset.notes:
     say(f'{dataset.name}: {note}')
-  variables, networks = None, {}
-  trace = workdir / 'profile' if profile else None
+  fitting, judged = held_out(config, dataset)
+  variables, trained = None, {}
   with signals() as asked, contextlib.closing(Log(workdir)) as log:
+    trace = workdir / 'profile' if profile else None
+    session = Session(workdir, log, asked, trace)
     for stage in config.stages:
       name = f'ann{stage.bits}'
-      identity = stages.identity_of(config, stage, dataset)
-      done = checkpoint.exists(workdir / name)
-      devices.check_shared(workdir, done)
+      identity = files.identity_of(config, stage, dataset)
+      done = store.exists(workdir / name)
+      distributed.check_shared(workdir, done)
       if done:
-        network, variables, meta = load_with_meta(workdir / name)
+        network, variables, meta = networks.load_with_meta(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
         say(f'{name}: trained already')
       else:
-        network = network_of(config.model, stage.bits, config.data, dataset)
-        variables = stages.train_stage(
-          config, stage, network, variables, dataset, workdir, log, asked, trace
+        network = files.network_of(config, stage.bits, dataset)
+        task = tasks.for_network(network)
+        variables, score = run_stage(
+          network,
+          initial(config, stage, network, fitting, variables),
+          task.for_training(
+            dataset.train, smoothing=config.smoothing, balance=config.balance
+          ),
+          fitting,
+          config,
+          stage,
+          score=_score(config, network, judged, name),
+          session=session,
+          identity=identity,
         )
-        trace = None
-      networks[name] = network, variables
+        variables = jax.device_get(variables)  # one copy, wherever they were
+        by = 'epoch' if config.select == 'last' else task.metric
+        networks.save(
+          workdir / name,
+          network,
+          variables,
+          dataset=dataset.name,
+          identity=identity,
+          selected={'by': config.select, by: score},
+          experiment=files.to_dict(config),
+        )
+        if distributed.first():
+          shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)
+        session = session._replace(trace=None)
+      trained[name] = network, variables
   results = {}
-  test = stages.judged_part(
-    dataset.test, config.model, config.data, dataset.mean
-  )
-  for name, (network, variables) in networks.items():
-    metric, results[name] = _measured(network, variables, test, config)
-    stages.tell_skipped('test', test)
+  for name, (network, variables) in trained.items():
+    metric = tasks.for_network(network).metric
+    scores = evaluate(
+      network, variables, dataset.test, batch=config.data.eval_batch
+    )
+    tell(f'{name}, test', dataset.test)
+    results[name] = scores[metric]
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
 
 
-def experiment_of(workdir) -> Experiment:
-  """The experiment that train.py ran in this workdir.
-
-  Raises:
-    UserError: nothing was trained there.
-  """
-  for directory in sorted(pathlib.Path(workdir).glob('ann*')):
-    if not checkpoint.exists(directory):
-      continue  # cut while it was written
-    _, _, meta = load_with_meta(directory)
-    if 'experiment' in meta:  # else saved by hand
-      return from_dict(meta['experiment'])
-  raise UserError(
-    f'--workdir {workdir}: it holds no trained network (ann4, ann3, ann2); run '
-    'train.py with the same --workdir first'
-  )
-
-
-def convert(workdir, settings: Conversion | None = None, **overrides) -> dict:
-  """Converts, judges, fine-tunes and reports each bit width of a workdir.
-
-  Args:
-    workdir: in which `train` ran; gets snn4, … and report/.
-    settings: those of the experiment if not given.
-    **overrides: fields of `Conversion`, such as bits=(2,).
-
-  Returns:
-    What report/results.json holds.
-
-  Raises:
-    UserError: a stage asked for was not trained, or is of another network.
-  """
-  workdir = pathlib.Path(workdir)
-  trained = experiment_of(workdir)
-  settings = dataclasses.replace(settings or trained.convert, **overrides)
-  config = dataclasses.replace(trained, data=settings.of(trained.data))
-  settings = dataclasses.replace(settings, bits=_bits(workdir, settings.bits))
-  dataset = open_data(config.model, config.data)
-  if settings.coco:
-    _check_coco(config.model, dataset)
-  if config.data.stream:
-    dataset = preparing.in_reach(dataset, config, settings)
-  rows, tuning, rasters, examples = [], [], {}, {}
-  for bits in settings.bits:
-    ann, variables, meta = load_with_meta(workdir / f'ann{bits}')
-    if (ann.bits, meta.get('dataset')) != (bits, dataset.name):
-      raise UserError(
-        f'{workdir}/ann{bits}: a network of {ann.bits} bits, trained on '
-        f'{meta.get("dataset")}, but {bits} bits on {dataset.name} are asked '
-        'for; give another --workdir'
-      )
-    if ann.classes != tuple(dataset.classes):
-      raise UserError(
-        f'{workdir}/ann{bits} was trained on the classes '
-        f'{", ".join(ann.classes)}, but the data have '
-        f'{", ".join(dataset.classes)}; give data of the same, in their order'
-      )
-    judged = judging.convert_network(
-      ann,
-      variables,
-      dataset,
-      modes=settings.mode,
-      steps=settings.steps,
-      settle=settings.settle,
-      tunings=preparing.tunings(config, settings),
-      tune_images=settings.tune_images,
-      batch=config.data.eval_batch,
-      seed=config.seed,
-      keep=settings.keep,
-      mesh=stages.mesh(),
-      **({'coco': True} if settings.coco else {}),
-    )
-    stages.tell_skipped('test', dataset.test)
-    rows += judged.rows
-    tuning += judged.tuning
-    snn, tuned = judged.chosen
-    save(
-      workdir / f'snn{bits}',
-      snn,
-      tuned,
-      dataset=dataset.name,
-      experiment=to_dict(trained),
-      conversion=dataclasses.asdict(settings),
-    )
-    if devices.first():
-      image = batching.first_image(dataset.test)
-      rasters[f'{bits} bits'] = judging.raster(snn, tuned, image)
-      if ann.task != 'classification':
-        examples[f'{bits} bits'] = judging.examples(
-          ann, variables, snn, tuned, dataset.test
-        )
-  metric = tasks.for_network(ann).metric
-  results = {
-    'model': config.model,
-    'dataset': dataset.name,
-    'task': ann.task,
-    'metric': metric,
-    'classes': list(ann.classes),
-    'images': rows[0]['images'],
-    f'float_{metric}': _float_metric(workdir, dataset, config),
-    'rows': rows,
-    'tuning': tuning,
-    'training': Log(workdir).curves(),
-    'settings': flat(config, settings, meta.get('imported')),
-    'version': __version__,
-  }
-  if devices.first():
-    report.write(workdir / 'report', results, rasters, examples)
-  return results
-
-
-def _bits(workdir, asked) -> tuple[int, ...]:
-  """Bit widths to convert: those asked for, or all that were trained."""
-  there = [b for b in BITS if checkpoint.exists(workdir / f'ann{b}')]
-  asked = asked or tuple(b for b in there if b < 32)
-  if not asked:
+def held_out(config, dataset):
+  """(what is trained on, what selects the epoch)."""
+  if config.select == 'test':  # as the official code does
+    parts = dataset.train, dataset.test
+  elif dataset.validation is not None:
+    parts = dataset.train, dataset.validation
+  else:
+    parts = dataset.train.split(config.data.held_out, config.seed)
+  network = files.network_of(config, config.stages[0].bits, dataset)
+  if config.select != 'last' and not tasks.for_network(network).labelled(
+    parts[1]
+  ):
     raise UserError(
-      f'--workdir {workdir}: it holds the float network only; train.py has to '
-      'train a stage of 5 to 2 bits'
+      f'data.held_out={config.data.held_out}: none of the images that are to '
+      'select an epoch has a label; choose a larger share'
     )
-  for bits in set(asked).difference(there):
-    raise UserError(
-      f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
-      + ', '.join(f'ann{b}' for b in there)
-    )
-  return asked
+  return parts
 
 
-def _check_coco(model, dataset):
-  """Before hours of work: what COCO's numbers take."""
-  if task_of(model) != 'detection':
-    raise UserError(f'--coco: {model} is no detector; leave it out')
-  coco_metrics.tools()
-  if isinstance(dataset.test, dict) and 'size' not in dataset.test:
-    raise UserError(
-      f'--coco: {dataset.name} has no pictures with a size of their own, by '
-      "which COCO's numbers are sorted; leave it out"
-    )
+def initial(config, stage, network, split, previous):
+  """The variables that a stage starts from."""
+  task = tasks.for_network(network)
+  raw = jax.ShapeDtypeStruct((1, *split.shape), jnp.uint8)
+  image = jax.eval_shape(task.present, raw)
+  shuffle = Shuffle(config.seed, stage.bits)
+  variables = network.init(shuffle.init_key, image)
+  if previous is not None:
+    only = '' if config.inherit == 'all' else TRUNK
+    return graft(variables, previous, only=only)
+  if config.pretrained:
+    return with_trunk(variables, network, config.pretrained)
+  return variables
 
 
-def _float_metric(workdir, dataset, config):
-  """The float network's metric on the test images, if it was trained."""
-  if not checkpoint.exists(workdir / 'ann32'):
-    return None
-  return _measured(*load(workdir / 'ann32'), dataset.test, config)[1]
-
-
-def _measured(network, variables, test, config):
-  """(name of the task's metric, its value)."""
+def _score(config, network, split, name):
+  """(variables, epoch) -> metrics on the images that select the epoch."""
   metric = tasks.for_network(network).metric
-  on = {'batch': config.data.eval_batch, 'mesh': stages.mesh()}
-  return metric, evaluation.evaluate(network, variables, test, **on)[metric]
+
+  def score(variables, epoch):
+    scores = evaluate(network, variables, split, batch=config.data.eval_batch)
+    tell(f'{name}, validation', split)
+    last = config.select == 'last'
+    return {**scores, 'score': epoch if last else scores[metric]}
+
+  return score
+
+
+def tell(what: str, split) -> None:
+  """A line on pictures that cannot be decoded, each told once."""
+  for line in split.complaints():
+    say(f'{what}: {line}', own=True)

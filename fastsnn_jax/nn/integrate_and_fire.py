@@ -16,8 +16,8 @@ def integrate_and_fire(
 ):
   r"""Simulates integrate-and-fire neurons with soft reset, by a scan over time.
 
-  The voltage starts at theta / 2, the net count K at 0. Each step, in order
-  (spec/classification.md 3.2):
+  The voltage v starts at theta / 2, the net count K at 0. Each step, in order
+  (Fast-SNN, https://arxiv.org/abs/2305.19868; reference behaviour C3.2):
 
     v <- v + current
     fire where v >= theta (and K < max_count):    v <- v - theta, K <- K + 1

@@ -3,14 +3,16 @@
 A batch norm or a bias follows the kernel, so both are affine at inference.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.convolve import convolve
 from fastsnn_jax.nn.weights import (
   Apot,
   kaiming,
@@ -18,6 +20,104 @@ from fastsnn_jax.nn.weights import (
   quantized_kernel,
   zero_bias,
 )
+
+# --- convolution ------------------------------------------------------------
+#
+# XLA's CPU compiler brings convolutions into the layout of its fast kernels
+# only outside of loops (jax issue 12868). The two gradients that JAX derives
+# have other layouts, and in the body of a scan they ran 35 times slower;
+# written in the forward's layout from the start, all three are fast everywhere
+# (benchmarks/convolution.py). On a GPU or TPU it makes no difference. The price
+# is that forward-mode differentiation stops here; reverse mode and `vmap` of it
+# work.
+
+
+def _conv(x, kernel, pads, **spread):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    padding=pads,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    **{'window_strides': (1, 1), **spread},
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(x, kernel, stride: int, padding: int, dilation: int = 1):
+  """Cross-correlation with symmetric zero padding.
+
+    out[n, i, j, d] = sum over k, l, c of
+      x[n, i stride + k dilation - padding, …, c] kernel[k, l, c, d]
+
+  Args:
+    x: [N, H, W, C].
+    kernel: [K, L, C, D], dtype of `x`.
+    stride, padding, dilation: of both axes, in pixels.
+
+  Returns:
+    [N, (H + 2 padding - (K - 1) dilation - 1) // stride + 1, …, D].
+
+  Raises:
+    UserError: a map that is smaller than the window.
+
+  >>> convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 2, 1).shape
+  (1, 2, 2, 1)
+  >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), 1, 0, 2).shape
+  (1, 1, 1, 1)
+  """
+  for size, places in zip(x.shape[1:3], kernel.shape[:2], strict=True):
+    window = _reach(places, dilation)
+    if size + 2 * padding < window:
+      raise UserError(
+        f'a map of {size} pixels with padding {padding} under a window of '
+        f'{window}: nothing is left; the network needs larger images'
+      )
+  return _conv(
+    x,
+    kernel,
+    ((padding, padding),) * 2,
+    window_strides=(stride, stride),
+    rhs_dilation=(dilation, dilation),
+  )
+
+
+def _reach(places, step):
+  """Pixels from the first to the last of so many places, both included."""
+  return (places - 1) * step + 1
+
+
+def _forward(x, kernel, stride, padding, dilation):
+  return convolve(x, kernel, stride, padding, dilation), (x, kernel)
+
+
+def _backward(stride, padding, dilation, saved, g):
+  x, kernel = saved
+  # Along each axis, g lies at every stride-th of `reach` places.
+  to_x, to_kernel = [], []
+  for size, places, out in zip(
+    x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True
+  ):
+    reach, window = _reach(out, stride), _reach(places, dilation)
+    before = window - 1 - padding
+    to_x.append((before, size + window - 1 - reach - before))
+    to_kernel.append((padding, reach + window - 1 - size - padding))
+  strides, dilations = (stride, stride), (dilation, dilation)
+  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  dx = _conv(g, turned, to_x, lhs_dilation=strides, rhs_dilation=dilations)
+  dkernel = _conv(  # channels stand for the batch, which is summed over
+    x.transpose(3, 1, 2, 0),
+    g.transpose(1, 2, 0, 3),
+    to_kernel,
+    window_strides=dilations,
+    rhs_dilation=strides,
+  )
+  return dx, dkernel.transpose(1, 2, 0, 3)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+# --- synapses ---------------------------------------------------------------
 
 
 class BatchNorm(nn.Module):
@@ -54,10 +154,17 @@ class BatchNorm(nn.Module):
 
 
 class Synapse(nn.Module):
-  """Base of all synapses; one of your own states whether it is affine."""
+  """Base of all synapses: maps the activities of layers to a current.
+
+  One of your own defines `__call__(*inputs, train=False)`, affine in the inputs
+  at inference (or says `affine = False`, and is refused at conversion), and
+  `connect`, if its connections shall be counted. If it is `quantal`, the call
+  takes `quanta` as well: for each input the scalar of which it is a multiple
+  throughout, or None; see `weights.product`.
+  """
 
   affine: ClassVar[bool] = True
-  quantal: ClassVar[bool] = False  # whether it takes `quanta`
+  quantal: ClassVar[bool] = False
 
   def connect(self, *inputs):
     """The map with unit weights and no bias, for counting connections."""
@@ -68,40 +175,53 @@ class Synapse(nn.Module):
 
 
 class _Weighted(Synapse):
-  """What Conv and Dense share: a quantised kernel, then batch norm or bias.
-
-  `quanta` says what all of an input is a multiple of, where it is known; see
-  `weights.product`.
-  """
+  """What Conv and Dense share: a quantised kernel, then batch norm or bias."""
 
   quantal: ClassVar[bool] = True
 
   features: int
   weights: Any = None
-  norm: bool = True  # else a bias
+  norm: bool = True
   kernel_init: Callable = kaiming
   bias_init: Callable = zero_bias
 
-  def _product(self, x, kernel_shape, quanta, multiply):
-    kernel = self.param('kernel', self.kernel_init, kernel_shape)
-    alpha = None
+  def _current(self, x, shape, quantum, train, multiply):
+    kernel, alpha = self.param('kernel', self.kernel_init, shape), None
     if isinstance(self.weights, Apot):
-      alpha = self.param('weight_alpha', self.weights.initial, ())
+      initial = self.weights.initial_alpha
+      alpha = self.param('weight_alpha', lambda _: jnp.float32(initial))
     kernel = quantized_kernel(self.weights, kernel, alpha)
-    return product(self.weights, x, kernel, alpha, quanta[0], multiply)
-
-  def _finish(self, y, kernel_shape, train):
+    y = product(self.weights, x, kernel, alpha, quantum, multiply)
     if self.norm:
       return BatchNorm(name='norm')(y, train)
-    bias = self.param('bias', self.bias_init, kernel_shape)
+    bias = self.param('bias', self.bias_init, shape)
     return y + bias  # in the wider of the two dtypes
 
 
 class Conv(_Weighted):
-  """2-D convolution, then batch norm (or a bias): [N, H, W, C] -> same rank.
+  """2-D convolution, then batch norm or a bias: [N, H, W, C] -> [N, h, w, D].
 
-  The padding is symmetric and explicit, as PyTorch's; 'SAME' differs from it
-  for a stride of 2. A dilation of d leaves d - 1 pixels between the window's.
+    h = (H + 2 padding - (kernel - 1) dilation - 1) // stride + 1
+
+  The padding is symmetric, as PyTorch's; 'SAME' differs from it for a stride of
+  2.
+
+  Attributes:
+    features: D.
+    weights: how the kernel is quantised: `Apot`, `EightBit`, or None.
+    norm: batch norm (PyTorch's, with momentum 0.1) if True, else a bias.
+    kernel_init: (key, (kernel, kernel, C, D)) -> initial kernel.
+    bias_init: (key, shape of the kernel) -> initial bias, [D].
+    kernel, stride, padding, dilation: of both axes, in pixels; a dilation of d
+      leaves d - 1 pixels between those of the window.
+
+  Raises:
+    UserError: when it runs, a map that is smaller than the window.
+
+  >>> conv = Conv(16, stride=2, weights=Apot(3))
+  >>> image = jnp.ones((1, 8, 8, 3))
+  >>> conv.apply(conv.init(jax.random.key(0), image), image).shape
+  (1, 4, 4, 16)
   """
 
   kernel: int = 3
@@ -112,8 +232,7 @@ class Conv(_Weighted):
   @nn.compact
   def __call__(self, x, train=False, quanta=(None,)):
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    y = self._product(x, shape, quanta, self._convolve)
-    return self._finish(y, shape, train)
+    return self._current(x, shape, quanta[0], train, self._convolve)
 
   def connect(self, x):
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
@@ -126,15 +245,20 @@ class Conv(_Weighted):
 class Dense(_Weighted):
   """Fully connected, then batch norm or a bias: [N, ...] -> [N, features].
 
-  Maps are flattened in (H, W, C) order.
+  y = x W + b, W of (inputs, features). Maps are flattened in (H, W, C) order,
+  which binds the layer to one image size. Fields as in `Conv`.
+
+  >>> dense = Dense(10, norm=False)
+  >>> maps = jnp.ones((2, 4, 4, 3))
+  >>> dense.apply(dense.init(jax.random.key(0), maps), maps).shape
+  (2, 10)
   """
 
   @nn.compact
   def __call__(self, x, train=False, quanta=(None,)):
     x = x.reshape(x.shape[0], -1)
     shape = (x.shape[-1], self.features)
-    y = self._product(x, shape, quanta, jnp.matmul)
-    return self._finish(y, shape, train)
+    return self._current(x, shape, quanta[0], train, jnp.matmul)
 
   def connect(self, x):
     total = jnp.sum(x.reshape(x.shape[0], -1), -1, keepdims=True)

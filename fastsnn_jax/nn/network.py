@@ -1,17 +1,7 @@
 """A network: a table of layers, and the neuron that they all share.
 
 Float, quantised and spiking networks are one table under three neurons, so
-they share one tree of variables, and a conversion is a replacement:
-
->>> import dataclasses, jax, jax.numpy as jnp
->>> import fastsnn_jax as fs
->>> ann = fs.build('small_resnet8', bits=2)
->>> images = jnp.ones((1, 8, 8, 1))
->>> variables = ann.init(jax.random.key(0), images)
->>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
->>> output, activations = snn.apply(variables, images)
->>> output.shape, activations['layer0'].shape
-((1, 10), (1, 3, 8, 8, 16))
+they share one tree of variables, and a conversion replaces the neuron.
 """
 
 import dataclasses
@@ -40,6 +30,10 @@ class Layer:
     name: unique in the network.
     synapse: turns the inputs' activities into the layer's current.
     inputs: names of the rows (or 'image') that feed it, all further up.
+
+  >>> from fastsnn_jax.nn.layers import Conv
+  >>> Layer('second', Conv(16), inputs=('first',)).inputs
+  ('first',)
   """
 
   name: str
@@ -88,14 +82,42 @@ class Network:
     bits: of the weights, where they are quantised; 32 for none.
     classes: class names.
     mean, std: per channel, of images in 0..1, for whole-image functions.
-    task: 'classification', 'detection' or 'segmentation'.
-    stride: the sides of an image must be multiples of it, and for a segmenter
-      one pixel more; pixels from one cell of the output to the next.
+    task: name of what the network is for, as registered with the tasks.
+    stride: pixels from one cell of the output to the next; the sides of an
+      image must be multiples of it, and `remainder` pixels more.
+    remainder: 1 for a segmenter, whose first and last cells lie on the first
+      and last pixels; else 0.
     anchors: (width, height) in cells of the boxes that a detector starts from.
     overlap: IoU above which a detector keeps only the better of two boxes.
     size: side of the square that a detector sees of an image of any size, and
       that smaller images of a segmenter are padded to; 0 for a side near the
       image's own.
+
+  Raises:
+    UserError: no rows, a name taken twice, or an input that is no row further
+      up.
+
+  A network of one's own, quantised, and the spiking one with its variables:
+
+  >>> import fastsnn_jax as fs
+  >>> from fastsnn_jax.nn.layers import Conv, Dense
+  >>> from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
+  >>> ann = fs.Network(
+  ...   layers=(
+  ...     fs.Layer('stem', Conv(8)),
+  ...     fs.Layer('conv', Conv(8), ('stem',)),
+  ...     fs.Layer('sum', Residual(Conv(8)), ('conv', 'stem')),
+  ...     fs.Layer('head', Chain((GlobalAveragePool(), Dense(3, norm=False))),
+  ...              ('sum',)),
+  ...   ),
+  ...   neuron=fs.QuantRelu(bits=2),
+  ... )
+  >>> images = jnp.ones((1, 8, 8, 1))
+  >>> variables = ann.init(jax.random.key(0), images)
+  >>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
+  >>> output, activations = snn.apply(variables, images)
+  >>> output.shape, activations['sum'].shape
+  ((1, 3), (1, 3, 8, 8, 8))
   """
 
   layers: tuple[Layer, ...]
@@ -107,6 +129,7 @@ class Network:
   std: tuple[float, ...] = ()
   task: str = 'classification'
   stride: int = 1
+  remainder: int = 0
   anchors: tuple[tuple[float, float], ...] = ()
   overlap: float = 0.5
   size: int = 0
@@ -115,16 +138,16 @@ class Network:
     object.__setattr__(self, 'layers', tuple(self.layers))
     if not self.layers:
       raise UserError('a network of 0 layers, but at least one row is needed')
-    known = {IMAGE}
+    names = {IMAGE}
     for layer in self.layers:
-      if layer.name in known:
+      if layer.name in names:
         raise UserError(f'layer {layer.name!r}: the name is taken; choose one')
-      if missing := [name for name in layer.inputs if name not in known]:
+      if missing := [name for name in layer.inputs if name not in names]:
         raise UserError(
           f'layer {layer.name!r}: its input {missing[0]!r} is no row further '
-          f'up; there are {sorted(known)}'
+          f'up; there are {sorted(names)}'
         )
-      known.add(layer.name)
+      names.add(layer.name)
 
   @property
   def spiking(self) -> bool:
@@ -241,13 +264,12 @@ class Network:
     shape = np.shape(images)
     if len(shape) != 4:
       raise UserError(f'images of shape {shape}, but they must be [B, H, W, C]')
-    # A segmenter's cells lie on the first pixel, the last one and between.
-    more = int(self.task == 'segmentation')
-    if any((side - more) % self.stride for side in shape[1:3]):
+    if any((side - self.remainder) % self.stride for side in shape[1:3]):
+      beside = f' and {self.remainder} more' if self.remainder else ''
       raise UserError(
         f'images of {shape[1]} x {shape[2]} pixels, but the sides must be '
-        f'multiples of {self.stride}{" and 1 more" * more} for '
-        f'{self.model or "this network"}; {"pad" if more else "resize"} them'
+        f'multiples of {self.stride}{beside} for '
+        f'{self.model or "this network"}; {"pad" if beside else "resize"} them'
       )
 
   def output_over_time(self, variables, activations):

@@ -14,21 +14,29 @@ the synapses: a batch sharded over devices then stays where it is.
 """
 
 import dataclasses
+import math
 import numbers
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.integrate_and_fire import Rule, integrate_and_fire, simulate
-from fastsnn_jax.nn.quantizers import quantize_activation
+from fastsnn_jax.nn.integrate_and_fire import Rule, simulate
+from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
 
-__all__ = ['IntegrateAndFire', 'QuantRelu', 'Relu', 'integrate_and_fire']
+
+def _is_finite(value):
+  return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Relu:
-  """max(current, 0): the neuron of the float network."""
+  """max(current, 0), of any shape: the neuron of the float network.
+
+  >>> Relu().respond(lambda x: 2 * x, (jnp.array([-1.0, 3.0]),)).tolist()
+  [0.0, 6.0]
+  """
 
   initial_theta: ClassVar[None] = None
 
@@ -45,10 +53,31 @@ class Relu:
 
 @dataclasses.dataclass(frozen=True)
 class QuantRelu:
-  """`quantize_activation` of the current, with theta as the learned clip."""
+  """`fs.quantize_activation` of the current, with theta as the learned clip.
+
+    activation = round(clip(current / theta, 0, 1) n) theta / n,  n = 2^bits - 1
+
+  Attributes:
+    bits: 1 to 16.
+    initial_theta: positive, in the current's unit.
+
+  Raises:
+    UserError: a field outside of the above.
+
+  >>> QuantRelu(2).respond(lambda x: x, (jnp.array([-1.0, 3.5]),), 6.0).tolist()
+  [0.0, 4.0]
+  """
 
   bits: int
   initial_theta: float = 6.0
+
+  def __post_init__(self):
+    check_bits(self.bits, 1, 16, 'activation')
+    if not _is_finite(self.initial_theta) or self.initial_theta <= 0:
+      raise UserError(
+        f'QuantRelu: initial_theta={self.initial_theta!r}, but it must be a '
+        'positive number'
+      )
 
   def respond(self, synapse, inputs, theta, *, static=()):
     del static
@@ -65,13 +94,27 @@ class QuantRelu:
 class IntegrateAndFire:
   """Integrate-and-fire neurons that may take a spike back.
 
+  The dynamics are those of `fs.integrate_and_fire` (Fast-SNN,
+  https://arxiv.org/abs/2305.19868), with spikes of the height theta:
+  [B, H, W, C] images or [B, T, ...] spikes -> [B, T + settle, ...].
+
   Attributes:
     steps: T, the steps during which the input is shown; rates divide by it.
     signed: negative spikes on or off.
-    negative_threshold: a spike is taken back at a voltage of this or less.
+    negative_threshold: a spike is taken back at a voltage of this or less; in
+      the current's unit.
     max_count: cap on the net spike count, or None.
     settle: steps after the T-th with zero input and no bias: the current is
       synapse(x) - synapse(0) there, so that late charge is still answered.
+
+  Raises:
+    UserError: a field of another kind or out of range.
+
+  >>> neuron = IntegrateAndFire(steps=3)
+  >>> image = jnp.array([[0.1, 2.0]])
+  >>> spikes = neuron.respond(lambda x: x, (image,), 1.0, static=(True,))
+  >>> spikes.shape, neuron.decode(spikes).tolist()
+  ((1, 3, 2), [[0.0, 1.0]])
   """
 
   steps: int
@@ -83,15 +126,21 @@ class IntegrateAndFire:
   initial_theta: ClassVar[float] = 1.0
 
   def __post_init__(self):
+    def check(name, valid, needed):
+      if not valid:
+        raise UserError(
+          f'IntegrateAndFire: {name}={getattr(self, name)!r}, but it must be '
+          f'{needed}'
+        )
+
     for name, low in (('steps', 1), ('settle', 0), ('max_count', 1)):
       value = getattr(self, name)
-      if (name, value) == ('max_count', None):
-        continue
-      if not isinstance(value, numbers.Integral) or value < low:
-        raise UserError(
-          f'IntegrateAndFire: {name}={value!r}, but it must be a whole number '
-          f'from {low} up'
-        )
+      whole = isinstance(value, numbers.Integral) and value >= low
+      unset = (name, value) == ('max_count', None)
+      check(name, whole or unset, f'a whole number from {low} up')
+    check('signed', isinstance(self.signed, bool | np.bool_), 'True or False')
+    negative = self.negative_threshold
+    check('negative_threshold', _is_finite(negative), 'a finite number')
 
   @property
   def total_steps(self) -> int:
@@ -145,17 +194,15 @@ class IntegrateAndFire:
     return jnp.where(shown, jnp.expand_dims(image, 1), 0)
 
   def _fire(self, current, theta, constant):
-    spikes = simulate(
-      current,
-      jnp.asarray(theta, jnp.promote_types(current.dtype, jnp.float32)),
-      Rule(
-        self.signed,
-        self.negative_threshold,
-        self.max_count,
-        axis=1,
-        steps=self.steps,
-        total_steps=self.total_steps,
-        constant=constant,
-      ),
+    rule = Rule(
+      self.signed,
+      self.negative_threshold,
+      self.max_count,
+      axis=1,
+      steps=self.steps,
+      total_steps=self.total_steps,
+      constant=constant,
     )
+    wide = jnp.promote_types(current.dtype, jnp.float32)
+    spikes = simulate(current, jnp.asarray(theta, wide), rule)
     return spikes * jnp.asarray(theta, spikes.dtype)

@@ -6,8 +6,9 @@ and returns its first argument's dtype. Gradients are straight-through, written
 as `custom_jvp`: forward values are those of the quantiser bit for bit, and
 forward- and reverse-mode derivatives both exist.
 
-Sources: Hu et al., Fast-SNN (TPAMI 2023) for the uniform activations; Li et
-al., Additive Powers-of-Two Quantization (ICLR 2020) for the weights.
+Sources: Hu et al., Fast-SNN (https://arxiv.org/abs/2305.19868) for the uniform
+activations; Li et al., Additive Powers-of-Two Quantization
+(https://arxiv.org/abs/1909.13144) for the weights.
 """
 
 import fractions
@@ -70,7 +71,8 @@ def _wide(x):
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _check_bits(bits, low, high, what):
+def check_bits(bits, low, high, what):
+  """Refuses what is no whole number in low..high."""
   if not (isinstance(bits, int | np.integer) and low <= bits <= high):
     raise UserError(
       f'{what}: bits={bits!r}, but it must be a whole number from {low} to '
@@ -81,6 +83,9 @@ def _check_bits(bits, low, high, what):
 def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
   """Magnitudes of the additive-powers-of-two weight levels, sorted.
 
+  A level is a sum of one element of each base set, divided by the largest such
+  sum (reference behaviour C1.1).
+
   Args:
     bits: weight bits, 2 (ternary: 0 and 1) to 7; one bit is the sign.
     dtype: the levels are rebuilt in it, not converted to it.
@@ -88,10 +93,13 @@ def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
   Returns:
     [2^(bits - 1)] array from 0 to 1.
 
+  Raises:
+    UserError: `bits` outside of the above.
+
   >>> apot_levels(4).tolist()[:4]
   [0.0, 0.10000000149011612, 0.20000000298023224, 0.30000001192092896]
   """
-  _check_bits(bits, 2, 7, 'APoT weights')
+  check_bits(bits, 2, 7, 'APoT weights')
   dtype = np.dtype(dtype).type
   if bits == 2:
     return np.array([0, 1], dtype)
@@ -100,7 +108,7 @@ def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
     for powers in _APOT_SETS[bits - 1]
   ]
   sums = sorted({sum(terms) for terms in itertools.product(*sets)})
-  # The reference multiplies by the reciprocal; so do the last bits here.
+  # The official code multiplies by the reciprocal; so do the last bits here.
   return np.array(sums, dtype) * (dtype(1) / dtype(sums[-1]))
 
 
@@ -120,12 +128,12 @@ def apot_denominator(bits: int) -> int:
 def _boundaries(bits: int, dtype: str) -> tuple[tuple[float, float], ...]:
   """(smallest magnitude that takes the level, level), for levels above 0.
 
-  The reference takes the nearest level by rounded distance, and at a tie the
-  upper one, except next to zero. Both distances are monotone in the magnitude,
-  so a comparison with one number per level decides alike.
+  The official code takes the nearest level by rounded distance, and at a tie
+  the upper one, except next to zero. Both distances are monotone in the
+  magnitude, so a comparison with one number per level decides alike.
   """
   levels = apot_levels(bits, dtype)
-  found = []
+  boundaries = []
   for low, high in itertools.pairwise(levels):
     x = (low + high) / levels.dtype.type(2)
     for _ in range(8):
@@ -134,8 +142,8 @@ def _boundaries(bits: int, dtype: str) -> tuple[tuple[float, float], ...]:
       abs(x - high) == abs(x - low) and low == 0
     ):
       x = np.nextafter(x, high)
-    found.append((float(x), float(high)))
-  return tuple(found)
+    boundaries.append((float(x), float(high)))
+  return tuple(boundaries)
 
 
 def _nearest(x, bits):
@@ -194,8 +202,8 @@ def quantize_weight(
   w_n: batch norm absorbs it. At 2 bits the levels are -1, 0, 1.
 
   With g the cotangent of w_q, x = w_n / alpha and q the signed level,
-  dL/dalpha = sum g (sign(x) if |x| > 1 else q - x). For w there are the two
-  families of the reference (spec/classification.md 1.4):
+  dL/dalpha = sum g (sign(x) if |x| > 1 else q - x). For w the official code has
+  two families (reference behaviour C1.4):
 
     'detached': g / std; mean and std are constants, clipping does not mask.
     'full': through mean and std, with g masked where |x| > 1 (not at 2 bits).
@@ -216,7 +224,7 @@ def quantize_weight(
   >>> [round(float(q), 2) for q in quantize_weight(w, 1.2, 3)]
   [-1.2, -0.6, -0.3, -0.0, 0.0, 0.3, 0.6, 1.2]
   """
-  _check_bits(bits, 2, 7, 'APoT weights')
+  check_bits(bits, 2, 7, 'APoT weights')
   if gradient not in ('detached', 'full'):
     raise UserError(
       f"gradient={gradient!r}, but the families are 'detached' and 'full'"
@@ -232,9 +240,15 @@ def quantize_weight_8bit(w):
   """The 8-bit quantiser of first and last layers: a signed-maximum scale.
 
   w_q = round(w / M * 127) / 127 * M with M = max(w), which is the signed
-  maximum and not max|w|: a negative weight beyond -M takes a code below -127,
-  as in the reference (spec/classification.md 1.6), whose checkpoints depend on
-  it. dL/dw = dL/dw_q; M is a constant.
+  maximum and not max|w|: a negative weight beyond -M takes a code below -127.
+  Official checkpoints depend on it (reference behaviour C1.6). dL/dw = dL/dw_q;
+  M is a constant.
+
+  Args:
+    w: weights, any shape.
+
+  Returns:
+    Quantised weights, shape and dtype of `w`.
 
   >>> quantize_weight_8bit(jnp.array([-.5, -.2, .37])).tolist()[2]
   0.3700000047683716
@@ -276,7 +290,7 @@ def quantize_activation(x, alpha, bits: int):
 
   y = round(clip(max(x, 0) / alpha, 0, 1) n) / n * alpha, n = 2^bits - 1.
   dL/dx = g where 0 < x <= alpha, else 0; dL/dalpha = sum g (1 if x > alpha
-  else y / alpha - x / alpha) over the positive x (spec/classification.md 1.5).
+  else y / alpha - x / alpha) over the positive x (reference behaviour C1.5).
 
   Args:
     x: pre-activations, any shape.
@@ -292,7 +306,7 @@ def quantize_activation(x, alpha, bits: int):
   >>> quantize_activation(jnp.array([-1., .5, 1.4, 3.]), 2., 2).tolist()
   [0.0, 0.6666666865348816, 1.3333333730697632, 2.0]
   """
-  _check_bits(bits, 1, 16, 'activation')
+  check_bits(bits, 1, 16, 'activation')
   wide = _wide(x)
   alpha = jnp.asarray(alpha, wide.dtype)
   y = quantize_uniform(wide, alpha, 2**bits - 1)

@@ -1,7 +1,8 @@
-"""Synapses: what turns the activity of some layers into the current of another.
+"""Synapses made of synapses, and those without weights.
 
-A synapse is affine in its inputs at inference and knows nothing of time. It is
-a Linen module, so it owns its weights; one row of a network's table holds one.
+A synapse turns the activity of some layers into the current of another. It is
+affine in its inputs at inference and knows nothing of time. It is a Linen
+module, so it owns its weights; one row of a network's table holds one.
 `MaxPool` is the exception that conversion refuses by name.
 
 `connect(*inputs)` is the map with every weight one and no bias; its transpose
@@ -14,40 +15,132 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.layers import BatchNorm, Conv, Dense, Synapse
-from fastsnn_jax.nn.weights import (
-  Apot,
-  EightBit,
-  kaiming,
-  small_normal,
-  torch_bias,
-  torch_uniform,
-  zero_bias,
-)
+from fastsnn_jax.nn.layers import Synapse
 
-__all__ = [
-  'Apot',
-  'BatchNorm',
-  'Chain',
-  'Concat',
-  'Conv',
-  'Dense',
-  'EightBit',
-  'GlobalAveragePool',
-  'MaxPool',
-  'Residual',
-  'SpaceToDepth',
-  'Synapse',
-  'kaiming',
-  'small_normal',
-  'torch_bias',
-  'torch_uniform',
-  'zero_bias',
-]
+
+class _Composed(Synapse):
+  """What synapses made of others share: affine if all their parts are."""
+
+  quantal: ClassVar[bool] = True
+
+  @property
+  def affine(self):
+    return all(part.affine for part in self._synapses() if part is not None)
+
+
+def _run(part, inputs, train, quanta):
+  """A part's current; without a part, the one input itself."""
+  if part is None:
+    return inputs[0]
+  if part.quantal and quanta:
+    return part(*inputs, train=train, quanta=quanta)
+  return part(*inputs, train=train)
+
+
+def _connect(part, x):
+  return x if part is None else part.connect(x)
+
+
+class Residual(_Composed):
+  """body(x) + shortcut(skip); without a shortcut, body(x) + skip.
+
+  Attributes:
+    body: a synapse of one input, the row's first.
+    shortcut: of the row's second input, or None.
+
+  >>> import jax
+  >>> from fastsnn_jax.nn.layers import Conv
+  >>> block = Residual(Conv(8))
+  >>> x = jnp.ones((1, 4, 4, 8))
+  >>> block.apply(block.init(jax.random.key(0), x, x), x, x).shape
+  (1, 4, 4, 8)
+  """
+
+  body: Synapse
+  shortcut: Synapse | None = None
+
+  def _synapses(self):
+    return self.body, self.shortcut
+
+  @nn.compact
+  def __call__(self, x, skip, train=False, quanta=(None, None)):
+    y = _run(self.body, (x,), train, quanta[:1])
+    return y + _run(self.shortcut, (skip,), train, quanta[1:])
+
+  def connect(self, x, skip):
+    return self.body.connect(x) + _connect(self.shortcut, skip)
+
+
+class Chain(_Composed):
+  """One synapse after another, with no neuron between: p_n(… p_1(inputs)).
+
+  Attributes:
+    parts: synapses; the first takes all inputs of the row, each other one the
+      current of the one before it.
+
+  >>> import jax
+  >>> from fastsnn_jax.nn.layers import Conv
+  >>> pooled = Chain((Conv(8), GlobalAveragePool()))
+  >>> x = jnp.ones((1, 4, 4, 3))
+  >>> pooled.apply(pooled.init(jax.random.key(0), x), x).shape
+  (1, 8)
+  """
+
+  parts: tuple[Synapse, ...]
+
+  def _synapses(self):
+    return self.parts
+
+  @nn.compact
+  def __call__(self, *inputs, train=False, quanta=()):
+    for part in self.parts:
+      inputs = (_run(part, inputs, train, quanta),)
+      quanta = ()  # a current is a multiple of nothing
+    return inputs[0]
+
+  def connect(self, *inputs):
+    for part in self.parts:
+      inputs = (part.connect(*inputs),)
+    return inputs[0]
+
+
+class Concat(_Composed):
+  """The channels of several inputs in a row: maps of C and D -> of C + D.
+
+  Attributes:
+    parts: for each input the synapse that it runs through first, or None.
+
+  Raises:
+    ValueError: when it runs, another number of inputs than of parts.
+
+  >>> joined = Concat((None, SpaceToDepth(2)))
+  >>> joined.apply({}, jnp.ones((1, 2, 2, 3)), jnp.ones((1, 4, 4, 1))).shape
+  (1, 2, 2, 7)
+  """
+
+  parts: tuple[Synapse | None, ...]
+
+  def _synapses(self):
+    return self.parts
+
+  def __call__(self, *inputs, train=False, quanta=()):
+    quanta = quanta or (None,) * len(inputs)
+    rows = zip(self.parts, inputs, quanta, strict=True)
+    return jnp.concatenate(
+      [_run(part, (x,), train, (quantum,)) for part, x, quantum in rows], -1
+    )
+
+  def connect(self, *inputs):
+    pairs = zip(self.parts, inputs, strict=True)
+    return jnp.concatenate([_connect(part, x) for part, x in pairs], -1)
 
 
 class GlobalAveragePool(Synapse):
-  """Mean over the map: [N, H, W, C] -> [N, C]."""
+  """Mean over the map: [N, H, W, C] -> [N, C].
+
+  >>> GlobalAveragePool().apply({}, jnp.ones((1, 4, 4, 2))).tolist()
+  [[1.0, 1.0]]
+  """
 
   @nn.compact
   def __call__(self, x, train=False):
@@ -59,67 +152,16 @@ class GlobalAveragePool(Synapse):
     return jnp.sum(x, (1, 2))
 
 
-def _call(synapse, x, train, quantum):
-  if synapse.quantal:
-    return synapse(x, train=train, quanta=(quantum,))
-  return synapse(x, train=train)
-
-
-class Residual(Synapse):
-  """body(x) + shortcut(skip); without a shortcut module, skip itself."""
-
-  body: Synapse
-  shortcut: Synapse | None = None
-
-  @property
-  def affine(self):
-    parts = (self.body, self.shortcut)
-    return all(part.affine for part in parts if part is not None)
-
-  quantal: ClassVar[bool] = True
-
-  @nn.compact
-  def __call__(self, x, skip, train=False, quanta=(None, None)):
-    y = _call(self.body, x, train, quanta[0])
-    if self.shortcut is not None:
-      skip = _call(self.shortcut, skip, train, quanta[1])
-    return y + skip
-
-  def connect(self, x, skip):
-    if self.shortcut is not None:
-      skip = self.shortcut.connect(skip)
-    return self.body.connect(x) + skip
-
-
-class Chain(Synapse):
-  """One synapse after another, with no neuron between."""
-
-  parts: tuple[Synapse, ...]
-
-  @property
-  def affine(self):
-    return all(part.affine for part in self.parts)
-
-  @nn.compact
-  def __call__(self, *inputs, train=False):
-    first, *rest = self.parts
-    y = first(*inputs, train=train)
-    for part in rest:
-      y = part(y, train=train)
-    return y
-
-  def connect(self, *inputs):
-    first, *rest = self.parts
-    y = first.connect(*inputs)
-    for part in rest:
-      y = part.connect(y)
-    return y
-
-
 class SpaceToDepth(Synapse):
   """Blocks of pixels as channels: [N, H, W, C] -> [N, H/b, W/b, b b C].
 
   out[i, j, (dy b + dx) C + c] = in[b i + dy, b j + dx, c]
+
+  Raises:
+    UserError: when it runs, sides that are no multiples of the block.
+
+  >>> SpaceToDepth(2).apply({}, jnp.ones((1, 4, 4, 3))).shape
+  (1, 2, 2, 12)
   """
 
   block: int = 2
@@ -140,30 +182,12 @@ class SpaceToDepth(Synapse):
     return x.reshape(n, height // b, width // b, b * b * channels)
 
 
-class Concat(Synapse):
-  """The channels of several inputs in a row, each through its part if any."""
-
-  parts: tuple[Synapse | None, ...]
-
-  @property
-  def affine(self):
-    return all(part.affine for part in self.parts if part is not None)
-
-  def __call__(self, *inputs, train=False):
-    pairs = zip(self.parts, inputs, strict=True)
-    return jnp.concatenate(
-      [x if part is None else part(x, train=train) for part, x in pairs], -1
-    )
-
-  def connect(self, *inputs):
-    pairs = zip(self.parts, inputs, strict=True)
-    return jnp.concatenate(
-      [x if part is None else part.connect(x) for part, x in pairs], -1
-    )
-
-
 class MaxPool(Synapse):
-  """Maximum over windows; fine in an ANN, refused at conversion."""
+  """Maximum over windows, [N, H, W, C]; for an ANN, refused at conversion.
+
+  >>> MaxPool(window=2, stride=2).apply({}, jnp.ones((1, 4, 4, 3))).shape
+  (1, 2, 2, 3)
+  """
 
   affine: ClassVar[bool] = False
   window: int = 2

@@ -1,4 +1,4 @@
-"""How weights start, how they are quantised, and how they are multiplied."""
+"""How weights start, how they are quantised, and how they meet their input."""
 
 import dataclasses
 import math
@@ -45,36 +45,41 @@ def torch_bias(key, kernel_shape):
   return jax.random.uniform(key, kernel_shape[-1:], minval=-bound, maxval=bound)
 
 
-# --- how weights are quantised ----------------------------------------------
+# --- quantised kernels ------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Apot:
-  """APoT weights of so many bits, with one of the two gradient families."""
+  """Weights by `fs.quantize_weight`, with a clip alpha that is learned.
+
+  Attributes:
+    bits: of a weight, 2 to 7.
+    gradient: 'full' or 'detached', see `fs.quantize_weight`.
+    initial_alpha: where the clip starts, in standard deviations of the kernel.
+
+  >>> from fastsnn_jax.nn.layers import Conv
+  >>> conv = Conv(16, weights=Apot(bits=3))
+  >>> image = jnp.ones((1, 8, 8, 3))
+  >>> conv.init(jax.random.key(0), image)['params']['weight_alpha'].item()
+  3.0
+  """
 
   bits: int
   gradient: str = 'full'
   initial_alpha: float = 3.0
 
-  def initial(self, key, shape):
-    """Of the clip."""
-    del key
-    return jnp.full(shape, self.initial_alpha, jnp.float32)
-
 
 @dataclasses.dataclass(frozen=True)
 class EightBit:
-  """The 8-bit weights of first and last layers."""
+  """Weights by `fs.quantize_weight_8bit`: those of first and last layers.
+
+  >>> from fastsnn_jax.nn.layers import Dense
+  >>> read_out = Dense(10, weights=EightBit(), norm=False)
+  """
 
 
 def quantized_kernel(weights, kernel, alpha=None):
-  """The kernel as its inputs meet it: by `Apot`, `EightBit` or, if None, as is.
-
-  Args:
-    weights: how.
-    kernel: as trained.
-    alpha: the clip of APoT.
-  """
+  """The kernel by `Apot` with the clip `alpha`, by `EightBit`, or as it is."""
   match weights:
     case None:
       return kernel
@@ -85,32 +90,29 @@ def quantized_kernel(weights, kernel, alpha=None):
   raise TypeError(f'weights={weights!r}: None, EightBit or Apot needed')
 
 
-# --- how they are multiplied ------------------------------------------------
-
-
 def product(weights, x, kernel, alpha, quantum, multiply):
   """multiply(x, kernel), in whole numbers where both are multiples of a step.
 
-  APoT weights are multiples of alpha / D. Where the activity is one of a known
-  quantum too (theta of a spiking layer, theta / T of a quantised one), the
-  product of the whole numbers is exact in float32, below 2^24, in any order of
-  summation and on any device, and the two scales follow once. A quantised
-  network and its settled twin then decide alike but for the norm's last bits.
+  APoT weights are multiples of alpha / D. Where the activity has a quantum too
+  (theta of a spiking layer, theta / n of a quantised one), the product of the
+  whole numbers is exact in float32, below 2^24, in any order of summation and
+  on any device; both scales are multiplied afterwards. A quantised network and
+  its settled twin then decide alike but for the norm's last bits.
 
   Args:
     weights: `Apot`, `EightBit` or None.
     x: activity.
     kernel: quantised.
     alpha: the clip of APoT.
-    quantum: of x, scalar, or None.
+    quantum: what all of `x` is a multiple of, scalar, or None if not known.
     multiply: bilinear.
   """
   if quantum is None or not isinstance(weights, Apot):
     return multiply(*_same_dtype(x, kernel))
   step = alpha.astype(kernel.dtype) / apot_denominator(weights.bits)
   counts = _whole(x, quantum.astype(x.dtype)), _whole(kernel, step)
-  found = multiply(*_same_dtype(*counts))
-  return found * (step * quantum).astype(found.dtype)
+  total = multiply(*_same_dtype(*counts))
+  return total * (step * quantum).astype(total.dtype)
 
 
 def _same_dtype(x, kernel):

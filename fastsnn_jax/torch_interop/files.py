@@ -14,9 +14,8 @@ def state_dict(source):
   """Official keys without prefix to NumPy arrays."""
   if not isinstance(source, Mapping):
     source = _read(os.fspath(source))
-  source = source.get('state_dict', source)
   state = {}
-  for key, value in source.items():
+  for key, value in source.get('state_dict', source).items():
     if hasattr(value, 'detach'):  # a tensor, without importing torch for it
       value = value.detach().cpu().numpy()
     state[key.removeprefix(PREFIX)] = np.asarray(value)
@@ -62,8 +61,9 @@ def _read(path):
 def _numpy_in_pickles():
   """NumPy's arrays and numbers, by the names that files call them by.
 
-  The reference keeps some beside the weights (best score, learning rates), and
-  PyTorch refuses the whole file for what it does not know. They run no code.
+  The official code stores some beside the weights (best score, learning rates),
+  and PyTorch refuses the whole file for what it does not know. They run no
+  code.
   """
   array, number = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
   kinds = [type(np.dtype(kind)) for kind in '?bBiIlLfde']

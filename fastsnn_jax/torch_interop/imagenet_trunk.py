@@ -1,6 +1,5 @@
 """ImageNet weights of torchvision's ResNet-34 as the trunk of a detector or a
-segmenter (spec/detection.md 4 and 7, spec/segmentation.md 3.2).
-"""
+segmenter (reference behaviour D4, D7 and S3.2)."""
 
 import re
 
@@ -23,16 +22,16 @@ _PREFIXES = ('backbone.', '0.', '')  # of the official keys, by model
 def with_trunk(variables, network: Network, source):
   """Variables with torchvision's ResNet-34 in the place of their trunk.
 
-  The stem's 7 x 7 kernel is taken over although its stride is 4 here, with no
-  pooling behind it: the reference does so. Where the reference leaves a
-  shortcut out by mistake (segmentation, Q3), it is taken over here. All that
-  the file has not, heads and read-out, stays as it is.
+  The stem's 7 x 7 kernel is copied although its stride is 4 here, with no
+  pooling behind it, as in the official code. A shortcut that the official code
+  leaves out by mistake (reference behaviour S-Q3) is copied. What the file does
+  not have, heads and read-out, stays as it is.
 
   Args:
     variables: as from `network.init`.
-    network: one with a ResNet-34 trunk.
+    network: yolov2_resnet34 or deeplabv3_resnet34.
     source: a file of `torch.save` or a .npz with torchvision's keys, or a
-      mapping; the classifier in it is left out.
+      mapping; its classifier is not used.
 
   Raises:
     UserError: a model without such a trunk, or a file of something else.

@@ -1,41 +1,38 @@
-"""What the reference's PyTorch checkpoints call the leaves of our trees.
+"""What the official PyTorch checkpoints call the leaves of our trees.
 
 The names of layers are the official units' names; what is inside a unit is
-called otherwise in each family. Formats: spec/classification.md 8.
+called otherwise in each family (reference behaviour C8). Detectors and
+segmenters are nested in one module, with the thetas behind the shortcuts.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import Network
-from fastsnn_jax.nn.synapses import Apot, Chain, Dense, Residual
+from fastsnn_jax.nn.synapses import Chain, Residual
+from fastsnn_jax.nn.weights import Apot
 
 COUNTER = 'num_batches_tracked'  # of batch norm; of no use here
 
-# The reference's CIFAR AlexNet and VGG11: their float convolutions have biases.
+# The float networks of these have biases in front of their batch norms …
 _BIASED = ('cifar_alexnet', 'cifar_vgg11')
-# These have them at any bit width.
+# … and these at any bit width.
 _ALWAYS_BIASED = ('yolov2_tiny', 'deeplabv1_vgg9')
 
 
 class _Names(NamedTuple):
-  """What the reference calls the parts of a unit."""
+  """What the official code calls the parts of a unit."""
 
-  weight: str
-  norm: str
-  theta: str
-  alpha: str
+  weight: str = 'block.0'
+  norm: str = 'block.1'
+  theta: str = 'block.2'
+  alpha: str = 'weight_quant.wgt_alpha'
 
 
-_PLAIN = _Names('block.0', 'block.1', 'block.2', 'weight_quant.wgt_alpha')
+_UNIT = _Names()
 _PART = _Names('conv', 'bn', 'relu', 'weight_alpha')
 _SHORTCUT = _Names('downsample.0', 'downsample.1', '', 'weight_alpha')
-
-# Of detectors and segmenters: units of residual blocks have nested parts, and
-# relu1, relu2.
-_UNIT = _Names('block.0', 'block.1', 'block.2', '')
-# The module that holds all of such a network, and its read-out's convolution.
-_NESTED = {'detection': ('backbone', 'block'), 'segmentation': ('0', 'block.0')}
 
 _NORM = (
   ('weight', 'params', 'scale'),
@@ -67,34 +64,43 @@ def leaves(network: Network) -> Iterator[Leaf]:
   """All keys of the official state_dict of a network, in its order.
 
   >>> import fastsnn_jax as fs
-  >>> found = list(leaves(fs.build('cifar_resnet20', bits=2)))
-  >>> found[7].key, found[7].path[1:]
+  >>> leaf = list(leaves(fs.build('cifar_resnet20', bits=2)))[7]
+  >>> leaf.key, leaf.path[1:]
   ('layer1.0.part1.conv.weight', ('layer1.0.part1', 'synapse', 'kernel'))
   """
-  if network.task in _NESTED:
-    yield from _nested_leaves(network)
-    return
-  for layer in network.layers:
-    name, synapse = layer.name, layer.synapse
-    if layer is network.layers[-1]:  # after average pooling and flattening
-      pooled = isinstance(synapse, Chain)
-      path = (name, 'synapse', *(('parts_1',) if pooled else ()))
-      unit = f'{name}.block.2' if pooled else f'{name}.block'
-      yield Leaf(f'{unit}.weight', ('params', *path, 'kernel'), 'kernel', name)
-      yield Leaf(f'{unit}.bias', ('params', *path, 'bias'))
-      continue
-    names = _PART if '.part' in name else _PLAIN
-    path = (name, 'synapse')
-    if isinstance(synapse, Residual):
-      yield from _weighted(network, name, synapse.body, names, (*path, 'body'))
-    else:
-      yield from _weighted(network, name, synapse, names, path)
+  nested, detector = maps_out(network), bool(network.anchors)
+  module = ('backbone.' if detector else '0.') if nested else ''
+  for layer in network.firing:
+    key, in_block = f'{module}{layer.name}', '.part' in layer.name
+    (synapse, path), shortcut = _parts(layer)
+    names = _PART if in_block and not nested else _UNIT
+    theta, down = f'{key}.{names.theta}', (key, _SHORTCUT)
+    if nested:
+      down = (key.rsplit('.', 1)[0] + '.downsample', _UNIT)
+      if in_block:
+        theta = key.replace('.part', '.relu')
+      elif layer.name == 'layer0':
+        theta = f'{module}relu0'
+    yield from _weighted(network, key, names, synapse, path)
+    if shortcut and nested:
+      yield from _weighted(network, *down, *shortcut)
     if network.neuron.initial_theta is not None:
-      key = f'{name}.{names.theta}.act_alpha'
-      yield Leaf(key, ('params', name, 'theta'), 'theta')
-    if isinstance(synapse, Residual) and synapse.shortcut is not None:
-      path = (*path, 'shortcut')
-      yield from _weighted(network, name, synapse.shortcut, _SHORTCUT, path)
+      yield Leaf(f'{theta}.act_alpha', ('params', layer.name, 'theta'), 'theta')
+    if shortcut and not nested:
+      yield from _weighted(network, *down, *shortcut)
+  name = network.layers[-1].name
+  (_, path), _ = _parts(network.layers[-1])
+  # In a Chain, the read-out follows the average pooling and the flattening.
+  block = 'block.2' if 'parts_1' in path else 'block'
+  block = 'block.0' if nested and not detector else block
+  key, flattened = f'{module}{name}.{block}', None if nested else name
+  yield Leaf(f'{key}.weight', ('params', *path, 'kernel'), 'kernel', flattened)
+  yield Leaf(f'{key}.bias', ('params', *path, 'bias'))
+
+
+def maps_out(network: Network) -> bool:
+  """Whether the read-out is a map, as a detector's and a segmenter's."""
+  return isinstance(network.layers[-1].synapse, Conv)
 
 
 def read_out_width(network: Network) -> tuple[int, int]:
@@ -105,47 +111,26 @@ def read_out_width(network: Network) -> tuple[int, int]:
   (5, 25)
   """
   anchors = len(network.anchors)
-  return (anchors, 5 * anchors) if network.task == 'detection' else (1, 0)
+  return (anchors, 5 * anchors) if anchors else (1, 0)
 
 
-def _nested_leaves(network):
-  """As `leaves`: all under one module, and thetas behind the shortcut."""
-  module, read_out = _NESTED[network.task]
-  for layer in network.layers:
-    key, path = f'{module}.{layer.name}', (layer.name, 'synapse')
-    if layer is network.layers[-1]:
-      key = f'{key}.{read_out}'
-      yield Leaf(f'{key}.weight', ('params', *path, 'kernel'), 'kernel')
-      yield Leaf(f'{key}.bias', ('params', *path, 'bias'))
-      continue
-    synapse, theta = layer.synapse, f'{key}.{_UNIT.theta}'
-    shortcut = getattr(synapse, 'shortcut', None)
-    if '.part' in layer.name:
-      theta = key.replace('.part', '.relu')
-    elif layer.name == 'layer0':
-      theta = f'{module}.relu0'
-    if isinstance(synapse, Chain):  # behind a concatenation
-      inner, part = (*path, 'parts_1'), synapse.parts[1]
-    elif isinstance(synapse, Residual):
-      inner, part = (*path, 'body'), synapse.body
-    else:
-      inner, part = path, synapse
-    yield from _weighted(network, key, part, _UNIT, inner)
-    if shortcut is not None:
-      down = key.rsplit('.', 1)[0] + '.downsample'
-      yield from _weighted(network, down, shortcut, _UNIT, (*path, 'shortcut'))
-    if network.neuron.initial_theta is not None:
-      yield Leaf(f'{theta}.act_alpha', ('params', layer.name, 'theta'), 'theta')
+def _parts(layer):
+  """((weighted synapse, its path), the same of the shortcut or None)."""
+  synapse, path = layer.synapse, (layer.name, 'synapse')
+  if isinstance(synapse, Chain):  # behind a concatenation or a pooling
+    return (synapse.parts[1], (*path, 'parts_1')), None
+  if isinstance(synapse, Residual):
+    shortcut = synapse.shortcut and (synapse.shortcut, (*path, 'shortcut'))
+    return (synapse.body, (*path, 'body')), shortcut
+  return (synapse, path), None
 
 
-def _weighted(network, name, synapse, names, path):
+def _weighted(network, name, names, synapse, path):
   """Keys of a convolution or dense layer and of the batch norm behind it."""
   weight, norm = f'{name}.{names.weight}', f'{name}.{names.norm}'
   dense = isinstance(synapse, Dense)
-  flattened = name if dense else None
-  yield Leaf(
-    f'{weight}.weight', ('params', *path, 'kernel'), 'kernel', flattened
-  )
+  kernel = ('params', *path, 'kernel')
+  yield Leaf(f'{weight}.weight', kernel, 'kernel', name if dense else None)
   biased = network.model in _BIASED and network.bits == 32
   if dense or biased or network.model in _ALWAYS_BIASED:
     mean = ('batch_stats', *path, 'norm', 'mean')

@@ -1,11 +1,10 @@
-"""The reference's PyTorch checkpoints into our trees of variables, and back.
+"""Official PyTorch checkpoints into our trees of variables, and back.
 
-`torch_names.leaves` lists a network's official keys with the leaves they are
-here; both directions walk that list. Three things differ beside the names.
-Kernels are (O, I, H, W) there and (H, W, I, O) here; the first dense layer
-flattens (C, H, W) there and (H, W, C) here; and a bias in front of a batch norm
-does not exist here: it changes nothing, so it goes into the running mean.
-Everything else is copied bit by bit.
+`names.leaves` lists a network's official keys with our leaves; both directions
+walk that list. Three things differ beside the names: kernels are (O, I, H, W)
+there and (H, W, I, O) here; the first dense layer flattens (C, H, W) there and
+(H, W, C) here; and a bias in front of a batch norm, which changes nothing, is
+subtracted from the running mean here. Everything else is copied bit by bit.
 """
 
 import os
@@ -17,12 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fastsnn_jax.architectures import build, input_size
+from fastsnn_jax.architectures import build
+from fastsnn_jax.architectures import model as registered
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.synapses import Chain
 from fastsnn_jax.torch_interop.files import PREFIX, state_dict, write
-from fastsnn_jax.torch_interop.names import COUNTER, leaves, read_out_width
+from fastsnn_jax.torch_interop.names import (
+  COUNTER,
+  leaves,
+  maps_out,
+  read_out_width,
+)
 
 
 def load_torch(
@@ -34,12 +39,11 @@ def load_torch(
 ) -> dict[str, Any]:
   """Variables from an official checkpoint, of an ANN or of a spiking network.
 
-  Strict: every key of the model must be there, and no other; only
-  `num_batches_tracked` is ignored. A leading 'module.' is stripped where it is.
-  The read-out decides the number of classes (a detector's with 125 outputs is
-  VOC's, with 425 COCO's; a segmenter's with 21 and 81), the first layer that of
-  the channels (1 or 3). The bit width is not in the file: 3 and 4 bits cannot
-  be told apart.
+  Strict: the file must have every key of the model, and no other; only
+  `num_batches_tracked` is ignored. A leading 'module.' of a key is dropped. The
+  read-out says how many classes there are, and the first layer how many
+  channels (1 or 3). The bit width is not in the file: 3 and 4 bits cannot be
+  told apart. Format: reference behaviour C8; code of arXiv 2305.19868.
 
   Args:
     path_or_state_dict: a `.npz`, a file of `torch.save` (with the extra
@@ -47,7 +51,7 @@ def load_torch(
       be wrapped as {'state_dict': ...}.
     model: one of `fs.models()`.
     bits: those of the checkpoint, 32 for float.
-    anchors: of a detector, if they are not the reference's.
+    anchors: of a detector, if they are not the official ones.
 
   Returns:
     {'params': ..., 'batch_stats': ...} as from `network.init`, in the file's
@@ -64,9 +68,8 @@ def load_torch(
   >>> state = save_torch(variables, 'small_resnet8', 2)
   >>> state['layer0.block.0.weight'].shape
   (16, 1, 3, 3)
-  >>> again = load_torch(state, 'small_resnet8', 2)
-  >>> bool(jnp.all(again['params']['layer0']['theta'] == 6))
-  True
+  >>> load_torch(state, 'small_resnet8', 2)['params']['layer0']['theta'].item()
+  6.0
   """
   state = state_dict(path_or_state_dict)
   network = build(model, bits, **_own(anchors))
@@ -79,33 +82,33 @@ def load_torch(
   where = f'{model} at {bits} bits'
   expected = list(leaves(network))
   keys = {leaf.key for leaf in expected}
+  another = 'is this the file of another model or bit width?'
   for leaf in expected:
     if leaf.key not in state and leaf.kind != 'counter':
       raise UserError(
-        f'key {leaf.key!r} is missing, but {where} has it; is this the file of '
-        'another model or bit width?'
+        f'key {leaf.key!r} is missing, but {where} has it; {another}'
       )
   for key in state:
     if key not in keys and not key.endswith(f'.{COUNTER}'):
       raise UserError(
-        f'key {key!r} is in the file, but not in {where}; is this the file of '
-        'another model or bit width?'
+        f'key {key!r} is in the file, but not in {where}; {another}'
       )
 
-  found = {}
+  ours, folded = {}, []
   for leaf in expected:
     if leaf.kind == 'counter':
       continue
     value = state[leaf.key]
     _check(leaf, value, _official_shape(leaf, shapes[leaf.path]), where)
+    if leaf.kind == 'folded':
+      folded.append((leaf.path, value))
+      continue
     if leaf.kind == 'kernel':
       value = _import_kernel(value, maps.get(leaf.unit))
-    if leaf.kind != 'folded':
-      found[leaf.path] = value
-  for leaf in expected:  # in front of the norm, but the means are there by now
-    if leaf.kind == 'folded':
-      found[leaf.path] = found[leaf.path] - state[leaf.key]
-  return unflatten_dict({path: jnp.asarray(x) for path, x in found.items()})
+    ours[leaf.path] = value
+  for mean, bias in folded:
+    ours[mean] = ours[mean] - bias
+  return unflatten_dict({path: jnp.asarray(x) for path, x in ours.items()})
 
 
 def save_torch(
@@ -125,10 +128,10 @@ def save_torch(
     variables: as from `network.init`.
     model: one of `fs.models()`.
     bits: those of the network.
-    anchors: of a detector, if they are not the reference's.
+    anchors: of a detector, if they are not the official ones.
     path: also write a file: `.npz`, or anything else by `torch.save`, as
-      {'state_dict': ...}. Such a file has the prefix 'module.' for the models
-      whose official scripts expect it (classifiers, but for the ResNets). A
+      {'state_dict': ...}. Keys of such a file have the prefix 'module.' where
+      the official scripts expect it (classifiers, but for the ResNets). A
       detector's is the bare state_dict.
 
   Returns:
@@ -137,25 +140,28 @@ def save_torch(
   Raises:
     UserError: variables that are not those of the model, or no torch to write
       the file with.
+
+  An example stands at `load_torch`.
   """
-  found = flatten_dict(dict(variables))
+  ours = flatten_dict(dict(variables))
   network = build(model, bits, **_own(anchors))
   head, stem = list(leaves(network))[-1].path, next(leaves(network)).path
-  if head not in found or stem not in found:
+  if head not in ours or stem not in ours:
     raise UserError(
-      f'variables without {"/".join(head if stem in found else stem)}, but '
+      f'variables without {"/".join(head if stem in ours else stem)}, but '
       f'{model} at {bits} bits has it; are they those of another model?'
     )
-  width = np.shape(found[head])[0]
+  width = np.shape(ours[head])[0]
   network = _with_read_out(network, '/'.join(head), width, anchors)
-  shapes, maps = _shapes(network, np.shape(found[stem])[-2])
-  for key in sorted(shapes.keys() | found.keys()):
-    ours, theirs = shapes.get(key), found.get(key)
-    theirs = None if theirs is None else np.shape(theirs)
-    if ours != theirs:
+  shapes, maps = _shapes(network, np.shape(ours[stem])[-2])
+  given = {path: np.shape(value) for path, value in ours.items()}
+  for path_ in sorted(shapes.keys() | given.keys()):
+    shape, expected = given.get(path_), shapes.get(path_)
+    if shape != expected:
       raise UserError(
-        f'variables {"/".join(key)}: shape {theirs}, but {model} at {bits} '
-        f'bits has {ours} there; are they those of another model or bit width?'
+        f'variables {"/".join(path_)}: shape {shape}, but {model} at {bits} '
+        f'bits has {expected} there; are they those of another model or bit '
+        'width?'
       )
 
   state = {}
@@ -163,20 +169,16 @@ def save_torch(
     if leaf.kind == 'counter':
       state[leaf.key] = np.zeros((), np.int64)
       continue
-    value = np.asarray(found[leaf.path])
+    value = np.asarray(ours[leaf.path])
     if leaf.kind == 'folded':
       value = np.zeros_like(value)
     elif leaf.kind == 'kernel':
       value = _export_kernel(value, maps.get(leaf.unit))
     state[leaf.key] = value
   if path is not None:
-    parallel = network.task == 'classification' and 'resnet' not in model
-    write(
-      state,
-      os.fspath(path),
-      bare=network.task == 'detection',
-      prefix=PREFIX if parallel else '',
-    )
+    parallel = not maps_out(network) and 'resnet' not in model
+    prefix = PREFIX if parallel else ''
+    write(state, os.fspath(path), bare=bool(network.anchors), prefix=prefix)
   return state
 
 
@@ -189,7 +191,7 @@ def _own(anchors):
 
 def _shapes(network, channels):
   """({path: shape of our leaf}, {dense layer: (H, W, C) that it flattens})"""
-  size = input_size(network.model)
+  size = registered(network.model).size
   image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   variables = jax.eval_shape(network.init, jax.random.key(0), image)
   _, activations = jax.eval_shape(network.apply, variables, image)

@@ -11,9 +11,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from fastsnn_jax.distributed import AXIS
+from fastsnn_jax.distributed import AXIS, mesh
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import Task
 
@@ -27,7 +27,7 @@ def gradients(
   dtype: str = 'float32',
   accumulate: int = 1,
   remat: bool = False,
-  per_device: Mesh | None = None,
+  per_device: bool = False,
 ):
   """Gradients, sums and batch statistics of one batch.
 
@@ -40,8 +40,8 @@ def gradients(
     accumulate: parts of the batch, one after another; divides B (over the
       devices).
     remat: compute each layer's insides again in the backward pass.
-    per_device: the mesh over whose devices batch norm takes statistics of its
-      own on each; None for those of the whole batch.
+    per_device: batch norm takes statistics of its own on each device, in place
+      of those of the whole batch.
 
   Returns:
     (gradients of the mean loss, the task's sums, new batch_stats).
@@ -65,10 +65,10 @@ def gradients(
     grads, (sums, statistics) = found
     return grads, sums, statistics
 
-  if per_device is not None:
+  if per_device:
     grads, sums, statistics = jax.shard_map(
       functools.partial(_on_one_device, whole, accumulate),
-      mesh=per_device,
+      mesh=mesh(),
       in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
       out_specs=PartitionSpec(),
       check_vma=False,

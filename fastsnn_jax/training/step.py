@@ -1,38 +1,22 @@
-"""Quantisation-aware training: the state of a stage, and its steps.
+"""Quantisation-aware training: the state of a stage, and its one jitted step.
 
-Data that live on the device are shuffled, augmented and stepped through inside
-jitted scans: each call of `train_chunk` runs as many steps as the host asks
-for, about a second's work. Batches that stream in take a call of `train_batch`
-each. What a step draws depends on the seed and its number only, so a resumed
-run equals an unbroken one bit for bit, wherever it was cut.
+What a step draws depends on the seed and its number only, so a resumed run
+equals an unbroken one bit for bit, wherever it was cut.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fastsnn_jax.data import augment, normalize, resize
-from fastsnn_jax.distributed import keep_by_row
+from fastsnn_jax import distributed
+from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.training.gradients import gradients
-from fastsnn_jax.training.optimizer import Recipe
-
-__all__ = [
-  'SLOTS',
-  'Recipe',
-  'TrainState',
-  'create',
-  'graft',
-  'keep_best',
-  'train_batch',
-  'train_chunk',
-  'train_step',
-]
-
-SLOTS = 64  # of a scan: the most steps that one call runs
+from fastsnn_jax.training.optimizer import make_optimizer
 
 
 class TrainState(NamedTuple):
@@ -48,26 +32,104 @@ class TrainState(NamedTuple):
   average: dict[str, Any]  # moving average of the variables, or empty
 
   @property
-  def shown(self):
+  def judged(self):
     """The variables to judge: their moving average, where there is one."""
     return self.average or self.variables
 
 
-def create(variables, recipe: Recipe, task: Task) -> TrainState:
-  """The state before the first step, from these variables (copied)."""
-  variables = jax.tree.map(jnp.array, variables)
-  outputs = jnp.zeros((1, *task.map, task.outputs))
-  labels = {name: jnp.zeros((1, *s), t) for name, s, t in task.labels}
-  _, sums = jax.eval_shape(task.loss, outputs, {**labels, 'mask': jnp.ones(1)})
+class Step(NamedTuple):
+  """The training step of a stage.
+
+  Attributes:
+    start: (variables, shapes of a batch, side) -> the state before the first
+      step, from a copy of the variables.
+    advance: (state, batch, key, side) -> (state, (sums of the epoch so far,
+      bad_step)), jitted; the state is donated, the rest outlives it. `batch`
+      has raw images, the task's labels and 'mask', shared out by row; `key` is
+      that of the stage; `side`, static, is what images are brought to, or
+      None.
+  """
+
+  start: Callable
+  advance: Callable
+
+
+def make_step(
+  network: Network, task: Task, config, stage, epoch_steps: int
+) -> Step:
+  """The step of a stage; it is compiled once for each side of images.
+
+  Args:
+    network, task: what is trained, and for what.
+    config, stage: `Experiment`, and which of its stages.
+    epoch_steps: steps of an epoch.
+  """
+  optimizer = make_optimizer(config, stage, epoch_steps)
+  how = {
+    'dtype': config.compute.dtype,
+    'accumulate': config.compute.accumulate,
+    'remat': config.compute.remat,
+    'per_device': config.compute.batch_stats == 'device',
+  }
+
+  def augment(batch, key, step, side):
+    batch = distributed.keep_by_row(batch)
+    key = jax.random.fold_in(key, step)
+    batch = task.augment(key, batch, config.data, side)
+    return distributed.keep_by_row(batch)
+
+  def start(variables, shapes, side=None):
+    def sums_of(batch):
+      batch = augment(batch, jax.random.key(0), 0, side)
+      output, _ = network.apply(variables, batch['image'])
+      return task.loss(output, batch)[1]
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums_of, shapes)
+    )
+    return create(variables, optimizer, zeros, average=bool(config.ema))
+
+  @functools.partial(jax.jit, static_argnames='side', donate_argnames='state')
+  def advance(state, batch, key, side=None):
+    fresh = state.step % epoch_steps == 0  # the sums start anew
+    sums = jax.tree.map(lambda x: jnp.where(fresh, 0, x), state.sums)
+    state = train_step(
+      state._replace(sums=sums),
+      augment(batch, key, state.step, side),
+      network=network,
+      task=task,
+      optimizer=optimizer,
+      ema=config.ema,
+      **how,
+    )
+    report = state.sums, state.bad_step
+    return state, jax.tree.map(jnp.copy, report)
+
+  return Step(start, advance)
+
+
+def create(variables, optimizer, sums, *, average=False) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    variables: to start from; they are copied.
+    optimizer: of optax.
+    sums: zeros like those of the task's `loss`.
+    average: keep a moving average of the variables.
+  """
+
+  def copy():
+    return jax.tree.map(jnp.array, variables)
+
   return TrainState(
-    variables=variables,
-    opt_state=recipe.optimizer().init(variables['params']),
+    variables=copy(),
+    opt_state=optimizer.init(variables['params']),
     step=jnp.int32(0),
-    sums=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
+    sums=sums,
     bad_step=jnp.int32(-1),
-    best=jax.tree.map(jnp.array, variables),
+    best=copy(),
     best_score=jnp.float32(-jnp.inf),
-    average=jax.tree.map(jnp.array, variables) if recipe.ema else {},
+    average=copy() if average else {},
   )
 
 
@@ -106,114 +168,12 @@ def train_step(
   )
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=('network', 'task', 'recipe', 'side'),
-  donate_argnames='state',
-)
-def train_chunk(state, data, key, stop, *, network, task, recipe, side=None):
-  """Steps up to number `stop` of this stage, `SLOTS` at most, in one epoch.
-
-  Args:
-    state: `TrainState`; donated.
-    data: dict of arrays on the device, images uint8.
-    key: of the stage.
-    stop: traced, so that every length of a chunk is one program.
-    network, task, recipe: static.
-    side: that images are resized to; None to leave them; static too.
-
-  Returns:
-    (state, sums of the epoch so far, bad_step); the latter two survive the
-    donation of the state to the next call.
-  """
-  size = data['label'].shape[0]
-  epoch = state.step // recipe.epoch_steps
-  order_key, draw_key = jax.random.split(key)
-  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), size)
-  state = _open_epoch(state, recipe)
-
-  def step(state):
-    position = state.step % recipe.epoch_steps * recipe.batch
-    position = position + jnp.arange(recipe.batch)
-    rows = keep_by_row(order[position % size], recipe.mesh)
-    batch = jax.tree.map(lambda x: x[rows], data)
-    batch['mask'] = (position < size).astype(jnp.float32)
-    batch = keep_by_row(batch, recipe.mesh)
-    return _augmented_step(state, batch, draw_key, network, task, recipe, side)
-
-  def slot(state, _):
-    going = (state.step < stop) & (state.bad_step < 0)
-    return jax.lax.cond(going, step, lambda s: s, state), None
-
-  state, _ = jax.lax.scan(slot, state, length=SLOTS)
-  return state, jax.tree.map(jnp.copy, state.sums), jnp.copy(state.bad_step)
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=('network', 'task', 'recipe', 'side'),
-  donate_argnames='state',
-)
-def train_batch(state, batch, key, *, network, task, recipe, side=None):
-  """One step on a batch that came in; nothing once a step was bad.
-
-  Args:
-    state: `TrainState`; donated.
-    batch: 'image' uint8, the task's labels and 'mask', sharded by row.
-    key: of the stage.
-    network, task, recipe, side: static.
-
-  Returns:
-    As `train_chunk`.
-  """
-  _, draw_key = jax.random.split(key)
-
-  def step(state):
-    return _augmented_step(state, batch, draw_key, network, task, recipe, side)
-
-  state = _open_epoch(state, recipe)
-  state = jax.lax.cond(state.bad_step < 0, step, lambda s: s, state)
-  return state, jax.tree.map(jnp.copy, state.sums), jnp.copy(state.bad_step)
-
-
-def _open_epoch(state, recipe):
-  """The sums start anew with each epoch."""
-  fresh = state.step % recipe.epoch_steps == 0
-  sums = jax.tree.map(lambda x: jnp.where(fresh, 0, x), state.sums)
-  return state._replace(sums=sums)
-
-
-def _augmented_step(state, batch, draw_key, network, task, recipe, side):
-  key = jax.random.fold_in(draw_key, state.step)
-  batch = augment(
-    key,
-    batch,
-    crop=recipe.crop,
-    flip=recipe.flip,
-    jitter=recipe.jitter,
-    fill=tuple(255 * mean for mean in network.mean),
-    side=side,
-  )
-  images = normalize(batch['image'], network.mean, network.std)
-  if side is not None:
-    images = resize(images, side)
-  return train_step(
-    state,
-    {**batch, 'image': images},
-    network=network,
-    task=task,
-    optimizer=recipe.optimizer(),
-    ema=recipe.ema,
-    **recipe.gradients(),
-  )
-
-
 @functools.partial(jax.jit, donate_argnames='state')
 def keep_best(state: TrainState, score) -> TrainState:
   """Takes the variables as the best ones, where their score is the highest."""
   better = score > state.best_score
   best = jax.tree.map(
-    lambda new, old: jnp.where(better, new, old), state.shown, state.best
+    lambda new, old: jnp.where(better, new, old), state.judged, state.best
   )
   top = jnp.maximum(score, state.best_score)
   return state._replace(best=best, best_score=top)

@@ -9,13 +9,14 @@ from support import golden
 import fastsnn_jax as fs
 from fastsnn_jax.architectures import input_size, yolo
 from fastsnn_jax.evaluation import operations as counting
-from fastsnn_jax.nn.synapses import Chain, Concat, Conv, MaxPool, SpaceToDepth
+from fastsnn_jax.nn.layers import Conv
+from fastsnn_jax.nn.synapses import Chain, Concat, MaxPool, SpaceToDepth
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 
 pytestmark = pytest.mark.once
 
-# spec/detection.md 1: parameters with thetas of VOC and COCO, and how many
-# thetas; 7: tensors in the quantised state_dict.
+# Reference behaviour D1: parameters with thetas of VOC and COCO, and how many
+# thetas; D7: tensors in the quantised state_dict.
 COUNTS = {
   'yolov2_tiny': (15_864_837, 16_172_337, 8, 66),
   'yolov2_resnet34': (55_008_483, 55_315_983, 38, 286),

@@ -15,20 +15,15 @@ from support import golden
 import fastsnn_jax as fs
 from fastsnn_jax.architectures import input_size
 from fastsnn_jax.evaluation import operations as counting
-from fastsnn_jax.nn.synapses import (
-  kaiming,
-  torch_bias,
-  torch_uniform,
-  zero_bias,
-)
+from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
 from fastsnn_jax.tasks.segmentation.upsample import sides, upsample
 from fastsnn_jax.torch_interop.names import leaves
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 
 pytestmark = pytest.mark.once
 
-# spec/segmentation.md 1: parameters of VOC (21 classes) and COCO (81), thetas,
-# 10^9 multiply-accumulates at 513 and 641 pixels; 6: tensors with thetas.
+# Reference behaviour S1: parameters of VOC (21 classes) and COCO (81), thetas,
+# 10^9 multiply-accumulates at 513 and 641 pixels; S6: tensors with thetas.
 Facts = collections.namedtuple('Facts', 'voc coco thetas macs tensors')
 FACTS = {
   'deeplabv1_vgg9': Facts(4_121_685, 4_183_185, 8, (26.5, 41.6), 66),
@@ -153,6 +148,7 @@ def test_what_is_static_beside_the_layers(model, tmp_path):
   assert (
     network.stride == dict(zip(SEGMENTERS, (8, 16, 4, 8), strict=True))[model]
   )
+  assert network.remainder == 1
   assert input_size(model) % network.stride == 1
   images = jax.ShapeDtypeStruct((2, 49, 97, 3), jnp.float32)
   output, _ = jax.eval_shape(network.apply, shapes_of(network), images)

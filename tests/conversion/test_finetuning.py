@@ -11,8 +11,10 @@ import pytest
 import fastsnn_jax as fs
 from fastsnn_jax.conversion import finetune as finetuning
 from fastsnn_jax.conversion.finetune import Tuning
+from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import IMAGE, own_variables
-from fastsnn_jax.nn.synapses import Apot, Conv, Dense, EightBit, Residual
+from fastsnn_jax.nn.synapses import Residual
+from fastsnn_jax.nn.weights import Apot, EightBit
 
 CLASSES = 4
 

@@ -23,7 +23,9 @@ from fastsnn_jax import distributed as devices
 from fastsnn_jax import tasks
 from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.evaluation import evaluate as evaluation
-from fastsnn_jax.nn.synapses import Apot, Conv, Dense, EightBit, Residual
+from fastsnn_jax.nn.layers import Conv, Dense
+from fastsnn_jax.nn.synapses import Residual
+from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.training import input as feeding
 from fastsnn_jax.training import loop as running
 from fastsnn_jax.training import step as training

@@ -9,13 +9,8 @@ import pytest
 
 import fastsnn_jax as fs
 from fastsnn_jax.evaluation import operations as counting
-from fastsnn_jax.nn.synapses import (
-  Chain,
-  Conv,
-  Dense,
-  GlobalAveragePool,
-  Residual,
-)
+from fastsnn_jax.nn.layers import Conv, Dense
+from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
 
 
 @pytest.mark.parametrize(

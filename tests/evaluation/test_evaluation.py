@@ -11,7 +11,9 @@ import fastsnn_jax as fs
 from fastsnn_jax import tasks
 from fastsnn_jax.evaluation import evaluate as evaluation
 from fastsnn_jax.evaluation import operations as counting
-from fastsnn_jax.nn.synapses import Apot, Conv, Dense, EightBit, Residual
+from fastsnn_jax.nn.layers import Conv, Dense
+from fastsnn_jax.nn.synapses import Residual
+from fastsnn_jax.nn.weights import Apot, EightBit
 
 CLASSES = 4
 MODES = ('unsigned', 'signed', 'settled')

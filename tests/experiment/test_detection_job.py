@@ -11,11 +11,12 @@ import numpy as np
 import PIL.Image
 import pytest
 from jax.sharding import AxisType
+from support.models import registered
 
 import fastsnn_jax as fs
 from fastsnn_jax import distributed as devices
 from fastsnn_jax import tasks
-from fastsnn_jax.architectures import _MODELS, _detector, yolo
+from fastsnn_jax.architectures import yolo
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import evaluate as evaluation
 from fastsnn_jax.experiment import train as experiment
@@ -41,9 +42,9 @@ def table(bits, classes, anchors):
 
 @pytest.fixture(scope='module', autouse=True)
 def tiny_yolo():
-  _MODELS['tiny_yolo'] = _detector(table, 32, stride=8, anchors=ANCHORS)
-  yield
-  del _MODELS['tiny_yolo']
+  static = {'task': 'detection', 'stride': 8, 'anchors': ANCHORS}
+  with registered('tiny_yolo', table, size=32, **static):
+    yield
 
 
 def write_voc(directory, counts=(60, 10)):

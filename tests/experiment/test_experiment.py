@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.models import registered
 
 import fastsnn_jax as fs
 from fastsnn_jax import data
-from fastsnn_jax.architectures import _MODELS
 from fastsnn_jax.checkpoint import store as checkpoint
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import judging
@@ -29,9 +29,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # A registered model that compiles in a second; small_resnet8 takes ten.
 REGISTER = """
-from fastsnn_jax.models import _MODELS, _Model
-from fastsnn_jax.models.resnet import resnet
-from fastsnn_jax.synapses import Apot, EightBit
+from fastsnn_jax.architectures import register
+from fastsnn_jax.architectures.resnet import resnet
+from fastsnn_jax.nn.weights import Apot, EightBit
 
 def table(bits, classes):
   return resnet(
@@ -44,7 +44,7 @@ def table(bits, classes):
     stem_stride=2,
   )
 
-_MODELS['tiny_resnet'] = _Model(table, 6.0)
+register('tiny_resnet', table, replace=True)
 """
 
 CONFIG = (
@@ -64,9 +64,10 @@ config = Experiment(
 
 @pytest.fixture(scope='module', autouse=True)
 def tiny_resnet():
-  exec(REGISTER, {})
-  yield
-  del _MODELS['tiny_resnet']
+  names = {}
+  exec(REGISTER, names)
+  with registered('tiny_resnet', names['table']):
+    yield
 
 
 EXPERIMENT = Experiment(

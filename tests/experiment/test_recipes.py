@@ -7,7 +7,7 @@ import pytest
 import fastsnn_jax as fs
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import recipes
-from fastsnn_jax.nn.synapses import Apot
+from fastsnn_jax.nn.weights import Apot
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 OFFICIAL = [

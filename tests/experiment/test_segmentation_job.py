@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 from support.masks import palette
+from support.models import registered
 from support.pictures import encode
 from test_detection_job import assert_a_cut_run_is_whole
 
 import fastsnn_jax as fs
-from fastsnn_jax.architectures import _MODELS, _segmenter, deeplab
+from fastsnn_jax.architectures import deeplab
 from fastsnn_jax.experiment import train as experiment
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.nn.network import IMAGE
@@ -33,9 +34,9 @@ def table(bits, classes):
 
 @pytest.fixture(scope='module', autouse=True)
 def tiny_deeplab():
-  _MODELS['tiny_deeplab'] = _segmenter(table, 33, 4)
-  yield
-  del _MODELS['tiny_deeplab']
+  static = {'task': 'segmentation', 'stride': 4, 'remainder': 1}
+  with registered('tiny_deeplab', table, size=33, **static):
+    yield
 
 
 def write_masks(directory, counts=(40, 8, 8)):

@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from support import oracle
 
 import fastsnn_jax as fs
+from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.synapses import (
-  Apot,
   Chain,
-  Conv,
-  Dense,
-  EightBit,
+  Concat,
   GlobalAveragePool,
   MaxPool,
   Residual,
 )
+from fastsnn_jax.nn.weights import Apot, EightBit
 
 THETA = 2.5  # of currents with unit variance: lively, seldom saturated
 MODES = ('unsigned', 'signed', 'settled')
@@ -236,7 +236,8 @@ def test_activations_have_a_time_axis_only_in_a_spiking_network(channels):
     assert activations['layer3.1.part2'].shape == (2, *time, 2, 2, 64)
 
 
-# Spec 2.8, less the biases in front of batch norm, which our trees leave out.
+# Reference behaviour C2.8, less the biases in front of batch norm, which our
+# trees leave out.
 COUNTS = {
   'cifar_alexnet': (11_739_722 - 1_376 - 2_048, 11_738_357 - 2_048),
   'cifar_vgg11': (34_457_354 - 2_752 - 8_192, 34_454_621 - 8_192),
@@ -250,7 +251,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize('model', COUNTS)
-def test_parameters_are_as_many_as_the_spec_counts(model):
+def test_parameters_are_as_many_as_counted_by_hand(model):
   for bits, expected in zip((32, 2), COUNTS[model], strict=True):
     variables = jax.eval_shape(
       fs.build(model, bits=bits).init,
@@ -358,6 +359,80 @@ def test_the_answer_over_time_ends_on_the_output(mode):
   early = unit.apply({'params': variables['params']['head']}, rates)
   np.testing.assert_allclose(over_time[:, 1], early, rtol=1e-4, atol=1e-5)
   assert np.abs(over_time[:, 1] - output).max() > 1e-2
+
+
+# --- whole-number products in parts of parts --------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown(fs.QuantRelu):
+  """Quantises the rows on the image; all others show their current."""
+
+  def respond(self, synapse, inputs, theta, *, static=()):
+    if all(static):
+      return super().respond(synapse, inputs, theta, static=static)
+    return synapse(*inputs)
+
+
+PART = Conv(8, weights=Apot(4, 'full'))
+WRAPPED = {  # name: (synapse, how many inputs, paths of PART in its tree)
+  'chain': (Chain((PART,)), 1, ('parts_0',)),
+  'chain in chain': (Chain((Chain((PART,)),)), 1, ('parts_0/parts_0',)),
+  'concat': (Concat((PART, PART.clone())), 2, ('parts_0', 'parts_1')),
+  'residual': (Residual(PART, PART.clone()), 2, ('body', 'shortcut')),
+  'chain in residual': (
+    Residual(Chain((PART,)), Chain((PART.clone(),))),
+    2,
+    ('body/parts_0', 'shortcut/parts_0'),
+  ),
+  'concat in chain': (
+    Chain((Concat((PART, PART.clone())),)),
+    2,
+    ('parts_0/parts_0', 'parts_0/parts_1'),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', WRAPPED)
+def test_products_are_as_exact_inside_other_synapses(name):
+  synapse, inputs, paths = WRAPPED[name]
+  stems = tuple(f'stem{i}' for i in range(inputs))
+  rows = [fs.Layer(stem, Conv(5)) for stem in stems]
+  bare = [fs.Layer(f'bare{i}', PART, (stem,)) for i, stem in enumerate(stems)]
+  wrapped = fs.Layer('wrapped', synapse, stems)
+  head = fs.Layer('head', Dense(2, norm=False), ('wrapped',))
+  network = fs.Network((*rows, *bare, wrapped, head), Shown(2, 0.7))
+  variables = fresh(network)
+  for i, stem in enumerate(stems):  # each input has a quantum of its own
+    variables['params'][stem]['theta'] = np.float32(0.7 + i / 3)
+  leaves = {
+    collection: traverse_util.flatten_dict(tree, sep='/')
+    for collection, tree in variables.items()
+  }
+  for tree in leaves.values():
+    for key in tree:
+      for i, path in enumerate(paths):
+        tree[key] = tree.get(
+          key.replace(f'wrapped/synapse/{path}', f'bare{i}/synapse'), tree[key]
+        )
+  variables = {
+    collection: traverse_util.unflatten_dict(tree, sep='/')
+    for collection, tree in leaves.items()
+  }
+  activations = network.apply(variables, IMAGES)[1]
+  currents = [activations[f'bare{i}'] for i in range(inputs)]
+  expected = currents[0]
+  if 'residual' in name:
+    expected = currents[0] + currents[1]
+  elif 'concat' in name:
+    expected = jnp.concatenate(currents, -1)
+  np.testing.assert_array_equal(activations['wrapped'], expected)
+  # The sums in floating point have other last bits.
+  floats = network.unit(wrapped).apply(
+    {key: tree['wrapped'] for key, tree in variables.items()},
+    *(activations[stem] for stem in stems),
+  )
+  assert np.any(np.asarray(floats) != expected)
 
 
 # --- derivatives ------------------------------------------------------------

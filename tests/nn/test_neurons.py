@@ -1,4 +1,4 @@
-"""Neurons against the spec's traces, the official vectors and NumPy."""
+"""Neurons against traces by hand, the official vectors and NumPy."""
 
 import functools
 
@@ -40,7 +40,7 @@ def currents(steps, neurons=64, seed=0):
   return (drift + random.normal(size=(steps, neurons))).astype(np.float32)
 
 
-# --- traces of the spec (3.2) -----------------------------------------------
+# --- traces by hand (reference behaviour C3.2) ------------------------------
 
 TRACES = [
   (
@@ -72,7 +72,7 @@ TRACES = [
 
 
 @pytest.mark.parametrize(('current', 'signed', 'unsigned'), TRACES)
-def test_spikes_follow_the_spec_s_traces(current, signed, unsigned):
+def test_spikes_follow_the_traces(current, signed, unsigned):
   current = np.array(current, np.float32)
   for mode, expected in (('signed', signed), ('unsigned', unsigned)):
     eager = fs.integrate_and_fire(current, 1.0, **MODES[mode])
@@ -425,12 +425,35 @@ def test_the_answer_over_time_divides_by_the_steps_so_far():
     {'steps': 3, 'settle': -1},
     {'steps': 3, 'settle': 1.0},
     {'steps': 3, 'max_count': 0},
+    {'steps': 3, 'signed': 1},
+    {'steps': 3, 'signed': 'yes'},
+    {'steps': 3, 'negative_threshold': 'x'},
+    {'steps': 3, 'negative_threshold': float('-inf')},
+    {'steps': 3, 'negative_threshold': None},
   ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(settings):
   name = list(settings)[-1]
   with pytest.raises(fs.UserError, match=f'{name}={settings[name]!r}'):
     fs.IntegrateAndFire(**settings)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'bits': 0}, 'bits=0.*from 1 to 16'),
+    ({'bits': 17}, 'bits=17.*from 1 to 16'),
+    ({'bits': 2.5}, 'bits=2.5.*whole number'),
+    ({'bits': '2'}, "bits='2'"),
+    ({'bits': 2, 'initial_theta': 0.0}, 'initial_theta=0.0'),
+    ({'bits': 2, 'initial_theta': float('inf')}, 'initial_theta=inf'),
+    ({'bits': 2, 'initial_theta': float('nan')}, 'initial_theta=nan'),
+    ({'bits': 2, 'initial_theta': '6'}, "initial_theta='6'"),
+  ],
+)
+def test_a_quantised_neuron_out_of_range_is_refused_by_name(settings, message):
+  with pytest.raises(fs.UserError, match=message):
+    fs.QuantRelu(**settings)
 
 
 @pytest.mark.parametrize('bad', [np.float32(1), np.ones((3, 2), np.int32)])

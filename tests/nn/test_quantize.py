@@ -1,4 +1,4 @@
-"""Quantisers against the spec's tables, the official vectors and NumPy."""
+"""Quantisers against tables by hand, the official vectors and NumPy."""
 
 import functools
 
@@ -63,7 +63,7 @@ def assert_gradient(actual, expected, scale=None, rtol=1e-6):
     ),
   ],
 )
-def test_levels_have_the_reference_s_bit_patterns(bits, patterns):
+def test_levels_have_the_official_bit_patterns(bits, patterns):
   levels = fs.apot_levels(bits)
   assert levels.dtype == np.float32
   found = ' '.join(f'{pattern:08x}' for pattern in levels.view(np.uint32))
@@ -80,7 +80,7 @@ def test_levels_are_the_sums_of_the_base_sets(bits, dtype):
   np.testing.assert_array_equal(levels, expected)
 
 
-# --- the tables of the spec (1.7) -------------------------------------------
+# --- tables by hand (reference behaviour C1.7) ------------------------------
 
 W = jnp.array([-0.30, -0.12, -0.05, 0, 0.03, 0.08, 0.15, 0.40])
 G = jnp.array([1.0, -2, 3, -4, 5, -6, 7, -8])

@@ -12,7 +12,7 @@ import fastsnn_jax as fs
 from fastsnn_jax.torch_interop.names import leaves
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 
-# spec/classification.md 2.8: parameters of the float and the quantised network,
+# Reference behaviour C2.8: parameters of the float and the quantised network,
 # tensors in the quantised and the float state_dict.
 COUNTS = {
   'cifar_alexnet': (11_739_722, 11_738_357, 50, 44),

@@ -14,7 +14,8 @@ import pytest
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
 from fastsnn_jax.experiment import recipes
-from fastsnn_jax.nn.synapses import Apot, Conv, Dense, EightBit
+from fastsnn_jax.nn.layers import Conv, Dense
+from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.training import input as feeding
 from fastsnn_jax.training import loop as running
 from fastsnn_jax.training import step as training

@@ -1,60 +1,88 @@
 """Image classification: labels are integers, the metric is top-1 accuracy."""
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fastsnn_jax.tasks import Task
+from fastsnn_jax.data import color_jitter, crop_flip
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.classification import data
+from fastsnn_jax.tasks.task import Task, refuse_anchors
 
 
-def loss(outputs, batch, smoothing=0.0):
-  """Softmax cross entropy, mean over the real rows, and the sums to report.
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
+  """A class for each image.
 
-  With smoothing s the target is 1 - s for the label and s / classes for all.
+  Attributes:
+    smoothing: share s of the target that is spread over all classes: 1 - s for
+      the label and s / classes for all.
   """
-  log_p = jax.nn.log_softmax(outputs.astype(_wide(outputs)))
-  picked = jnp.take_along_axis(log_p, batch['label'][:, None], 1)[:, 0]
-  if smoothing:
-    picked = (1 - smoothing) * picked + smoothing * jnp.mean(log_p, -1)
-  total = -jnp.sum(picked * batch['mask'])
-  sums = measure(predict(outputs), batch)
-  # A device may have no real row in the last batch of an epoch.
-  return total / jnp.maximum(sums['count'], 1), {'loss': total, **sums}
 
+  smoothing: float = 0.0
 
-def predict(outputs):
-  """The class of the largest output."""
-  return jnp.argmax(outputs, -1)
+  metric: ClassVar[str] = 'accuracy'
+  verb: ClassVar[str] = 'classify'
 
+  @classmethod
+  def open(cls, settings, model):
+    del model
+    refuse_anchors(settings)
+    if settings.sizes or (settings.size and not settings.stream):
+      raise UserError(
+        f'data.size={settings.size}, data.sizes={settings.sizes}: images to '
+        'classify have the size that they have, unless they are streamed; '
+        'leave both out, or set data.size and stream=True'
+      )
+    return data.open_data(settings)
 
-def measure(predictions, batch):
-  """Correct and counted images."""
-  correct = (predictions == batch['label']) * batch['mask']
-  return {'correct': jnp.sum(correct), 'count': jnp.sum(batch['mask'])}
+  def for_training(self, train, *, smoothing=0.0, balance=0.0):
+    super().for_training(train, balance=balance)
+    return dataclasses.replace(self, smoothing=smoothing)
 
+  def augment(self, key, batch, settings, side=None):
+    images = crop_flip(
+      key, batch['image'], padding=self.shift(settings), flip=settings.flip
+    )
+    if settings.jitter:
+      # Another key: what crop_flip draws hangs on the key alone.
+      images = color_jitter(jax.random.fold_in(key, 1), images, settings.jitter)
+    return {**batch, 'image': self.present(images)}
 
-def agree(predictions, others, batch):
-  """(images on which two predictions are the same class, all images)."""
-  mask = batch['mask']
-  return jnp.sum((predictions == others) * mask), jnp.sum(mask)
+  def shift(self, settings):
+    # Pictures that are brought to a size were cut at random on the host.
+    return 0 if settings.size else settings.crop
 
+  def loss(self, outputs, batch):
+    """Softmax cross entropy, mean over the real rows."""
+    wide = jnp.promote_types(outputs.dtype, jnp.float32)
+    log_p = jax.nn.log_softmax(outputs.astype(wide))
+    picked = jnp.take_along_axis(log_p, batch['label'][:, None], 1)[:, 0]
+    if self.smoothing:
+      mean = jnp.mean(log_p, -1)
+      picked = (1 - self.smoothing) * picked + self.smoothing * mean
+    total = -jnp.sum(picked * batch['mask'])
+    sums = self.measure(self.predict(outputs), batch)
+    # A device may have no real row in the last batch of an epoch.
+    return total / jnp.maximum(sums['count'], 1), {'loss': total, **sums}
 
-def summarize(sums, kept=None):
-  """{'accuracy': share of correct images} and the loss, where it was summed."""
-  del kept  # everything is a sum
-  result = {'accuracy': float(sums['correct'] / sums['count'])}
-  if 'loss' in sums:
-    result['loss'] = float(sums['loss'] / sums['count'])
-  return result
+  def predict(self, outputs):
+    """The class of the largest output."""
+    return jnp.argmax(outputs, -1)
 
+  def measure(self, predictions, batch):
+    """Correct and counted images."""
+    correct = (predictions == batch['label']) * batch['mask']
+    return {'correct': jnp.sum(correct), 'count': jnp.sum(batch['mask'])}
 
-@functools.cache  # one object per problem: jitted functions know it again
-def classification(classes: int, smoothing: float = 0.0) -> Task:
-  """The task for so many classes, with label smoothing if asked for."""
-  smooth = functools.partial(loss, smoothing=smoothing) if smoothing else loss
-  return Task(classes, smooth, predict, measure, agree, summarize, 'accuracy')
-
-
-def _wide(x):
-  return jnp.promote_types(x.dtype, jnp.float32)
+  def summarize(self, sums, kept=None):
+    """{'accuracy': share of correct images}, and the loss if it was summed."""
+    del kept  # everything is a sum
+    return {
+      name: float(np.asarray(sums[key]) / sums['count'])
+      for name, key in (('accuracy', 'correct'), ('loss', 'loss'))
+      if key in sums
+    }

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax.data.resample import bilinear, resample, row_keys
+from fastsnn_jax.data.image_ops import bilinear, resample, row_keys
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.tasks.detection.distort import distort_colors
 

@@ -1,104 +1,97 @@
-"""Data sets with boxes by name: whole in memory, or streamed from disk."""
+"""Images with boxes: squashed to squares, in memory or on disk."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
 
-from fastsnn_jax.data import records, squares
+from fastsnn_jax.data import decode, records, squares
 from fastsnn_jax.data.dataset import MEAN_STD, Dataset
 from fastsnn_jax.data.readers import coco, scenes, tfds, voc
-from fastsnn_jax.data.stream import Source, Streamed
+from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
 
 
-def load(
-  name: str, path: str | None = None, *, size: int, train_size: int = 0
-) -> Dataset:
-  """Reads a data set with boxes; the pictures are squashed to squares.
+def open_data(settings, size: int) -> Dataset:
+  """The data set that `Data` of a config names.
+
+  'scenes' are drawn; `voc`, `coco` or another set may be prepared by TFDS; or
+  `path` has VOC's or COCO's layout. Difficult objects are not trained on.
 
   Args:
-    name: scenes, for the drawn ones; voc, coco or another set that TFDS
-      prepared; or any name for what is in `path`.
-    path: a TFDS data_dir, or a directory in VOC's or COCO's layout (`voc`,
-      `coco`). None for TFDS's default.
-    size: side of the test images, in pixels.
-    train_size: side of the training images; `size` if 0.
-
-  Returns:
-    The data set; its parts have 'image', 'boxes', 'label' and, but for scenes,
-    'difficult', 'crowd', 'area' and 'size', see `squares.box_arrays`. Difficult
-    objects are not trained on.
+    settings: `Data` of a config.
+    size: side of the squares; training images are as large as the largest of
+      `settings.sizes`.
 
   Raises:
     UserError: neither is there, or nothing in it that can be read.
-
-  >>> load('scenes', size=32).train['image'].shape
-  (2700, 32, 32, 3)
   """
-  if name == 'scenes':
-    if train_size not in (0, size):
+  largest = max(size, *settings.sizes, 0)
+  if settings.name == 'scenes':
+    if settings.stream:
+      raise UserError('scenes are drawn in memory; leave data.stream out')
+    if largest != size:
       raise UserError(
-        f'data.sizes up to {train_size}: scenes are drawn at one size, '
-        f'{size}; leave data.sizes out'
+        f'data.sizes up to {largest}: scenes are drawn at one size, {size}; '
+        'leave data.sizes out'
       )
     return scenes.detection(size)
-  found = _read(name, path)
+  parts = _read(settings.name, settings.path)
+  if settings.stream:
+    train, test = (
+      Stream(
+        Encoded(part, difficult=part is not parts.train),
+        Squash(size),
+        Squash(largest),
+        workers=settings.workers,
+      )
+      for part in (parts.train, parts.test)
+    )
+  else:
+    train = squares.box_arrays(parts.train, largest, difficult=False)
+    test = squares.box_arrays(parts.test, size)
   return Dataset(
-    name,
-    squares.box_arrays(found.train, train_size or size, difficult=False),
-    squares.box_arrays(found.test, size),
-    found.classes,
+    settings.name,
+    train,
+    test,
+    parts.classes,
     *MEAN_STD['imagenet2012'],
-    notes=records.notes(found),
+    notes=records.notes(parts),
   )
 
 
-def open_stream(name: str, path: str | None = None) -> Streamed:
-  """Finds what `load` reads, and leaves the pictures where they are.
+@dataclasses.dataclass(frozen=True)
+class Squash:
+  """(encoded picture, labels) -> the whole picture as a square."""
 
-  Raises:
-    UserError: as `load`; or scenes, which are on no disk.
-  """
-  if name == 'scenes':
-    raise UserError('scenes are drawn in memory; leave data.stream out')
-  found = _read(name, path)
-  return Streamed(
-    name,
-    Source(Encoded(found.train, difficult=False)),
-    Source(Encoded(found.test)),
-    found.classes,
-    *MEAN_STD['imagenet2012'],
-    notes=records.notes(found),
-  )
+  size: int
+
+  def __call__(self, record, draws):
+    del draws
+    encoded, labels = record
+    image = decode.resized(encoded, self.size, lambda w, h: (0, 0, w, h))
+    return {'image': image, **labels}
 
 
 class Encoded:
-  """Records for a `Source`: `[i]` is (encoded picture, its labels).
+  """Records as a `Stream` reads them: `[i]` is (encoded picture, labels)."""
 
-  Args:
-    rows: records of a split.
-    difficult: keep difficult objects.
-  """
-
-  channels = 3
-
-  def __init__(self, rows, *, difficult: bool = True):
-    self._records = rows
-    self._labels = squares.box_labels(rows, difficult=difficult)
+  def __init__(self, part, *, difficult: bool):
+    self._part = part
+    self._labels = squares.box_labels(part, difficult=difficult)
 
   def __len__(self):
-    return len(self._records)
+    return len(self._part)
 
   def __getitem__(self, index):
     labels = {name: value[index] for name, value in self._labels.items()}
-    return records.encoded(self._records[index].picture), labels
+    return records.encoded(self._part[index].picture), labels
 
   def name(self, index) -> str:
-    return str(self._records[index].picture)
+    return str(self._part[index].picture)
 
-  def boxes(self) -> tuple[np.ndarray, np.ndarray]:
-    """All boxes [N, G, 4] and labels [N, G]."""
-    return self._labels['boxes'], self._labels['label']
+  def column(self, name) -> np.ndarray | None:
+    return self._labels.get(name)
 
 
 def _read(name, path):
@@ -115,8 +108,8 @@ def _read(name, path):
   if path is None:
     raise UserError(
       f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
-      f'with: {tfds.prepare_command(name, directory)}; or give the path '
-      f'of pictures with {voc.BOX_LAYOUT}'
+      f'with: {tfds.prepare_command(name, directory)}; or give the path of '
+      f'pictures with {voc.BOX_LAYOUT}'
     )
   if coco.has_annotations(directory):
     return coco.read_boxes(directory)

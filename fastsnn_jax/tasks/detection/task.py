@@ -8,24 +8,207 @@ Average precision is no sum of per-batch numbers, so detections and objects are
 kept until all images have been seen.
 """
 
+import dataclasses
 import functools
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.tasks import Task
+from fastsnn_jax.data import resize
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.detection import anchors, coco_metrics, data
 from fastsnn_jax.tasks.detection import boxes as geometry
-from fastsnn_jax.tasks.detection import coco_metrics
+from fastsnn_jax.tasks.detection.augment import augment_boxes
 from fastsnn_jax.tasks.detection.average_precision import voc
 from fastsnn_jax.tasks.detection.loss import loss
 from fastsnn_jax.tasks.detection.nms import candidates, suppress
-
-__all__ = ['agree', 'detection', 'loss', 'predict', 'summarize', 'truth']
+from fastsnn_jax.tasks.task import Task, check_sides
 
 METRIC = 'mAP50'
 _SAME = 0.95  # IoU over which two detections are the same
 _TRUTH = ('boxes', 'label', 'difficult', 'crowd', 'area', 'size')
+
+
+class Detections(NamedTuple):
+  """What is in one image, by falling score.
+
+  Attributes:
+    boxes: float32 [n, 4], (x1, y1, x2, y2) in pixels of the image.
+    scores: float32 [n], in 0..1.
+    classes: int32 [n], indices into `network.classes`.
+  """
+
+  boxes: np.ndarray
+  scores: np.ndarray
+  classes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection(Task):
+  """Boxes around objects.
+
+  Attributes:
+    anchors: A times (width, height), in cells.
+    stride: side of a cell in pixels.
+    overlap: IoU above which the weaker of two boxes of a class goes.
+    coco: give COCO's twelve numbers as details, which takes pycocotools.
+    limit: boxes of an image that are judged; the official code has no limit.
+    conflict: where two objects meet in a cell, see `targets.assign`.
+    rounded: judge scores and corners as the official code prints them.
+  """
+
+  anchors: tuple[tuple[float, float], ...] = ()
+  stride: int = 32
+  overlap: float = 0.5
+  coco: bool = False
+  limit: int = 100
+  conflict: str = 'last'
+  rounded: bool = False
+
+  metric: ClassVar[str] = METRIC
+  verb: ClassVar[str] = 'detect'
+  _of_network: ClassVar = ('anchors', 'stride', 'overlap')
+
+  @classmethod
+  def open(cls, settings, model):
+    check_sides(settings, model)
+    return data.open_data(settings, settings.size or model.size)
+
+  @classmethod
+  def network_fields(cls, settings, model, dataset):
+    side = settings.size or model.size
+    fields = {**super().network_fields(settings, model, dataset), 'size': side}
+    if settings.anchors:
+      boxes = (dataset.train.column(name) for name in ('boxes', 'label'))
+      cells = side // model.stride
+      fields['anchors'] = anchors.fit(*boxes, settings.anchors, cells)
+    return fields
+
+  def check(self, dataset):
+    if self.coco:
+      coco_metrics.tools()
+      if dataset.test.column('size') is None:
+        raise UserError(
+          f'--coco: {dataset.name} has no pictures with a size of their own, '
+          "by which COCO's numbers are sorted; leave it out"
+        )
+
+  def present(self, images):
+    images = super().present(images)
+    return resize(images, self.size) if self.size else images
+
+  def augment(self, key, batch, settings, side=None):
+    batch = augment_boxes(
+      key,
+      batch,
+      crop=bool(settings.crop),
+      flip=settings.flip,
+      distort=2 * settings.jitter,
+    )
+    images = Task.present(self, batch['image'])
+    return {**batch, 'image': resize(images, side) if side else images}
+
+  def loss(self, outputs, batch):
+    return loss(
+      outputs,
+      batch,
+      anchors=self.anchors,
+      stride=self.stride,
+      conflict=self.conflict,
+    )
+
+  def predict(self, outputs):
+    return predict(
+      outputs, anchors=self.anchors, overlap=self.overlap, limit=self.limit
+    )
+
+  def measure(self, predictions, batch):
+    """Images; the rest is no sum."""
+    del predictions
+    return {'count': jnp.sum(batch['mask'])}
+
+  def agree(self, predictions, others, batch):
+    return agree(predictions, others, batch)
+
+  def rows(self, predictions):
+    return predictions
+
+  def truth(self, batch):
+    return {key: batch[key] for key in _TRUTH if key in batch}
+
+  def pictures(self, batch):
+    return {'truth': {name: batch[name] for name in ('boxes', 'label')}}
+
+  def summarize(self, sums, kept=None):
+    return summarize(sums, kept, classes=self.classes, rounded=self.rounded)
+
+  def details(self, sums, kept=None):
+    """{'by_class': average precision of each, None for one without objects}.
+
+    With `coco` also {'coco': its twelve numbers}, see `coco_metrics`.
+    """
+    del sums
+    areas = voc(*_on_host(kept), self.classes)['area']
+    result = {'by_class': [None if np.isnan(x) else x for x in areas]}
+    if self.coco:
+      result['coco'] = coco_metrics.coco(*_on_host(kept))
+    return result
+
+  def answers(
+    self, network, variables, images, *, size=None, threshold=0.25, limit=100
+  ):
+    """`Detections` of each image, see `inference.detect`."""
+    height, width = images.shape[1:3]
+    side = self.size if size is None else size
+    sides = (side, side) if side else _near((height, width), self.stride)
+    boxes = jax.device_get(
+      _detect(
+        variables,
+        _resize(images, sides=sides),
+        network=network,
+        task=self,
+        threshold=threshold,
+        limit=limit,
+      )
+    )
+    scale = np.array([width, height, width, height], np.float32)
+    answers = []
+    for corners, scores, classes in zip(
+      *(boxes[name] for name in Detections._fields), strict=True
+    ):
+      real = classes >= 0
+      answers.append(
+        Detections(
+          corners[real].astype(np.float32) * scale,
+          scores[real].astype(np.float32),
+          classes[real].astype(np.int32),
+        )
+      )
+    return answers
+
+
+@functools.partial(jax.jit, static_argnames='sides')
+def _resize(images, *, sides):
+  shape = images.shape[0], *sides, images.shape[-1]
+  return jax.image.resize(images.astype(jnp.float32), shape, 'linear')
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'task', 'limit'))
+def _detect(variables, images, *, network, task, threshold, limit):
+  output, _ = network.apply(variables, Task.present(task, images))
+  return predict(
+    output,
+    anchors=task.anchors,
+    overlap=task.overlap,
+    threshold=threshold,
+    limit=limit,
+  )
+
+
+def _near(sides, stride):
+  return tuple(max(round(side / stride), 1) * stride for side in sides)
 
 
 def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
@@ -82,17 +265,6 @@ def agree(predictions, others, batch, *, shown=0.25):
   return jnp.sum(same * batch['mask']), jnp.sum(batch['mask'])
 
 
-def measure(predictions, batch):
-  """Images; the rest is no sum."""
-  del predictions
-  return {'count': jnp.sum(batch['mask'])}
-
-
-def truth(batch):
-  """The objects of each image, kept until all have been seen."""
-  return {key: batch[key] for key in _TRUTH if key in batch}
-
-
 def summarize(sums, kept=None, *, classes, rounded=False):
   """Metrics of all images, on the host.
 
@@ -119,63 +291,6 @@ def summarize(sums, kept=None, *, classes, rounded=False):
   return result
 
 
-def details(sums, kept, *, classes, coco=False):
-  """{'by_class': average precision of each, None for one without objects}.
-
-  With `coco` also {'coco': its twelve numbers}, see `coco_metrics`.
-  """
-  del sums
-  found = voc(*_on_host(kept), classes)
-  known = [None if np.isnan(area) else area for area in found['area']]
-  result = {'by_class': known}
-  if coco:
-    result['coco'] = coco_metrics.coco(*_on_host(kept))
-  return result
-
-
 def _on_host(kept):
   kept = jax.tree.map(np.asarray, kept)
   return kept['found'], kept['truth']
-
-
-@functools.cache  # one object per problem: jitted functions know it again
-def detection(
-  classes: int,
-  anchors: tuple[tuple[float, float], ...],
-  stride: int,
-  overlap: float = 0.5,
-  coco: bool = False,
-  limit: int = 100,
-  conflict: str = 'last',
-  rounded: bool = False,
-) -> Task:
-  """The task for so many classes and a network's anchors.
-
-  Args:
-    classes: their number.
-    anchors: A times (width, height), in cells.
-    stride: side of a cell in pixels.
-    overlap: IoU above which the weaker of two boxes of a class goes.
-    coco: give COCO's twelve numbers as details, which takes pycocotools.
-    limit: boxes of an image that are judged; the reference has no limit.
-    conflict: where two objects meet in a cell, see `targets.assign`.
-    rounded: judge scores and corners as the reference prints them.
-  """
-  return Task(
-    outputs=len(anchors) * (5 + classes),
-    loss=functools.partial(
-      loss, anchors=anchors, stride=stride, conflict=conflict
-    ),
-    predict=functools.partial(
-      predict, anchors=anchors, overlap=overlap, limit=limit
-    ),
-    measure=measure,
-    agree=agree,
-    summarize=functools.partial(summarize, classes=classes, rounded=rounded),
-    metric=METRIC,
-    rows=lambda predictions: predictions,
-    truth=truth,
-    details=functools.partial(details, classes=classes, coco=coco),
-    map=(1, 1),
-    labels=(('boxes', (1, 4), 'float32'), ('label', (1,), 'int32')),
-  )

@@ -5,8 +5,8 @@ import fractions
 import jax
 import jax.numpy as jnp
 
+from fastsnn_jax.data.image_ops import bilinear, resample, row_keys
 from fastsnn_jax.data.records import IGNORED
-from fastsnn_jax.data.resample import bilinear, resample, row_keys
 from fastsnn_jax.errors import UserError
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)

@@ -1,148 +1,117 @@
-"""Data sets with masks by name: whole in memory, or streamed from disk."""
+"""Images with a class for each pixel: padded to squares, in memory or on disk.
+
+Pictures and masks are never resized for judging: they are padded at the bottom
+and on the right, as the official code does (reference behaviour S4).
+"""
 
 import dataclasses
 import pathlib
 
 import numpy as np
 
-from fastsnn_jax.data import records, squares
+from fastsnn_jax.data import decode, records, squares
 from fastsnn_jax.data.dataset import MEAN_STD, Dataset
 from fastsnn_jax.data.readers import coco, scenes, voc
-from fastsnn_jax.data.stream import Source, Streamed
+from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
 
 _SCENE = 32  # sides of scenes are multiples of this
 _USUAL = 96
 
 
-def load(
-  name: str,
-  path: str | None = None,
-  *,
-  stride: int,
-  size: int | None = None,
-  crowd: str = 'background',
-) -> Dataset:
-  """Reads a data set with masks; pictures and masks are padded to squares.
+def open_data(settings, model) -> Dataset:
+  """The data set that `Data` of a config names.
 
-  Args:
-    name: scenes, for the drawn ones; or any name for what is in `path`.
-    path: a directory in VOC's or COCO's layout (`voc`, `coco`).
-    stride: of the network; sides are 1 modulo it.
-    size: side of the squares, S, in pixels; None for the least one that fits
-      all pictures. Scenes are drawn as large as fits, 96 if it is None.
-    crowd: as for `coco.read_masks`.
-
-  Returns:
-    The data set; its parts are {'image': uint8 [N, S, S, 3], 'label': uint8 [N,
-    S, S], 'size': int32 [N, 2]}, see `squares.mask_arrays`. Pictures are
-    padded with its mean.
+  'scenes' are drawn, as large as fits into `size`; otherwise `path` has VOC's or
+  COCO's layout. Parts in memory are {'image': uint8 [N, S, S, 3], 'label': uint8
+  [N, S, S], 'size': int32 [N, 2]}. Without `size`, S is the least side that fits
+  all pictures; a stream takes the model's.
 
   Raises:
-    UserError: nothing there that can be read, a size that does not fit.
-
-  >>> load('scenes', stride=8, size=33).train['label'].shape
-  (2700, 33, 33)
+    UserError: nothing there that can be read, or a size that does not fit.
   """
+  name, stride = settings.name, model.stride
   if name == 'scenes':
-    return _scenes(stride, size)
-  found = _read(name, path, crowd)
-  size = squares.side_for(_all(found), stride, size)
+    if settings.stream:
+      raise UserError('scenes are drawn in memory; leave data.stream out')
+    return _scenes(stride, settings.size)
+  found = _read(name, settings.path, settings.crowd)
+  everything = [record for part in found.parts().values() for record in part]
+  wanted = settings.size or (model.size if settings.stream else None)
+  size = squares.side_for(everything, stride, wanted)
   mean, std = MEAN_STD['imagenet2012']
-
-  def arrays(part):
-    return squares.mask_arrays(
-      part,
-      size,
-      squares.fill_of(mean),
-      classes=len(found.classes),
-      repairs=found.repairs,
-    )
-
+  classes, fill = len(found.classes), squares.fill_of(mean)
+  if settings.stream:
+    prepare = Pad(size, fill)
+    parts = {
+      part: Stream(Masks(rows, classes), prepare, workers=settings.workers)
+      for part, rows in found.parts().items()
+    }
+  else:
+    parts = {
+      part: squares.mask_arrays(
+        rows, size, fill, classes=classes, repairs=found.repairs
+      )
+      for part, rows in found.parts().items()
+    }
   return Dataset(
     name,
-    arrays(found.train),
-    arrays(found.test),
-    found.classes,
-    mean,
-    std,
-    arrays(found.validation) if found.validation else None,
+    **parts,
+    classes=found.classes,
+    mean=mean,
+    std=std,
     notes=records.notes(found),
   )
 
 
-def open_stream(
-  name: str,
-  path: str | None = None,
-  *,
-  stride: int,
-  size: int | None = None,
-  crowd: str = 'background',
-) -> Streamed:
-  """Finds what `load` reads, and leaves pictures and masks where they are.
+@dataclasses.dataclass(frozen=True)
+class Pad:
+  """(name, encoded picture, mask, size) -> both at the top left of a square."""
 
-  Masks are looked at once, so that what is wrong is known before it is trained
-  on. A `Loader` of the parts needs crop='pad', the size that the result has and
-  `squares.fill_of` its mean.
+  size: int
+  fill: tuple[int, ...]
 
-  Args, Raises: as `load`; scenes are on no disk.
-  """
-  if name == 'scenes':
-    raise UserError('scenes are drawn in memory; leave data.stream out')
-  found = _read(name, path, crowd)
-  size = squares.side_for(_all(found), stride, size)
-
-  def source(part):
-    return Source(Encoded(part, size, len(found.classes)))
-
-  return Streamed(
-    name,
-    source(found.train),
-    source(found.test),
-    found.classes,
-    *MEAN_STD['imagenet2012'],
-    notes=records.notes(found),
-    validation=source(found.validation) if found.validation else None,
-    size=size,
-  )
-
-
-class Encoded:
-  """Records for a `Source`: `[i]` is (encoded picture, {'label', 'size'}).
-
-  'label' is the mask, padded with 255, uint8 [S, S], 'size' the picture's
-  (width, height). Where a file cannot be read, both are empty, so that a loader
-  leaves the example out.
-
-  Args:
-    rows: records of a split.
-    size: S.
-    classes: how many there are.
-  """
-
-  channels = 3
-
-  def __init__(self, rows, size: int, classes: int):
-    self._records, self._size, self._classes = rows, size, classes
-
-  def __len__(self):
-    return len(self._records)
-
-  def __getitem__(self, index):
-    record = self._records[index]
-    pair = records.picture_and_mask(record, self._classes)
-    encoded, label = pair or (b'', np.empty((0, 0), np.uint8))
-    return encoded, {
-      'label': squares.padded(label, self._size, records.IGNORED),
-      'size': np.array(record.size, np.int32),
+  def __call__(self, record, draws):
+    del draws
+    name, both, size = record
+    if both is None:
+      raise decode.Undecodable(name)
+    image = decode.whole(both[0], 3)
+    height, width = image.shape[:2]
+    if max(height, width) > self.size:
+      raise UserError(
+        f'{name} has {width} x {height} pixels, too many to be padded to '
+        f'{self.size}; choose a size of {max(height, width)} or more'
+      )
+    return {
+      'image': squares.padded(image, self.size, self.fill),
+      'label': squares.padded(both[1], self.size, records.IGNORED),
+      'size': np.array(size, np.int32),
     }
 
+
+class Masks:
+  """Records as a `Stream` reads them."""
+
+  def __init__(self, part, classes: int):
+    self._part, self._classes = part, classes
+
+  def __len__(self):
+    return len(self._part)
+
+  def __getitem__(self, index):
+    record = self._part[index]
+    both = records.picture_and_mask(record, self._classes)
+    return self.name(index), both, record.size
+
   def name(self, index) -> str:
-    return str(self._records[index].picture)
+    return str(self._part[index].picture)
 
-
-def _all(found):
-  return [*found.train, *found.test, *(found.validation or ())]
+  def column(self, name) -> np.ndarray | None:
+    """Only 'has_class': whether a mask has a pixel of a class."""
+    if name == 'has_class':
+      return np.array([bool(record.mask_labels) for record in self._part])
+    return None
 
 
 def _read(name, path, crowd):
@@ -177,19 +146,15 @@ def _scenes(stride, size):
   drawn = scenes.segmentation(side)
   fill = squares.fill_of(drawn.mean)
 
-  def padded(rows, color):
-    return np.stack([squares.padded(row, size, color) for row in rows])
+  def pad(split):
+    image, label = (
+      np.stack([squares.padded(row, size, colour) for row in split[name]])
+      for name, colour in (('image', fill), ('label', records.IGNORED))
+    )
+    sides = np.full((len(label), 2), side, np.int32)
+    return {'image': image, 'label': label, 'size': sides}
 
-  def part(arrays):
-    return {
-      'image': padded(arrays['image'], fill),
-      'label': padded(arrays['label'], records.IGNORED),
-      'size': np.full((len(arrays['label']), 2), side, np.int32),
-    }
-
-  return dataclasses.replace(
-    drawn,
-    train=part(drawn.train),
-    test=part(drawn.test),
-    validation=part(drawn.validation),
-  )
+  parts = {
+    part: pad(getattr(drawn, part)) for part in ('train', 'test', 'validation')
+  }
+  return dataclasses.replace(drawn, **parts)

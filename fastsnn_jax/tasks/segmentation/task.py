@@ -3,20 +3,145 @@
 A batch has 'label' [B, H, W], 255 where a pixel does not count, and 'mask';
 where images are padded at the bottom and on the right, 'size' [B, 2] is the
 (width, height) of what is real. A network's output is a map of logits that
-`upsample` enlarges to the image (spec/segmentation.md 1.4).
+`upsample` enlarges to the image (reference behaviour S1.4).
 """
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.tasks import Task
+from fastsnn_jax.data import color_jitter
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.segmentation import data
+from fastsnn_jax.tasks.segmentation.augment import SCALES, augment_masks
 from fastsnn_jax.tasks.segmentation.upsample import upsample
+from fastsnn_jax.tasks.task import Task, check_sides, refuse_anchors
 
 METRIC = 'mIoU'
-_TINY = float(np.finfo(np.float32).eps)  # in the reference's denominator
+_TINY = float(np.finfo(np.float32).eps)  # in the official code's denominator
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation(Task):
+  """A class for every pixel.
+
+  Attributes:
+    stride: of the upsampling: pixels from one cell of the output to the next.
+    weights: of the classes in the loss, such as `balanced` gives; () for 1.
+  """
+
+  stride: int = 1
+  weights: tuple[float, ...] = ()
+
+  metric: ClassVar[str] = METRIC
+  verb: ClassVar[str] = 'segment'
+  _of_network: ClassVar = ('stride',)
+
+  @classmethod
+  def open(cls, settings, model):
+    refuse_anchors(settings)
+    check_sides(settings, model)
+    if len(settings.sizes) > 1:
+      raise UserError(
+        f'data.sizes={settings.sizes}: crops of images with masks have one '
+        'side; name one'
+      )
+    return data.open_data(settings, model)
+
+  @classmethod
+  def network_fields(cls, settings, model, dataset):
+    fields = super().network_fields(settings, model, dataset)
+    return {**fields, 'size': dataset.test.shape[0]}
+
+  def for_training(self, train, *, smoothing=0.0, balance=0.0):
+    super().for_training(train, smoothing=smoothing)
+    if not balance:
+      return self
+    masks = train.column('label')
+    if masks is None:
+      raise UserError(
+        f'balance={balance}: it takes the masks of a segmenter, in memory; '
+        'leave it out, or data.stream'
+      )
+    weights = balanced(masks, self.classes, balance)
+    return dataclasses.replace(self, weights=weights)
+
+  def labelled(self, split):
+    masks = split.column('label')
+    if masks is None:
+      return bool(np.any(split.column('has_class')))
+    return bool(np.any(masks < self.classes))
+
+  def augment(self, key, batch, settings, side=None):
+    images = batch['image']
+    if settings.jitter:
+      # Another key: what augment_masks draws hangs on the key alone.
+      images = color_jitter(
+        jax.random.fold_in(key, 1), images, settings.jitter, batch.get('size')
+      )
+    batch = augment_masks(  # at the end: what pads an image keeps its colour
+      key,
+      {**batch, 'image': images},
+      side=side or images.shape[1],
+      fill=tuple(255 * mean for mean in self.mean),
+      scales=SCALES if settings.crop else (1.0,),
+      flip=settings.flip,
+    )
+    return {**batch, 'image': self.present(batch['image'])}
+
+  def loss(self, outputs, batch):
+    return loss(outputs, batch, factor=self.stride, weights=self.weights)
+
+  def predict(self, outputs):
+    return predict(outputs, factor=self.stride)
+
+  def measure(self, predictions, batch):
+    return measure(predictions, batch, classes=self.classes)
+
+  def agree(self, predictions, others, batch):
+    return agree(predictions, others, batch)
+
+  def pictures(self, batch):
+    size = {'size': batch['size']} if 'size' in batch else {}
+    return {'truth': batch['label'], **size}
+
+  def summarize(self, sums, kept=None):
+    del kept  # everything is a sum
+    return summarize(sums)
+
+  def details(self, sums, kept=None):
+    """{'by_class': IoUs, None where neither truth nor prediction has it}."""
+    del kept
+    confusion = np.asarray(sums['confusion'], np.float64)
+    known = confusion.sum(0) + confusion.sum(1) > 0
+    iou = intersection_over_union(confusion).tolist()
+    return {
+      'by_class': [x if k else None for x, k in zip(iou, known, strict=True)]
+    }
+
+  def answers(self, network, variables, images):
+    """uint8 [B, H, W], see `inference.segment`."""
+    height, width = images.shape[1:3]
+    if not self.mean:
+      raise UserError('the network has no mean and std; give them to fs.build')
+    if images.shape[-1] != len(self.mean):
+      raise UserError(
+        f'images of shape {images.shape}, but the network takes '
+        f'{len(self.mean)} channels; repeat a grey one, leave out transparency'
+      )
+    sides = (self.size, self.size)
+    if max(height, width) > self.size:
+      sides = (
+        -(-(x - 1) // self.stride) * self.stride + 1 for x in (height, width)
+      )
+    fill = 255 * np.array(self.mean, np.float32)
+    padded = np.full((len(images), *sides, images.shape[-1]), fill)
+    padded[:, :height, :width] = images
+    answers = super().answers(network, variables, padded)
+    return answers[:, :height, :width]
 
 
 def loss(outputs, batch, *, factor, weights=()):
@@ -110,19 +235,17 @@ def agree(predictions, others, batch):
   return jnp.sum(same, dtype=jnp.int32), jnp.sum(real, dtype=jnp.int32)
 
 
-def summarize(sums, kept=None):
+def summarize(sums):
   """Metrics of all images, on the host.
 
   Args:
     sums: of `measure`, or in training of `loss`.
-    kept: not used.
 
   Returns:
     {'mIoU': mean over all classes, one that never occurs counts as 0 (the
     reference's), 'mIoU_present': over those in the truth, 'pixel_accuracy'};
     or the loss and the pixel accuracy.
   """
-  del kept  # everything is a sum
   if 'confusion' not in sums:
     return {
       'pixel_accuracy': float(sums['correct'] / sums['pixels']),
@@ -147,35 +270,6 @@ def intersection_over_union(confusion):
   both = np.diag(confusion)
   either = confusion.sum(0) + confusion.sum(1) - both
   return both / (either + _TINY)
-
-
-def details(sums, kept=None):
-  """{'by_class': IoUs, None where neither truth nor prediction has it}."""
-  del kept
-  confusion = np.asarray(sums['confusion'], np.float64)
-  there = confusion.sum(0) + confusion.sum(1) > 0
-  iou = intersection_over_union(confusion).tolist()
-  known = [x if t else None for x, t in zip(iou, there, strict=True)]
-  return {'by_class': known}
-
-
-@functools.cache  # one object per problem: jitted functions know it again
-def segmentation(
-  classes: int, factor: int, weights: tuple[float, ...] = ()
-) -> Task:
-  """The task for so many classes and a network's upsampling factor."""
-  return Task(
-    outputs=classes,
-    loss=functools.partial(loss, factor=factor, weights=weights),
-    predict=functools.partial(predict, factor=factor),
-    measure=functools.partial(measure, classes=classes),
-    agree=agree,
-    summarize=summarize,
-    metric=METRIC,
-    details=details,
-    map=(1, 1),
-    labels=(('label', (1, 1), 'int32'),),
-  )
 
 
 def _counting(batch, classes):

@@ -1,0 +1,136 @@
+"""Data sets by name, and those of one's own."""
+
+import pathlib
+from collections.abc import Callable
+
+from fastsnn_jax.data.dataset import CLASSES, Dataset, as_dataset, assemble
+from fastsnn_jax.data.readers import digits, folder, idx, tfds
+from fastsnn_jax.errors import UserError
+
+_TFDS = ('mnist', 'fashion_mnist', 'cifar10', 'cifar100')
+_OWN: dict[str, Callable] = {}
+
+
+def register(name: str, load: Callable) -> None:
+  """Makes a data set of one's own known by name, to configs and commands.
+
+  Args:
+    name: that `Data.name` then takes.
+    load: (path or None) -> a `Dataset`, or what `as_dataset` takes.
+
+  >>> import numpy as np
+  >>> part = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
+  >>> register('blank', lambda path: {'train': part, 'test': part})
+  >>> own('blank', None).name
+  'blank'
+  """
+  _OWN[name] = load
+
+
+def own(name: str, path: str | None) -> Dataset | None:
+  """The registered data set of this name, if there is one."""
+  return as_dataset(_OWN[name](path), name) if name in _OWN else None
+
+
+def names() -> tuple[str, ...]:
+  """The names that `load` knows; `idx` stands for any directory of idx files.
+
+  >>> names()[:3]
+  ('digits', 'mnist', 'fashion_mnist')
+  """
+  return ('digits', *_TFDS, 'idx')
+
+
+def load(name: str, path: str | None = None) -> Dataset:
+  """Reads images with a class each into memory.
+
+  Args:
+    name: one of `names()`, or a name of your own for what is in `path`.
+    path: a directory with idx files, or a TFDS data_dir. None for TFDS's
+      default (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`). The digits come
+      with the package.
+
+  Returns:
+    The data set, images uint8 [N, H, W, C].
+
+  Raises:
+    UserError: the name is unknown, or the data are not what they should be.
+
+  >>> load('digits').train['image'].shape
+  (1437, 8, 8, 1)
+  """
+  if name == 'digits':
+    return digits.load()
+  if path is None:
+    if name not in _TFDS:
+      raise UserError(
+        f'data set {name!r} needs the path of its directory; only '
+        f'{", ".join(names()[:-1])} are known without'
+      )
+    train, test, classes = tfds.load(name)
+    return assemble(name, train, test, CLASSES.get(name) or classes)
+  directory = _directory(path, 'idx files or a prepared TFDS data set')
+  if idx.has_files(directory):
+    train, test, classes = idx.load(directory)
+    if name == 'idx':
+      return assemble(directory.resolve().name, train, test, classes)
+    return assemble(name, train, test)
+  if name in _TFDS or tfds.find(name, directory):
+    train, test, classes = tfds.load(name, directory)
+    return assemble(name, train, test, CLASSES.get(name) or classes)
+  if folder.has_classes(directory):
+    raise UserError(
+      f'{path} holds a folder of pictures, train/CLASS/PICTURE, which are read '
+      'from disk all along; add --data.stream --data.size N (the side that '
+      'they are brought to in pixels, such as 224)'
+    )
+  raise UserError(
+    f'{path} holds neither idx files (train-images-idx3-ubyte[.gz] and so on) '
+    f'nor a prepared TFDS data set {name!r}; known names are '
+    f'{", ".join(names())}'
+  )
+
+
+def records(name: str, path: str | None = None):
+  """Finds images with a class each on disk, without reading them.
+
+  Args:
+    name: of the TFDS data set, or any name for a folder of pictures.
+    path: a TFDS data_dir, or a folder with `train/CLASS/PICTURE` and
+      `test/CLASS/PICTURE` (or `val`, `validation`). None for TFDS's default.
+
+  Returns:
+    (records to train on, records to test on, names of the classes).
+
+  Raises:
+    UserError: neither is there, or it is not as it should be.
+  """
+  if path is None:
+    directory = tfds.default_directory()
+    if not tfds.find(name, directory):
+      raise UserError(
+        f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
+        f'with: {tfds.prepare_command(name, directory)}; or give the path of '
+        f'pictures arranged as {folder.LAYOUT}'
+      )
+  else:
+    what = f'a prepared TFDS data set, or pictures arranged as {folder.LAYOUT}'
+    directory = _directory(path, what)
+  if tfds.find(name, directory):
+    train, test, classes = tfds.records(name, directory)
+    return train, test, CLASSES.get(name) or classes
+  if folder.has_classes(directory):
+    return folder.read(directory)
+  raise UserError(
+    f'{path} holds neither a prepared TFDS data set {name!r} nor pictures '
+    f'arranged as {folder.LAYOUT}; prepare or arrange it, or give another path'
+  )
+
+
+def _directory(path, what):
+  directory = pathlib.Path(path).expanduser()
+  if not directory.is_dir():
+    raise UserError(
+      f'{path} is not a directory; give as path one which holds {what}'
+    )
+  return directory

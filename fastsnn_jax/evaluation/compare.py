@@ -1,0 +1,237 @@
+"""How near spiking networks come to their quantised network, step by step."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax import distributed, tasks
+from fastsnn_jax.data import as_split
+from fastsnn_jax.evaluation import operations
+from fastsnn_jax.evaluation.batches import accumulate, kept_rows
+from fastsnn_jax.nn.network import IMAGE, Network
+from fastsnn_jax.tasks import Task
+
+
+def compare(
+  ann: Network,
+  ann_variables,
+  spiking: dict[str, tuple[Network, Any]],
+  data,
+  *,
+  task: Task | None = None,
+  batch: int = 100,
+  advance: Callable[[], None] = lambda: None,
+) -> dict[str, dict]:
+  """Judges spiking networks beside their quantised ANN, in one pass each.
+
+  Args:
+    ann, ann_variables: the quantised network.
+    spiking: {label: (network, variables)}.
+    data: a `Split`, or what `data.as_split` takes, such as a dict of arrays.
+    task: the networks' own if not given.
+    batch: images per call; fewer take less memory.
+    advance: called after each batch.
+
+  Returns:
+    {label: row}: 'images' judged, the metric after the last step and
+    'over_time', the ANN's, 'agreement' of the predictions with the ANN's and
+    'agreement_over_time',
+    'max_logit_difference', 'spikes_per_image' (non-zero outputs),
+    'mean_firing_rate' (spikes per neuron and step run), 'synops_per_image'
+    (spikes times their connections, plus the first layer's MACs once),
+    'macs_per_image' of the ANN, 'layers' with name, error (mean |rate -
+    activation| / theta), differing (share of counts that differ) and
+    firing_rate; with settling 'quiet_histogram', the images whose last spike
+    came at step t, and 'quiet_step', the last of those steps.
+  """
+  task = task or tasks.for_network(ann)
+  split = as_split(data)
+  raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
+  shape = jax.eval_shape(task.present, raw).shape[1:]
+  networks = {label: network for label, (network, _) in spiking.items()}
+  trees = {label: variables for label, (_, variables) in spiking.items()}
+  fans = operations.connections(ann, ann_variables, shape)
+  ann_variables, trees, fans = distributed.everywhere(
+    (ann_variables, trees, fans), alias=True
+  )
+
+  def judge(batch):
+    twin, found = _ann(ann_variables, batch, network=ann, task=task)
+    # A program for each network, or the memory of all were needed at once.
+    for label, network in networks.items():
+      mine = _compare(
+        trees[label], fans, batch, twin, network=network, task=task
+      )
+      for part, value in mine.items():
+        found[part] = {**found[part], label: value}
+    return found
+
+  total = accumulate(judge, split, batch, advance=advance)
+  macs = operations.macs(ann, ann_variables, shape)
+  neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
+  images, of_ann = float(total['sums']['images']), _of_ann(total, task)
+  return {
+    label: _row(network, total, label, task, of_ann, macs, neurons, images)
+    for label, network in networks.items()
+  }
+
+
+def _neurons(network, fans):
+  """(name, array of the layer's shape) for every firing layer."""
+  for layer in network.layers:
+    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
+      if name != IMAGE:
+        yield name, fan
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _ann(variables, batch, *, network, task):
+  """((output, activations, predictions), what is summed up of them)."""
+  images = task.present(batch['image'])
+  output, activations = network.apply(variables, images)
+  predictions = task.predict(output)
+  return (output, activations, predictions), {
+    'sums': {
+      'ann': task.measure(predictions, batch),
+      'images': jnp.sum(batch['mask']),  # without what could not be decoded
+    },
+    'max': {},
+    'rows': kept_rows(task, batch, ann=task.rows(predictions)),
+  }
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _compare(variables, fans, batch, twin, *, network, task):
+  """What is summed up of a spiking network beside its ANN, see `_ann`."""
+  images = task.present(batch['image'])
+  target, ann_activations, wanted = twin
+  _, activations = network.apply(variables, images)
+  outputs = network.output_over_time(variables, activations)
+  outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
+  predicted = jax.lax.map(task.predict, outputs)
+  difference = jnp.abs(outputs[-1] - target)
+  difference = difference.reshape(len(difference), -1).max(1) * batch['mask']
+  spikes = {name: (a != 0) for name, a in activations.items()}
+  sums = {
+    'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
+    'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
+    'layers': _layer_sums(
+      network, variables, activations, ann_activations, batch['mask']
+    ),
+    'synops': _synops(network, spikes, fans, batch['mask']),
+    'quiet': _quiet(spikes, batch['mask']),
+  }
+  found = {'sums': sums, 'max': jnp.max(difference)}
+  if task.truth(batch):
+    found['rows'] = jax.vmap(task.rows, out_axes=1)(predicted)
+  return found
+
+
+def _layer_sums(network, variables, activations, targets, mask):
+  """Per firing layer, summed over images: spikes, error, differing counts."""
+  sums = {}
+  for layer in network.firing:
+    activity, target = activations[layer.name], targets[layer.name]
+    theta = variables['params'][layer.name]['theta']
+    off = jnp.abs(network.neuron.decode(activity) - target) / theta
+    half_level = 0.5 / network.neuron.steps
+    sums[layer.name] = jnp.stack(
+      [
+        _masked_sum(activity != 0, mask),
+        _masked_sum(off, mask),
+        _masked_sum(off > half_level, mask),
+      ]
+    )
+  return sums
+
+
+def _masked_sum(x, mask):
+  rows = jnp.sum(x.reshape(x.shape[0], -1).astype(jnp.float32), 1)
+  return jnp.sum(rows * mask)
+
+
+def _synops(network, spikes, fans, mask):
+  total = 0.0
+  for layer in network.layers:
+    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
+      if name != IMAGE:
+        count = jnp.sum(spikes[name], 1).astype(jnp.float32)
+        total += _masked_sum(count * fan, mask)
+  return total
+
+
+def _quiet(spikes, mask):
+  """[steps + 1]: how many images had their last spike at step t (0: none)."""
+  active = 0
+  for spike in spikes.values():
+    flat = spike.reshape(*spike.shape[:2], -1)
+    active = active | jnp.any(flat, -1)
+  steps = active.shape[1]
+  last = jnp.max(active * jnp.arange(1, steps + 1), 1)
+  return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
+
+
+def _of_ann(total, task):
+  """The columns that all rows share."""
+  kept = total.get('rows')
+  kept = kept and {'found': kept['ann'], 'truth': kept['truth']}
+  sums = total['sums']['ann']
+  metric = task.summarize(sums, kept)[task.metric]
+  found = {task.metric: metric, **task.details(sums, kept)}
+  return {f'ann_{name}': value for name, value in found.items()}
+
+
+def _row(network, total, label, task, of_ann, macs, neurons, images):
+  mine, steps = total['sums'][label], network.neuron.total_steps
+  rows = total.get('rows')
+
+  def at(t):
+    """What the task takes for the answers after step t."""
+    kept = rows and {
+      'found': jax.tree.map(lambda x: x[:, t], rows[label]),
+      'truth': rows['truth'],
+    }
+    return jax.tree.map(lambda x: x[t], mine['metric']), kept
+
+  over_time = [task.summarize(*at(t))[task.metric] for t in range(steps)]
+  # In the table's order: jit gives dicts back sorted by name.
+  layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
+  spikes = {name: values[0] / images for name, values in layers.items()}
+  same, total_of = mine['agree']
+  agree = (same / total_of).tolist()
+  quiet = {}
+  if network.neuron.settle:  # else the last spike says nothing
+    histogram = np.asarray(mine['quiet'])
+    quiet['quiet_step'] = int(np.flatnonzero(histogram)[-1])
+    quiet['quiet_histogram'] = histogram.tolist()
+  return {
+    'images': int(images),
+    'T': network.neuron.steps,
+    'steps': steps,
+    task.metric: over_time[-1],
+    'agreement': agree[-1],
+    'max_logit_difference': float(total['max'][label]),
+    'mean_firing_rate': sum(spikes.values()) / sum(neurons.values()) / steps,
+    'spikes_per_image': sum(spikes.values()),
+    'synops_per_image': float(mine['synops']) / images
+    + next(iter(macs.values())),
+    'macs_per_image': sum(macs.values()),
+    **quiet,
+    **of_ann,
+    **task.details(*at(steps - 1)),
+    'over_time': over_time,
+    'agreement_over_time': agree,
+    'layers': [
+      {
+        'name': name,
+        'error': float(values[1] / images / neurons[name]),
+        'differing': float(values[2] / images / neurons[name]),
+        'firing_rate': float(spikes[name] / neurons[name] / steps),
+      }
+      for name, values in layers.items()
+    ],
+  }

@@ -1,0 +1,289 @@
+"""Conversion of a workdir: spiking networks, fine-tuned, judged and reported."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+
+import jax
+import numpy as np
+
+from fastsnn_jax import distributed, tasks
+from fastsnn_jax.checkpoint import networks, store
+from fastsnn_jax.conversion.finetune import Tuning, finetune
+from fastsnn_jax.conversion.to_spiking import to_spiking
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.evaluation.compare import compare
+from fastsnn_jax.evaluation.evaluate import evaluate
+from fastsnn_jax.experiment import workdir as files
+from fastsnn_jax.experiment.config import Conversion
+from fastsnn_jax.experiment.train import tell
+from fastsnn_jax.report import pages
+from fastsnn_jax.training.log import Bar, Log, say
+from fastsnn_jax.version import __version__
+
+TUNE_BYTES = 2 * 10**9  # of tuning images, in memory and on each device
+_EXAMPLES, _NEURONS = 3, 48  # images in a report, neurons of a layer's raster
+
+
+def convert(
+  workdir, settings: Conversion | None = None, *, data=None, **overrides
+) -> dict:
+  """Converts, judges, fine-tunes and reports each bit width of a workdir.
+
+  Args:
+    workdir: in which `train` ran; gets snn4, … and report/.
+    settings: those of the experiment if not given.
+    data: data of your own, the same as `train` was given.
+    **overrides: fields of `Conversion`, such as bits=(2,).
+
+  Returns:
+    What report/results.json holds.
+
+  Raises:
+    UserError: a stage asked for was not trained, or is of another network.
+  """
+  workdir = pathlib.Path(workdir)
+  trained = files.experiment_of(workdir)
+  settings = dataclasses.replace(settings or trained.convert, **overrides)
+  config = dataclasses.replace(trained, data=settings.of(trained.data))
+  bits = files.trained_bits(workdir, settings.bits)
+  settings = dataclasses.replace(settings, bits=bits)
+  dataset = files.open_data(config, data)
+  options = {'coco': True} if settings.coco else {}
+  tuning_images = None
+  rows, records, rasters, examples = [], [], {}, {}
+  for bits in settings.bits:
+    ann, variables, meta = _load(workdir, bits, dataset)
+    task = tasks.for_network(ann, **options)
+    task.check(dataset)
+    if settings.schedules and tuning_images is None:
+      tuning_images = _tuning_images(dataset.train, config, settings)
+    made, judged, tuned = convert_network(
+      ann, variables, task, dataset.test, tuning_images, config, settings
+    )
+    tell('test', dataset.test)
+    rows, records = rows + judged, records + tuned
+    kept = list(made)[-1] if settings.keep == 'last' else settings.keep
+    what = 'fine-tuning of the signed network' if kept in settings.tune else ''
+    say(
+      f'snn{bits} holds the {kept} {what or "network"} (--keep takes another)'
+    )
+    snn, spiking_variables = made[kept]
+    networks.save(
+      workdir / f'snn{bits}',
+      snn,
+      spiking_variables,
+      dataset=dataset.name,
+      experiment=files.to_dict(trained),
+      conversion=dataclasses.asdict(settings),
+    )
+    if distributed.first():
+      batch = next(dataset.test.batches(_EXAMPLES, shared=False))
+      title = f'{bits} bits'
+      rasters[title] = _raster(snn, spiking_variables, task, batch)
+      if (pictures := task.pictures(batch)) is not None:
+        answers = {
+          name: _answer(*network, task, batch)
+          for name, network in (('ann', (ann, variables)), ('snn', made[kept]))
+        }
+        examples[title] = {'image': batch['image'], **pictures, **answers}
+  metric = task.metric
+  results = {
+    'model': config.model,
+    'dataset': dataset.name,
+    'task': ann.task,
+    'metric': metric,
+    'classes': list(ann.classes),
+    'images': rows[0]['images'],
+    f'float_{metric}': _float_metric(workdir, dataset, config),
+    'rows': rows,
+    'tuning': records,
+    'training': Log(workdir).curves(),
+    'settings': files.flat(config, settings, meta.get('imported')),
+    'version': __version__,
+  }
+  if distributed.first():
+    pages.write(workdir / 'report', results, rasters, examples)
+  return results
+
+
+def convert_network(
+  ann, variables, task, test, tuning_images, config, settings
+):
+  """Converts in every mode, judges, fine-tunes the signed one, judges again.
+
+  Args:
+    ann, variables, task: the quantised network, and what it is for.
+    test: the split that is judged.
+    tuning_images: the images to tune with, in memory; None for no fine-tuning.
+    config, settings: `Experiment` and `Conversion`.
+
+  Returns:
+    ({mode or schedule: (spiking network, variables)}, a row for each as in
+    results.json, the records of `finetune`).
+
+  Raises:
+    UserError: a threshold is not positive, or too few images to tune with.
+  """
+  for layer in ann.firing:
+    theta = float(variables['params'][layer.name]['theta'])
+    if not theta > 0:
+      raise UserError(
+        f'layer {layer.name!r}: theta={theta:.3g}, but no neuron has a '
+        'threshold that is not positive; train the stage again with a smaller '
+        'learning rate'
+      )
+  steps = {} if settings.steps is None else {'steps': settings.steps}
+  levels = 2**ann.bits - 1
+  if steps and settings.steps != levels and 'settled' in settings.mode:
+    say(
+      f'--steps {settings.steps}: settled equals the quantised network of '
+      f'{ann.bits} bits at {levels} steps only, for that many levels it has'
+    )
+  batch = config.data.eval_batch
+  judge = functools.partial(_judge, ann, variables, task, test, batch)
+  spiking = {
+    mode: to_spiking(
+      ann,
+      mode,
+      **steps,
+      **({'settle': settings.settle} if mode == 'settled' else {}),
+    )
+    for mode in settings.mode
+  }
+  made = {mode: (network, variables) for mode, network in spiking.items()}
+  rows, records = judge(made, 'none'), []
+  signed = to_spiking(ann, 'signed', **steps)
+  for schedule in settings.schedules:
+    tuning = Tuning(
+      schedule=schedule,
+      epochs=settings.tune_epochs,
+      learning_rate=settings.tune_learning_rate,
+      weight_decay=settings.tune_weight_decay,
+      batch=distributed.even(config.data.batch),
+      batch_norm=settings.batch_norm,
+      accept=settings.accept,
+      crop=task.shift(config.data),
+      flip=config.data.flip,
+    )
+    if tuning.batch > len(tuning_images):
+      raise UserError(
+        f'--tune-batch {tuning.batch}: there are {len(tuning_images)} images to '
+        'tune with; give a smaller one, or more --tune-images'
+      )
+    groups = 1 if schedule == 'parallel' else len(ann.firing) - 1
+    title = f'{ann.bits} bits: {schedule} fine-tuning'
+    with Bar(title, groups * tuning.epochs) as bar:
+      tuned, done = finetune(
+        ann,
+        signed,
+        variables,
+        tuning_images,
+        tuning,
+        task=task,
+        seed=config.seed,
+        batch=batch,
+        on_layer=lambda record, bar=bar: bar.advance(note=record['layer']),
+      )
+    records += [{'bits': ann.bits, **record} for record in done]
+    made[schedule] = signed, tuned
+    rows += judge({'signed': made[schedule]}, schedule)
+  return made, rows, records
+
+
+def _judge(ann, variables, task, test, batch, spiking, tuned):
+  """A row per network, and a line on the terminal for each."""
+  calls = test.steps(distributed.even(batch))
+  with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
+    judged = compare(
+      ann, variables, spiking, test, task=task, batch=batch, advance=bar.advance
+    )
+  for mode, row in judged.items():
+    say(
+      f'{ann.bits} bits, {mode}, tuning {tuned}: {task.metric} '
+      f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
+      f'agreement {row["agreement"]:.4f}'
+    )
+  return [
+    {'bits': ann.bits, 'mode': mode, 'tuned': tuned, **row}
+    for mode, row in judged.items()
+  ]
+
+
+def _load(workdir, bits, dataset):
+  """The quantised network of a workdir, if it is of this data set."""
+  directory = workdir / f'ann{bits}'
+  ann, variables, meta = networks.load_with_meta(directory)
+  if (ann.bits, meta.get('dataset')) != (bits, dataset.name):
+    raise UserError(
+      f'{directory}: a network of {ann.bits} bits, trained on '
+      f'{meta.get("dataset")}, but {bits} bits on {dataset.name} are asked '
+      'for; give another --workdir'
+    )
+  if ann.classes != tuple(dataset.classes):
+    raise UserError(
+      f'{directory} was trained on the classes {", ".join(ann.classes)}, but '
+      f'the data have {", ".join(dataset.classes)}; give data of the same, in '
+      'their order'
+    )
+  return ann, variables, meta
+
+
+def _tuning_images(split, config, settings):
+  """Training images in memory: fine-tuning goes over them again and again."""
+  wanted, total = settings.tune_images, len(split)
+  if wanted is None:
+    wanted = max(TUNE_BYTES // math.prod(split.shape), 1)
+    if wanted < total:
+      say(
+        f'fine-tuning takes {wanted} of {total} training images, '
+        f'{TUNE_BYTES / 1e9:.0f} GB; --tune-images N takes another number'
+      )
+  split = split.some(wanted, config.seed)
+  images = split.in_memory()
+  tell('fine-tuning', split)
+  return images
+
+
+def _float_metric(workdir, dataset, config):
+  """The float network's metric on the test images, if it was trained."""
+  if not store.exists(workdir / 'ann32'):
+    return None
+  network, variables = networks.load(workdir / 'ann32')
+  batch = config.data.eval_batch
+  scores = evaluate(network, variables, dataset.test, batch=batch)
+  return scores[tasks.for_network(network).metric]
+
+
+def _answer(network, variables, task, batch):
+  output, _ = _run(network, variables, task, batch['image'])
+  return jax.device_get(task.predict(output))
+
+
+def _raster(network, variables, task, batch) -> dict:
+  """Spikes of some evenly spaced neurons of each layer, for one raw image."""
+  _, activations = _run(network, variables, task, batch['image'][:1])
+  # In the table's order: jit gives dicts back sorted by name.
+  names, spikes = [layer.name for layer in network.firing], []
+  for name in names:
+    flat = np.sign(np.asarray(activations[name][0])).astype(np.int8)
+    flat = flat.reshape(len(flat), -1)
+    some = np.linspace(0, flat.shape[1] - 1, min(_NEURONS, flat.shape[1]))
+    spikes.append(flat[:, some.astype(int)])
+  return {
+    'layers': names,
+    'spikes': spikes,
+    'image': batch['image'][0],
+    'T': network.neuron.steps,
+  }
+
+
+def _run(network, variables, task, images):
+  """Output and activations; on this process alone, whoever else has them."""
+
+  @jax.jit
+  def run(variables):
+    return network.apply(variables, task.present(images))
+
+  return run(jax.device_get(variables))

@@ -1,0 +1,262 @@
+"""What a problem asks of its data and of a network's output.
+
+One trainer, evaluator, converter and fine-tuner serve every task. Batches are
+dicts: 'image', the labels of the task, and 'mask', 1.0 where a row is real and
+0.0 where it fills up the batch.
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+
+from fastsnn_jax.data import normalize
+from fastsnn_jax.data.dataset import Dataset
+from fastsnn_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+  """Base of all tasks; a task of one's own is a frozen dataclass of this.
+
+  It has to give `metric`, `loss`, `predict`, `measure` and `summarize`; all
+  else has a default. Functions marked 'jit' are traced. Tasks are static
+  arguments of compiled functions, so their fields have to be hashable.
+
+  Attributes:
+    classes: how many there are.
+    mean, std: per channel, of images in 0..1.
+    size: side of the images that the network is shown; 0 for images as they
+      are.
+    metric: the name in `summarize` by which networks are compared.
+    verb: the public function that answers raw images.
+  """
+
+  classes: int
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  size: int = 0
+
+  metric: ClassVar[str]
+  verb: ClassVar[str] = 'evaluate'
+
+  # --- what a task has to give ----------------------------------------------
+
+  @abc.abstractmethod
+  def loss(self, outputs, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(mean over the real rows, sums to report with 'loss' and 'count'); jit."""
+
+  @abc.abstractmethod
+  def predict(self, outputs) -> Any:
+    """What the network says, of its outputs; jit."""
+
+  @abc.abstractmethod
+  def measure(self, predictions, batch) -> dict[str, jax.Array]:
+    """Sums over the real rows of a batch; jit."""
+
+  @abc.abstractmethod
+  def summarize(self, sums, kept=None) -> dict[str, float]:
+    """Metrics of all images, on the host.
+
+    Args:
+      sums: of `measure` over all batches; or, in training, of `loss`.
+      kept: {'found': what `rows` gave, 'truth': what `truth` gave} of all
+        images, if the task keeps anything.
+    """
+
+  # --- data -----------------------------------------------------------------
+
+  @classmethod
+  def of(cls, network, **options) -> Self:
+    """The task of a network.
+
+    Args:
+      network: has classes, mean, std, size and what else the task needs.
+      **options: further fields of the task.
+
+    Raises:
+      UserError: an option that the task does not have.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}
+    if strange := sorted(set(options) - fields):
+      raise UserError(
+        f'{", ".join(strange)}: of no use where the network is for '
+        f'{network.task}; leave it out'
+      )
+    shared = {
+      name: getattr(network, name)
+      for name in fields & {'mean', 'std', 'size', *cls._of_network}
+    }
+    return cls(**{'classes': len(network.classes), **shared, **options})
+
+  _of_network: ClassVar[tuple[str, ...]] = ()  # fields that a network has too
+
+  @classmethod
+  def open(cls, settings, model) -> Dataset:
+    """The data set that a model is trained on.
+
+    Args:
+      settings: `Data` of the config.
+      model: `architectures.Model`: its size and stride.
+    """
+    del model
+    raise UserError(
+      f'data.name={settings.name!r}: no such data set for this task; register '
+      'it by fs.register_dataset, or give data=… to fs.train'
+    )
+
+  @classmethod
+  def network_fields(cls, settings, model, dataset) -> dict[str, Any]:
+    """Fields of the `Network` that the data decide."""
+    del settings, model
+    return {'mean': dataset.mean, 'std': dataset.std}
+
+  def for_training(self, train, *, smoothing=0.0, balance=0.0) -> Self:
+    """The task with what changes the loss only.
+
+    Args:
+      train: the split that is trained on.
+      smoothing, balance: see `Experiment`; 0 for none.
+
+    Raises:
+      UserError: the task has no such thing.
+    """
+    del train
+    for name, value in (('smoothing', smoothing), ('balance', balance)):
+      if value:
+        raise UserError(
+          f'{name}={value}: of no use for this task; leave it out'
+        )
+    return self
+
+  def labelled(self, split) -> bool:
+    """Whether a split can be judged: some example has a label."""
+    labels = split.column('label')
+    return labels is None or bool(np.any(labels >= 0))
+
+  def check(self, dataset) -> None:
+    """Raises a UserError where the data lack what the metrics need."""
+
+  # --- images ---------------------------------------------------------------
+
+  def present(self, images):
+    """What the network is shown of raw images, [B, H, W, C] in 0..255; jit."""
+    return normalize(images, self.mean, self.std)
+
+  def augment(self, key, batch, settings, side=None) -> dict[str, Any]:
+    """A raw training batch as the network is shown it, changed at random; jit.
+
+    Args:
+      key: of this step.
+      batch: raw images and labels.
+      settings: `Data` of the config: crop, flip, jitter.
+      side: that images are brought to; None for their own.
+    """
+    del key, settings, side
+    return {**batch, 'image': self.present(batch['image'])}
+
+  def shift(self, settings) -> int:
+    """Pixels by which fine-tuning, which needs no labels, may move images."""
+    del settings
+    return 0
+
+  # --- answers --------------------------------------------------------------
+
+  def agree(self, predictions, others, batch):
+    """(how much two networks' predictions are the same, of how much); jit."""
+    same = jax.tree.map(
+      lambda a, b: (a == b).reshape(len(a), -1).all(1), predictions, others
+    )
+    same = functools.reduce(lambda a, b: a & b, jax.tree.leaves(same))
+    return (same * batch['mask']).sum(), batch['mask'].sum()
+
+  def rows(self, predictions) -> dict[str, Any]:
+    """What `summarize` needs of each prediction, for what is no sum; jit."""
+    del predictions
+    return {}
+
+  def truth(self, batch) -> dict[str, Any]:
+    """The same of the labels; jit."""
+    del batch
+    return {}
+
+  def details(self, sums, kept=None) -> dict[str, Any]:
+    """What a report shows besides: 'by_class' and more, on the host."""
+    del sums, kept
+    return {}
+
+  def pictures(self, batch) -> dict[str, Any] | None:
+    """The labels as `report.predictions` draws them; None for no pictures."""
+    del batch
+
+  def answer(self, network, variables, images, **options):
+    """Answers for raw images.
+
+    Args:
+      network, variables: float, quantised or spiking.
+      images: [B, H, W, C], one [H, W, C], or a list of such; uint8 or floats
+        in 0..255.
+      **options: of `answers`.
+
+    Raises:
+      UserError: images of another shape, or values that are no pixels.
+    """
+    if isinstance(images, list | tuple):
+      return [
+        self.answer(network, variables, image, **options) for image in images
+      ]
+    images = np.asarray(images)
+    answers = self.answers(network, variables, as_pixels(images), **options)
+    return answers[0] if images.ndim == 3 else answers
+
+  def answers(self, network, variables, images):
+    """An answer for each of a batch of raw images."""
+    return np.asarray(_answers(variables, images, network=network, task=self))
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _answers(variables, images, *, network, task):
+  output, _ = network.apply(variables, task.present(images))
+  return task.predict(output)
+
+
+def as_pixels(images) -> np.ndarray:
+  """[B, H, W, C] of such or of one image, if these are pixels in 0..255."""
+  batch = images[None] if images.ndim == 3 else images
+  if batch.ndim != 4:
+    raise UserError(
+      f'images of shape {images.shape}, but they must be [B, H, W, C], or one '
+      '[H, W, C]'
+    )
+  low, high = (images.min(), images.max()) if images.size else (np.nan,) * 2
+  if not (low >= 0 and high <= 255):  # nor if one is not a number
+    raise UserError(
+      f'images of shape {images.shape} with values from {low} to {high}; they '
+      'must have pixels, of 0 to 255'
+    )
+  return batch
+
+
+def check_sides(settings, model) -> None:
+  """Raises a UserError for sides that a network with a map cannot take."""
+  stride, rest = model.stride, model.static.get('remainder', 0)
+  for name in ('size', 'sizes'):
+    value = getattr(settings, name)
+    for side in value if name == 'sizes' else [value] * (value is not None):
+      if (side - rest) % stride or side < stride:
+        near = max(round((side - rest) / stride), 1) * stride + rest
+        raise UserError(
+          f'data.{name}={value}: the network takes sides that are multiples of '
+          f'{stride}{" and 1 more" * rest}; choose {near} for {side}'
+        )
+
+
+def refuse_anchors(settings) -> None:
+  """Raises a UserError where anchors are asked for and of no use."""
+  if settings.anchors:
+    raise UserError(
+      f'data.anchors={settings.anchors}: the model is no detector; leave it out'
+    )

@@ -1,0 +1,104 @@
+"""How long the steps of a stage take, and a trace of some of them."""
+
+import concurrent.futures
+import contextlib
+import time
+
+import jax
+
+from fastsnn_jax import distributed
+
+_TRACED = range(3, 13)  # steps of the first epoch
+
+
+class Meter:
+  """Measures a stage, an epoch at a time.
+
+  Args:
+    batch: images per step.
+    trace: directory for a trace of some steps, or None.
+  """
+
+  def __init__(self, batch: int, trace=None):
+    self._batch, self._trace, self._tracing = batch, trace, False
+    self._steps, self._seen = 0, set()
+    # Its one thread waits for the devices, to know when they fell idle.
+    self._pool = concurrent.futures.ThreadPoolExecutor(1)
+    self._idle = None
+    self.start_epoch()
+
+  def start_epoch(self) -> None:
+    """Time runs again, after an evaluation."""
+    self._began, self._first = time.perf_counter(), self._steps
+    self._spent = {'compile': 0.0, 'start': 0.0, 'wait': 0.0}
+
+  @contextlib.contextmanager
+  def reading(self):
+    """Around the reading of a batch: was it late?"""
+    began = time.perf_counter()
+    yield
+    now = time.perf_counter()
+    if self._idle is None:
+      self._spent['start'] += now - began
+    elif self._idle.done():
+      self._spent['wait'] += now - max(began, self._idle.result())
+
+  @contextlib.contextmanager
+  def stepping(self, side):
+    """Around the start of a step; the first one of a side is compiled."""
+    if self._trace is not None and self._steps == _TRACED.start:
+      jax.profiler.start_trace(str(self._trace))
+      self._tracing = True
+    began = time.perf_counter()
+    yield
+    if side not in self._seen:
+      self._seen.add(side)
+      self._spent['compile'] += time.perf_counter() - began
+    self._steps += 1
+    if self._steps == _TRACED.stop:
+      self._end_trace()
+
+  def running(self, result) -> None:
+    """The devices work until this array is there."""
+    self._idle = self._pool.submit(_when_ready, result)
+
+  def epoch(self) -> dict[str, float]:
+    """What was measured since the epoch began: columns of metrics.jsonl.
+
+    Neither evaluation nor compilation nor the start of the input counts as time
+    of its steps. 'input_wait' is the share of the time in which the devices had
+    done all that they were given, and the next batch was not there.
+    """
+    self._end_trace()
+    seconds = time.perf_counter() - self._began
+    seconds -= self._spent['compile'] + self._spent['start']
+    seconds = max(seconds, 1e-9)
+    took = seconds / max(self._steps - self._first, 1)
+    row = {
+      'images_per_second': round(self._batch / took, 1),
+      'step_seconds': took,
+      'input_wait': min(self._spent['wait'] / seconds, 1.0),
+    }
+    if (devices := distributed.mesh().size) > 1:
+      rate = round(self._batch / took / devices, 1)
+      row['images_per_second_per_device'] = rate
+    if memory := jax.local_devices()[0].memory_stats():  # None on a CPU
+      row['peak_device_bytes'] = memory.get('peak_bytes_in_use', 0)
+    for name in ('compile', 'start'):
+      if self._spent[name]:
+        row[f'{name}_seconds'] = self._spent[name]
+    return row
+
+  def close(self) -> None:
+    self._end_trace()
+    self._pool.shutdown()
+
+  def _end_trace(self):
+    if self._tracing:
+      jax.profiler.stop_trace()
+      self._trace, self._tracing = None, False
+
+
+def _when_ready(result):
+  jax.block_until_ready(result)
+  return time.perf_counter()
