@@ -285,7 +285,5 @@ def test_validation_where_test_has_no_labels(tmp_path, unlabelled):
   assert len(tfds.records('imagenet2012', tmp_path)[1]) == 3
   rows = {'train': pictures(2, -1), 'test': pictures(2)}
   write_tfds(tmp_path, rows, name='bare', shape=(None, None, 3))
-  with pytest.raises(
-    UserError, match='annotated examples in train'
-  ):
+  with pytest.raises(UserError, match='annotated examples in train'):
     tfds.records('bare', tmp_path)
