@@ -1,10 +1,11 @@
-"""The command lines: what train.py and convert.py share."""
+"""The command lines: `python train.py`, `python convert.py`, `fastsnn …`."""
 
 import argparse
 import contextlib
 import io
 import os
 import pathlib
+import re
 import sys
 from typing import Annotated
 
@@ -37,9 +38,9 @@ def train_command(arguments: list[str]) -> None:
     on with the same command.
 
     Args:
-      config: The experiment, a Python file as in configs/; the options below
-        show its values and override them.
-      workdir: Gets checkpoints and metrics.
+      config: Python file that sets the experiment, or one of ours by name, such
+        as digits. The options below show its values and override them.
+      workdir: Directory that gets checkpoints and metrics.
       profile: Write a trace of some training steps to WORKDIR/profile.
       experiment: What to train.
     """
@@ -61,14 +62,12 @@ def convert_command(arguments: list[str]) -> None:
 
   if path := _early(arguments, '--config'):  # for what it registers
     schema.load(path)
-  directory = _early(arguments, '--workdir')
-  file = _early(arguments, '--from-torch')
-  network = _early(arguments, '--model')
   flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
   default = schema.Conversion()
-  if file:
-    default = recipes.recommended(network).convert if network else default
-  elif directory:
+  if _early(arguments, '--from-torch'):
+    if network := _early(arguments, '--model'):
+      default = recipes.recommended(network).convert
+  elif directory := _early(arguments, '--workdir'):
     default = experiment_of(directory).convert
 
   def main(
@@ -82,27 +81,29 @@ def convert_command(arguments: list[str]) -> None:
   ):
     """Converts quantised networks to spiking ones, and reports.
 
-    Judges every mode at every time step, fine-tunes layer by layer, judges
-    again, and writes WORKDIR/report and WORKDIR/snn4, … (--keep says which of
-    the networks). What an earlier conversion wrote there is replaced.
+    Evaluates every mode at every time step, fine-tunes layer by layer,
+    evaluates again, and writes WORKDIR/report and WORKDIR/snn4, … (--keep says
+    which of the networks). It replaces what an earlier conversion wrote.
 
     Args:
-      workdir: In which train.py ran; its experiment sets the defaults below.
-      config: A config file that registers a model, a data set or a task of your
+      workdir: Directory in which train.py ran; its experiment sets the defaults
+        below.
+      config: Config file that registers a model, a data set or a task of your
         own; its experiment does not count.
-      from_torch: An official PyTorch checkpoint to convert in place of what was
-        trained here; with --model and --bits, for the file says neither.
-      model: Of the official checkpoint.
-      data: Set that the official checkpoint was trained on, if not cifar10,
-        imagenet2012 or voc; --data-path says where it is.
+      from_torch: Convert this official PyTorch checkpoint in place of what was
+        trained in WORKDIR. Give --model and --bits, too.
+      model: Model of the official checkpoint.
+      data: Data set that the official checkpoint was trained on, if not
+        cifar10, imagenet2012 or voc; --data-path says where it is.
       size: Side of its images in pixels, if not 224, 416 or 513, the recipe's.
       settings: What to convert, and how.
     """
     del config
     return workdir, from_torch, model, data, size, settings
 
-  found = _parse(main, arguments, 'convert.py')
-  workdir, file, model, name, size, settings = found
+  workdir, file, model, name, size, settings = _parse(
+    main, arguments, 'convert.py'
+  )
   if file:
     if model is None or _early(arguments, '--bits') is None:
       raise UserError(
@@ -154,7 +155,7 @@ def run(command) -> None:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
   except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
+    if 'RESOURCE_EXHAUSTED' not in str(error):  # the name of XLA's status
       raise
     said = str(error).split('\n')[0]
     print(
@@ -180,7 +181,7 @@ def _early(arguments, option):
 
 
 def _parse(main, arguments, program):
-  """What `main` returns; tyro's framed complaint becomes one line."""
+  """What `main` returns; what tyro says in a frame becomes one line."""
   import tyro
 
   said = io.StringIO()
@@ -190,19 +191,30 @@ def _parse(main, arguments, program):
   except SystemExit as end:
     if not end.code:  # --help
       raise
-    title, *lines = (
-      line.strip('╭╮╰╯│─ ') for line in said.getvalue().split('\n')
-    )
-    rule = next((i for i, line in enumerate(lines) if not line), len(lines))
-    complaint = ' '.join(lines[:rule]) or title
-    raise UserError(f'{complaint}; see {program} --help') from end
+    line = re.sub(r'[\s\u2500-\u257f]+', ' ', said.getvalue()).strip()
+    raise UserError(line) from end
 
 
 def _silence_orbax() -> None:
-  """It logs with tracebacks what it raises as well; we say it in one line."""
+  """A failed read or write is told once, in one line, by us.
+
+  Orbax logs it with a traceback. And when one part of a tree fails, the others
+  still come, into asyncio's closed loop, of which Python would tell.
+  """
   from absl import logging
 
   logging.set_verbosity(logging.FATAL)
+  show = sys.unraisablehook
+
+  def hook(late):
+    trace = late.exc_traceback
+    while trace and trace.tb_next:
+      trace = trace.tb_next
+    where = trace.tb_frame.f_globals['__name__'] if trace else ''
+    if not where.startswith('asyncio.'):
+      show(late)
+
+  sys.unraisablehook = hook
 
 
 def _cache_compilations() -> None:

@@ -1,25 +1,27 @@
 """The schema of an experiment: frozen, typed, checked when it is made."""
 
 import dataclasses
-import difflib
 import pathlib
-import re
 import runpy
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.experiment.checks import check, check_types
+from fastsnn_jax.experiment.checks import Settings
 
-_UNKNOWN = r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
+_FROM_0 = (lambda v: v >= 0), 'at least 0'
+_FROM_1 = (lambda v: v >= 1), 'at least 1'
+_ABOVE_0 = (lambda v: v > 0), 'above 0'
+_BELOW_1 = (lambda v: 0 <= v < 1), 'in [0, 1)'
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings):
   """Which images, and how they are drawn."""
 
   name: str = 'digits'
   """digits, mnist, fashion_mnist, cifar10, cifar100, idx, scenes (for boxes and
-  masks), a TFDS set, or any name for what is in path."""
+  masks), a TFDS data set, a registered one, or any name for the files in
+  path."""
   path: str | None = None
   """Directory of idx files, of prepared TFDS data sets, of pictures, or in the
   layout of VOC or COCO."""
@@ -34,39 +36,41 @@ class Data:
   """Mirror training images at random."""
   jitter: float = 0.0
   """Random brightness, contrast and saturation, each by 1 ± jitter; detection
-  changes the hue too, and its reference has 0.5."""
+  changes the hue too, and the official code has 0.5."""
   held_out: float = 0.1
-  """Share of the training images that selects the best epoch, where the set has
-  no validation images of its own."""
+  """Share of the training images that selects the best epoch, where the data
+  set has no validation images of its own."""
   stream: bool = False
-  """Read images from disk all along; otherwise they are kept on the device."""
+  """Read images from disk all along; otherwise they are kept in memory."""
   size: int | None = None
-  """Side that images are brought to: streamed ones, and those with boxes."""
+  """Side in pixels to which images are resized, if they are streamed or have
+  boxes."""
   sizes: tuple[int, ...] = ()
-  """Sides of training images with boxes, changed every ten steps, or the one
-  of random crops of images with masks."""
+  """Sides of training images with boxes, changed every ten steps; or the one
+  side of random crops of images with masks."""
   anchors: int | None = None
-  """How many are fitted to the boxes of the set; the model's if not given."""
+  """Fit this many anchors to the boxes of the data set; otherwise the model has
+  its own."""
   crowd: Literal['background', 'ignored'] = 'background'
-  """What COCO's crowds are in masks; the reference: background."""
+  """What COCO's crowds are in masks; in the official code: background."""
   workers: int = 0
-  """Processes that decode streamed images; 0 for threads."""
+  """Decode streamed images in this many processes; 0 for threads."""
 
-  def __post_init__(self):
-    check_types(self)
-    check(self, 'jitter', lambda v: 0 <= v < 1, 'in [0, 1)')
-    check(self, 'workers', lambda v: v >= 0, 'at least 0')
-    check(self, 'size', lambda v: v is None or v >= 1, 'at least 1, or none')
-    check(self, 'anchors', lambda v: v is None or v >= 1, 'at least 1, or none')
-    check(self, 'sizes', lambda v: all(s >= 1 for s in v), 'at least 1 each')
-    for name in ('batch', 'eval_batch'):
-      check(self, name, lambda v: v >= 1, 'at least 1')
-    check(self, 'crop', lambda v: v >= 0, 'at least 0')
-    check(self, 'held_out', lambda v: 0 < v < 1, 'between 0 and 1')
+  rules: ClassVar = {
+    'batch': _FROM_1,
+    'eval_batch': _FROM_1,
+    'crop': _FROM_0,
+    'jitter': _BELOW_1,
+    'held_out': ((lambda v: 0 < v < 1), 'between 0 and 1'),
+    'size': _FROM_1,
+    'sizes': ((lambda v: all(side >= 1 for side in v)), 'at least 1 each'),
+    'anchors': _FROM_1,
+    'workers': _FROM_0,
+  }
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(Settings):
   """One precision: trained from the best of the stage before."""
 
   bits: int
@@ -74,30 +78,29 @@ class Stage:
   epochs: int = 300
   """Passes over the training images."""
   learning_rate: float = 0.1
-  """Of SGD, at the start."""
+  """Learning rate at the start."""
   weight_decay: float = 1e-4
-  """Added to the gradient as weight_decay * parameter."""
+  """Add weight_decay * parameter to the gradient."""
   schedule: Literal['step', 'cosine', 'poly', 'constant'] = 'step'
-  """step: a tenth at each milestone; poly: the power 0.9 of what is left."""
+  """step: a tenth at each milestone; poly: the power 0.9 of the share of steps
+  that are left."""
   milestones: tuple[float, ...] = (0.5, 0.75)
   """Shares of the epochs, for the schedule step."""
 
-  def __post_init__(self):
-    check_types(self)
-    check(self, 'bits', lambda v: v in (32, 5, 4, 3, 2), '32, 5, 4, 3 or 2')
-    check(self, 'epochs', lambda v: v >= 1, 'at least 1')
-    check(self, 'learning_rate', lambda v: v > 0, 'above 0')
-    check(self, 'weight_decay', lambda v: v >= 0, 'at least 0')
-    check(
-      self,
-      'milestones',
+  rules: ClassVar = {
+    'bits': ((lambda v: v in (32, 5, 4, 3, 2)), '32, 5, 4, 3 or 2'),
+    'epochs': _FROM_1,
+    'learning_rate': _ABOVE_0,
+    'weight_decay': _FROM_0,
+    'milestones': (
       lambda v: all(0 < share < 1 for share in v) and sorted(set(v)) == [*v],
       'shares of the epochs between 0 and 1 that rise',
-    )
+    ),
+  }
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversion:
+class Conversion(Settings):
   """What convert.py does with each quantised network."""
 
   bits: tuple[int, ...] = ()
@@ -107,31 +110,33 @@ class Conversion:
     'signed',
     'settled',
   )
-  """Neurons to judge."""
+  """Neurons to evaluate."""
   steps: int | None = None
-  """Time steps with input, T; if not given 2^bits - 1, at which settled is
-  exact."""
+  """Time steps with input, T; if not given 2^bits - 1, where settled equals the
+  quantised network."""
   settle: int = 8
   """Steps after the T-th in settled mode."""
   tune: tuple[Literal['sequential', 'parallel', 'none'], ...] = ('sequential',)
-  """Layer-wise fine-tuning of the signed network; none to leave it out."""
+  """Fine-tune the signed network layer by layer; none for no fine-tuning."""
   tune_epochs: int = 1
-  """Passes over the tuning images, per layer if sequential."""
+  """Passes over the tuning images; for each layer if sequential."""
   tune_images: int | None = None
-  """Training images to tune with; if not given all, or 2 GB of a stream's."""
+  """Tune with this many training images; if not given, all that 2 GB hold."""
   tune_learning_rate: float = 1e-3
-  """Of the fine-tuning's SGD."""
+  """Learning rate of the fine-tuning (SGD)."""
   tune_weight_decay: float = 1e-4
-  """The reference: 5e-4 for the CIFAR AlexNet and VGG11, else 1e-4."""
+  """Weight decay of the fine-tuning; the official code: 5e-4 for the CIFAR
+  AlexNet and VGG11, else 1e-4."""
   batch_norm: Literal['train', 'eval'] = 'train'
-  """The tuned layer's batch norm; the reference: eval for AlexNet and VGG11."""
+  """Batch norm of the tuned layer; the official code: eval for AlexNet and
+  VGG11."""
   data_path: str | None = None
   """Directory of the data, if it is not where train.py found it."""
   eval_batch: int | None = None
-  """Images per call of the judging; if not given, the training's."""
+  """Images per evaluation step; if not given, as in training."""
   tune_batch: int | None = None
-  """Images per step of the fine-tuning; if not given, the training's. More
-  where the devices could not share them out evenly."""
+  """Images per step of the fine-tuning; if not given, as in training. It is
+  rounded up to a multiple of the number of devices."""
   coco: bool = False
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
@@ -139,31 +144,32 @@ class Conversion:
   keep: Literal[
     'last', 'unsigned', 'signed', 'settled', 'sequential', 'parallel'
   ] = 'last'
-  """Which network snn4, … hold: a mode's, a tuning's, or the last of all."""
+  """Save this network as snn4, …: one of mode, one of tune, or the last."""
+
+  rules: ClassVar = {
+    'mode': (bool, 'one mode or more'),
+    'steps': _FROM_1,
+    'settle': _FROM_1,
+    'tune_epochs': _FROM_1,
+    'tune_images': _FROM_1,
+    'tune_learning_rate': _ABOVE_0,
+    'tune_weight_decay': _FROM_0,
+    'eval_batch': _FROM_1,
+    'tune_batch': _FROM_1,
+  }
 
   def __post_init__(self):
     for name in ('bits', 'mode', 'tune'):  # one alone needs no tuple
       value = getattr(self, name)
       single = isinstance(value, int | str)
       object.__setattr__(self, name, (value,) if single else tuple(value))
-    check_types(self)
+    super().__post_init__()
     for bits in self.bits:
       if bits not in (5, 4, 3, 2):
         raise UserError(f'bits={bits}, but a spiking network has 5, 4, 3 or 2')
-    check(self, 'mode', lambda v: v, 'one mode or more')
-    check(self, 'settle', lambda v: v >= 1, 'at least 1')
-    check(self, 'tune_epochs', lambda v: v >= 1, 'at least 1')
-    check(self, 'tune_learning_rate', lambda v: v > 0, 'above 0')
-    check(self, 'tune_weight_decay', lambda v: v >= 0, 'at least 0')
-    for name in ('steps', 'tune_images', 'eval_batch', 'tune_batch'):
-      check(self, name, lambda v: v is None or v >= 1, 'at least 1, or none')
     made = ('last', *self.mode, *self.schedules)
-    check(
-      self,
-      'keep',
-      lambda v: v in made,
-      f'one of {", ".join(made)}; what is kept has to be in mode or tune',
-    )
+    words = f'one of {", ".join(made)}; it has to be in mode or tune'
+    self.check('keep', lambda v: v in made, words)
 
   def of(self, data: Data) -> Data:
     """Where the images are, and how many at a time, for the conversion."""
@@ -181,83 +187,82 @@ class Conversion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
-  """How the devices compute a training step; the reference: the defaults."""
+class Compute(Settings):
+  """How devices compute a training step; the official code: the defaults."""
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'
-  """Of layers in training; all else stays float32, evaluation too."""
+  """Type of the layers in training; all else is float32, evaluation too."""
   accumulate: int = 1
-  """Parts of a batch, one after another, for the memory of one part."""
+  """Split a batch into this many parts, computed one after another, which takes
+  the memory of one part."""
   remat: bool = False
-  """Compute the insides of layers twice, to keep less in memory."""
+  """Compute the insides of layers twice, which takes less memory."""
   batch_stats: Literal['global', 'device'] = 'global'
   """Batch norm's statistics: of the whole batch, or of each device's part."""
 
-  def __post_init__(self):
-    check_types(self)
-    check(self, 'accumulate', lambda v: v >= 1, 'at least 1')
+  rules: ClassVar = {'accumulate': _FROM_1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(Settings):
   """A network, its data, the stages of its training and its conversion."""
 
   model: str = 'small_resnet8'
-  """A name that fastsnn_jax.build takes."""
+  """Name of a model, one of fastsnn_jax.models()."""
   data: Data = Data()
   stages: tuple[Stage, ...] = (Stage(32), Stage(4), Stage(3), Stage(2))
   convert: Conversion = Conversion()
   compute: Compute = Compute()
   seed: int = 0
-  """Of initial values, shuffling and augmentation."""
+  """Seed of initial values, shuffling and augmentation."""
   inherit: Literal['all', 'trunk'] = 'all'
-  """What a stage takes over; the reference's ResNet segmenter: its trunk."""
+  """Start a stage from all layers of the one before, or from its trunk only, as
+  the official ResNet segmenter does."""
   pretrained: str | None = None
   """File of torchvision's ResNet-34, for the trunk of the first stage."""
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
-  """The reference: sgd."""
+  """Optimiser; the official code: sgd."""
   momentum: float = 0.9
-  """Of SGD."""
+  """Momentum of sgd."""
   warmup: float = 0.0
-  """Epochs in which the learning rate rises to the schedule's."""
+  """Raise the learning rate from 0 in this many epochs."""
   warmup_power: float = 1.0
-  """Of the share of the warm-up that is over; detection's reference has 4."""
+  """Raise it with this power of the share of the warm-up that is over; the
+  official detection: 4."""
   smoothing: float = 0.0
   """Share of the target that label smoothing spreads over all classes."""
   balance: float = 0.0
-  """Of segmentation: pixels of a class count by its frequency to minus this
-  power in the loss; 0.5 helps rare classes."""
+  """In segmentation, weight a class by its frequency to minus this power; 0.5
+  helps rare classes."""
   ema: float = 0.0
-  """Decay of a moving average of the weights, which is then judged and kept."""
+  """Decay of a moving average of the weights, which is then evaluated and
+  saved; 0 for none."""
   decay: Literal['all', 'kernels'] = 'all'
-  """What weight decay pulls on: the reference's all, theta too, or kernels."""
+  """Which parameters weight decay acts on: all, theta too, as in the official
+  code, or kernels only."""
   select: Literal['held-out', 'test', 'last'] = 'held-out'
-  """Which epoch is kept; test is what the reference does."""
+  """Which images select the best epoch, or the last epoch; the official code:
+  test."""
   save_minutes: float = 5.0
-  """Time between saves within a stage."""
+  """Save every this many minutes within a stage."""
   save_steps: int | None = None
-  """Steps between saves, beside those by time."""
+  """Save every this many steps, too."""
 
-  def __post_init__(self):
-    check_types(self)
-    check(self, 'seed', lambda v: v >= 0, 'at least 0')
-    check(self, 'stages', lambda v: v, 'one stage or more')
-    check(
-      self,
-      'stages',
-      lambda v: len({s.bits for s in v}) == len(v),
-      'of different bits',
-    )
-    check(self, 'momentum', lambda v: 0 <= v < 1, 'in [0, 1)')
-    check(self, 'save_minutes', lambda v: v >= 0, 'at least 0')
-    check(
-      self, 'save_steps', lambda v: v is None or v >= 1, 'at least 1, or none'
-    )
-    check(self, 'warmup', lambda v: v >= 0, 'at least 0')
-    check(self, 'warmup_power', lambda v: v > 0, 'above 0')
-    check(self, 'balance', lambda v: 0 <= v <= 1, 'in [0, 1]')
-    for name in ('smoothing', 'ema'):
-      check(self, name, lambda v: 0 <= v < 1, 'in [0, 1)')
+  rules: ClassVar = {
+    'seed': _FROM_0,
+    'momentum': _BELOW_1,
+    'warmup': _FROM_0,
+    'warmup_power': _ABOVE_0,
+    'smoothing': _BELOW_1,
+    'balance': ((lambda v: 0 <= v <= 1), 'in [0, 1]'),
+    'ema': _BELOW_1,
+    'stages': (
+      lambda v: v and len({stage.bits for stage in v}) == len(v),
+      'one stage or more, of different bits',
+    ),
+    'save_minutes': _FROM_0,
+    'save_steps': _FROM_1,
+  }
 
 
 def load(path) -> Experiment:
@@ -268,6 +273,9 @@ def load(path) -> Experiment:
 
   Raises:
     UserError: no such file, not to be run, or without a `config`.
+
+  >>> load('digits').model
+  'small_resnet8'
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -278,26 +286,17 @@ def load(path) -> Experiment:
       f'{", ".join(sorted(_ours()))}'
     )
   try:
-    found = runpy.run_path(str(path)).get('config')
+    config = runpy.run_path(str(path)).get('config')
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   except Exception as error:
-    unknown = re.match(_UNKNOWN, str(error))
-    if unknown and unknown[1] in globals():  # a class of this schema
-      kind, name = unknown.groups()
-      known = [field.name for field in dataclasses.fields(globals()[kind])]
-      near = difflib.get_close_matches(name, known, 1)
-      raise UserError(
-        f'{path}: {kind} has no {name!r}; '
-        + (f'did you mean {near[0]!r}?' if near else f'{", ".join(known)}')
-      ) from error
     raise UserError(
       f'{path}: it cannot be run ({type(error).__name__}: {error}); it is to '
       'be Python that sets config = Experiment(…)'
     ) from error
-  if not isinstance(found, Experiment):
+  if not isinstance(config, Experiment):
     raise UserError(f'{path}: it must set config = Experiment(…)')
-  return found
+  return config
 
 
 def _ours() -> dict[str, pathlib.Path]:

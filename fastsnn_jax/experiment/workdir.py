@@ -57,7 +57,7 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
       one is complete.
     network: or an `Experiment`, for the network of its last stage.
     variables: of the network.
-    **meta: further JSON values to keep.
+    **meta: further JSON values.
 
   >>> import tempfile
   >>> import jax, jax.numpy as jnp
@@ -153,7 +153,7 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
         'compute': Compute(**tree.get('compute', {})),
       }
     )
-  except (KeyError, TypeError) as error:
+  except (KeyError, TypeError, UserError) as error:
     raise UserError(
       f'the experiment in this checkpoint does not fit this version ({error}); '
       'load it with the version that wrote it'
