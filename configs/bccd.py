@@ -9,18 +9,20 @@ Measured (mAP50 on 72 test images): float 86.24 %, 4 bits 85.33, 3 bits 81.60,
 the conversion 17, on two cores that did other work besides.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='small_yolo',
-  data=Data('bccd', batch=16, eval_batch=24, size=224, jitter=0.25, anchors=5),
-  stages=(
-    Stage(32, 160, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 60, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+  data=fs.Data(
+    'bccd', batch=16, eval_batch=24, size=224, jitter=0.25, anchors=5
   ),
-  convert=Conversion(settle=12, tune=('sequential', 'parallel')),
+  stages=(
+    fs.Stage(32, 160, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(4, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(3, 40, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(2, 60, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+  ),
+  convert=fs.Conversion(settle=12, tune=('sequential', 'parallel')),
   optimizer='adamw',
   decay='kernels',
   warmup=2.0,

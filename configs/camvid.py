@@ -10,18 +10,18 @@ a drive that it was trained on. Training took 37 minutes on one CPU core, the
 conversion 54.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='medium_deeplab',
-  data=Data('camvid', batch=8, eval_batch=8, sizes=(161,), jitter=0.25),
+  data=fs.Data('camvid', batch=8, eval_batch=8, sizes=(161,), jitter=0.25),
   stages=(
-    Stage(32, 100, learning_rate=4e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 20, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 20, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 30, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(32, 100, learning_rate=4e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(4, 20, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(3, 20, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(2, 30, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
-  convert=Conversion(
+  convert=fs.Conversion(
     settle=12,
     tune=('sequential', 'parallel'),
     tune_images=120,

@@ -10,18 +10,18 @@ cores that did other work besides. The paper's 300 epochs a stage are
 configs/cifar10_resnet20_paper.py.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='cifar_resnet20',
-  data=Data('cifar10', batch=128),
+  data=fs.Data('cifar10', batch=128),
   stages=(
-    Stage(
+    fs.Stage(
       32, epochs=14, learning_rate=0.1, weight_decay=5e-4, schedule='cosine'
     ),
-    Stage(4, epochs=6, learning_rate=0.04, schedule='cosine'),
-    Stage(3, epochs=5, learning_rate=0.04, schedule='cosine'),
-    Stage(2, epochs=7, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(4, epochs=6, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(3, epochs=5, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(2, epochs=7, learning_rate=0.04, schedule='cosine'),
   ),
-  convert=Conversion(tune=('sequential', 'parallel'), tune_images=1280),
+  convert=fs.Conversion(tune=('sequential', 'parallel'), tune_images=1280),
 )

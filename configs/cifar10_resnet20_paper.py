@@ -1,13 +1,13 @@
-"""CIFAR-10 on ResNet-20, the reference's recipe.
+"""CIFAR-10 on ResNet-20, the official recipe.
 
   python train.py --config configs/cifar10_resnet20_paper.py \\
     --workdir runs/cifar10_resnet20_paper --data.path DIR_OF_PREPARED_DATA
   python convert.py --workdir runs/cifar10_resnet20_paper
 
 300 epochs at each of 32, 4, 3 and 2 bits, keeping the epoch that is best on
-the test images as the reference does; put recommended in place of reference to
-keep one by held-out images. configs/cifar10_resnet20.py is a short recipe that
-was run.
+the test images as the official code does; put recommended in place of reference
+to keep one by held-out images. configs/cifar10_resnet20.py is a short recipe
+that was run.
 Not run here.
 """
 

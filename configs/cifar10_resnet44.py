@@ -1,12 +1,12 @@
-"""CIFAR-10 on ResNet-44, the reference's recipe.
+"""CIFAR-10 on ResNet-44, the official recipe.
 
   python train.py --config configs/cifar10_resnet44.py \\
     --workdir runs/cifar10_resnet44 --data.path DIR_OF_PREPARED_DATA
   python convert.py --workdir runs/cifar10_resnet44
 
 300 epochs at each of 32, 4, 3 and 2 bits, keeping the epoch that is best on
-the test images as the reference does; put recommended in place of reference to
-keep one by held-out images.
+the test images as the official code does; put recommended in place of reference
+to keep one by held-out images.
 Not run here.
 """
 

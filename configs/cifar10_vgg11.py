@@ -1,12 +1,12 @@
-"""CIFAR-10 on VGG11, the reference's recipe.
+"""CIFAR-10 on VGG11, the official recipe.
 
   python train.py --config configs/cifar10_vgg11.py \\
     --workdir runs/cifar10_vgg11 --data.path DIR_OF_PREPARED_DATA
   python convert.py --workdir runs/cifar10_vgg11
 
 300 epochs at each of 32, 4, 3 and 2 bits, keeping the epoch that is best on
-the test images as the reference does; put recommended in place of reference to
-keep one by held-out images. The scripts document no options for VGG11; these
+the test images as the official code does; put recommended in place of reference
+to keep one by held-out images. The scripts document no options for VGG11; these
 are their defaults.
 Not run here.
 """

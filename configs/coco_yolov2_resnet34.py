@@ -1,4 +1,4 @@
-"""COCO 2017 on YOLOv2 on ResNet-34, the reference's recipe.
+"""COCO 2017 on YOLOv2 on ResNet-34, the official recipe.
 
   python train.py --config configs/coco_yolov2_resnet34.py \\
     --workdir runs/coco_yolov2_resnet34 --data.path DIR \\
@@ -7,8 +7,8 @@
 
 250 epochs at each of 32, 4, 3 and 2 bits, on sides from 320 to 608, in batches
 of 16, judged at 416.
-The epoch is chosen by mAP50, where the reference takes the mean over IoUs from
-0.5 to 0.95.
+The epoch is chosen by mAP50, where the official code takes the mean over IoUs
+from 0.5 to 0.95.
 Not run here.
 """
 

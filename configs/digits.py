@@ -7,16 +7,16 @@ Measured: float 98.33 %, 4 bits 98.06, 3 bits 97.50, 2 bits 96.39; the README
 has the spiking networks. Both together took under two minutes on two cores.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='small_resnet8',
-  data=Data('digits', batch=64, eval_batch=120, crop=1, flip=False),
+  data=fs.Data('digits', batch=64, eval_batch=120, crop=1, flip=False),
   stages=(
-    Stage(32, epochs=30, learning_rate=0.1, schedule='cosine'),
-    Stage(4, epochs=20, learning_rate=0.04, schedule='cosine'),
-    Stage(3, epochs=20, learning_rate=0.04, schedule='cosine'),
-    Stage(2, epochs=30, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(32, epochs=30, learning_rate=0.1, schedule='cosine'),
+    fs.Stage(4, epochs=20, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(3, epochs=20, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(2, epochs=30, learning_rate=0.04, schedule='cosine'),
   ),
-  convert=Conversion(tune=('sequential', 'parallel')),
+  convert=fs.Conversion(tune=('sequential', 'parallel')),
 )

@@ -9,16 +9,16 @@ has the spiking networks. The two commands took 28 minutes each on two cores
 that did other work besides.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='small_resnet14',
-  data=Data('fashion_mnist', batch=128, crop=2, flip=True),
+  data=fs.Data('fashion_mnist', batch=128, crop=2, flip=True),
   stages=(
-    Stage(32, epochs=16, learning_rate=0.1, schedule='cosine'),
-    Stage(4, epochs=8, learning_rate=0.04, schedule='cosine'),
-    Stage(3, epochs=8, learning_rate=0.04, schedule='cosine'),
-    Stage(2, epochs=12, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(32, epochs=16, learning_rate=0.1, schedule='cosine'),
+    fs.Stage(4, epochs=8, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(3, epochs=8, learning_rate=0.04, schedule='cosine'),
+    fs.Stage(2, epochs=12, learning_rate=0.04, schedule='cosine'),
   ),
-  convert=Conversion(tune=('sequential', 'parallel'), tune_images=5120),
+  convert=fs.Conversion(tune=('sequential', 'parallel'), tune_images=5120),
 )

@@ -10,11 +10,11 @@ Measured (mAP50 on 1,000 test scenes): float 87.57 %, 4 bits 86.17, 3 bits
 minutes and the conversion 20, on two cores that did other work besides.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='small_yolo',
-  data=Data(
+  data=fs.Data(
     'scenes',
     batch=32,
     eval_batch=50,
@@ -24,12 +24,12 @@ config = Experiment(
     anchors=3,
   ),
   stages=(
-    Stage(32, 40, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 10, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 10, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 16, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(32, 40, learning_rate=2e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(4, 10, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(3, 10, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(2, 16, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
-  convert=Conversion(tune=('sequential', 'parallel'), tune_images=1280),
+  convert=fs.Conversion(tune=('sequential', 'parallel'), tune_images=1280),
   optimizer='adamw',
   decay='kernels',
   warmup=1.0,

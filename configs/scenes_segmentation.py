@@ -9,11 +9,11 @@ Measured (mIoU on 1,000 test scenes): float 87.00 %, 4 bits 86.85, 3 bits 86.12,
 pixels. Training took 14 minutes and the conversion 25, on one CPU core.
 """
 
-from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
+import fastsnn_jax as fs
 
-config = Experiment(
+config = fs.Experiment(
   model='small_deeplab',
-  data=Data(
+  data=fs.Data(
     'scenes',
     batch=16,
     eval_batch=50,
@@ -22,12 +22,12 @@ config = Experiment(
     jitter=0.25,
   ),
   stages=(
-    Stage(32, 24, learning_rate=4e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(4, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(3, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
-    Stage(2, 8, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(32, 24, learning_rate=4e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(4, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(3, 5, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
+    fs.Stage(2, 8, learning_rate=1e-3, weight_decay=0.01, schedule='cosine'),
   ),
-  convert=Conversion(
+  convert=fs.Conversion(
     settle=12,
     tune=('sequential', 'parallel'),
     tune_images=640,

@@ -1,4 +1,4 @@
-"""PASCAL VOC on DeepLabv1 on VGG-9, the reference's recipe.
+"""PASCAL VOC on DeepLabv1 on VGG-9, the official recipe.
 
   python train.py --config configs/voc_deeplabv1_vgg9.py \\
     --workdir runs/voc_deeplabv1_vgg9 --data.path DIR
@@ -6,8 +6,8 @@
 
 50 epochs at each of 32, 4, 3 and 2 bits, in batches of 32 on crops of 513
 pixels.
-The reference starts from an ImageNet VGG-9 that was never published; here from
-random weights.
+The official code starts from an ImageNet VGG-9 that was never published; here
+from random weights.
 Not run here.
 """
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC on YOLOv2 on ResNet-34, the reference's recipe.
+"""PASCAL VOC on YOLOv2 on ResNet-34, the official recipe.
 
   python train.py --config configs/voc_yolov2_resnet34.py \\
     --workdir runs/voc_yolov2_resnet34 --data.path DIR \\

@@ -1,4 +1,4 @@
-"""PASCAL VOC on YOLOv2 tiny, the reference's recipe.
+"""PASCAL VOC on YOLOv2 tiny, the official recipe.
 
   python train.py --config configs/voc_yolov2_tiny.py \\
     --workdir runs/voc_yolov2_tiny --data.path DIR
@@ -6,8 +6,8 @@
 
 250 epochs at each of 32, 4, 3 and 2 bits, on sides from 320 to 608, in batches
 of 16, judged at 416.
-The reference starts from an ImageNet trunk that was never published; here from
-random weights.
+The official code starts from an ImageNet trunk that was never published; here
+from random weights.
 Not run here.
 """
 

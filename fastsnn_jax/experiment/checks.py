@@ -5,45 +5,40 @@ import difflib
 import math
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastsnn_jax.errors import UserError
+
+
+class Rule(NamedTuple):
+  """What is true of a value, in an `Annotated` type."""
+
+  good: Callable[[Any], bool]
+  words: str
 
 
 class Settings:
   """Base of the dataclasses that a config file is written in.
 
-  Config files are Python: types are checked here, not by the command line.
-
-  Attributes:
-    rules: {field: (what is true of a good value, the rule in words)}; None
-      passes, where a field may be None.
+  Config files are Python: types are checked here, not by the command line. A
+  field of type `Annotated[int, Rule(good, words)]` is checked by the rule, too.
   """
-
-  rules: ClassVar[dict[str, tuple[Callable[[Any], bool], str]]] = {}
 
   def __new__(cls, *values, **named):
     del values
     known = [field.name for field in dataclasses.fields(cls)]
-    for name in named:
-      if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        raise UserError(
-          f'{cls.__name__} has no {name!r}; '
-          + (f'did you mean {near[0]!r}?' if near else ', '.join(known))
-        )
+    for name in named.keys() - set(known):
+      near = difflib.get_close_matches(name, known, 1)
+      raise UserError(
+        f'{cls.__name__} has no {name!r}; '
+        + (f'did you mean {near[0]!r}?' if near else ', '.join(known))
+      )
     return super().__new__(cls)
 
   def __post_init__(self):
-    hints = typing.get_type_hints(type(self))
-    for field in dataclasses.fields(self):
-      hint = hints[field.name]
-      self.check(field.name, lambda v, hint=hint: _fits(v, hint), _words(hint))
-    for name, (good, words) in self.rules.items():
-      if _fits(None, hints[name]):
-        words += ', or none'
-      if getattr(self, name) is not None:
-        self.check(name, good, words)
+    hints = typing.get_type_hints(type(self), include_extras=True)
+    for name, hint in hints.items():
+      self.check(name, lambda v, hint=hint: _fits(v, hint), _words(hint))
 
   def check(self, name: str, good: Callable[[Any], bool], words: str) -> None:
     """Raises a UserError if the value of a field is not good."""
@@ -55,22 +50,25 @@ class Settings:
 
 def _fits(value, hint):
   origin, parts = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return _fits(value, parts[0]) and parts[1].good(value)
   if origin is Literal:
-    return value in parts
+    return any(value == p and type(value) is type(p) for p in parts)
   if origin is tuple:
     return isinstance(value, tuple) and all(_fits(v, parts[0]) for v in value)
   if parts:  # X | None
     return any(_fits(value, part) for part in parts)
+  if isinstance(value, bool):
+    return hint is bool
   if hint is float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-  return isinstance(value, hint) and (
-    hint is bool or not isinstance(value, bool)
-  )
+    return isinstance(value, int | float) and math.isfinite(value)
+  return isinstance(value, hint)
 
 
 def _words(hint):
   origin, parts = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return f'{_words(parts[0])} {parts[1].words}'
   if origin is Literal:
     return 'one of ' + ', '.join(map(str, parts))
   if origin is tuple:

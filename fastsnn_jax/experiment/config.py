@@ -3,15 +3,26 @@
 import dataclasses
 import pathlib
 import runpy
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.experiment.checks import Settings
+from fastsnn_jax.experiment.checks import Rule, Settings
 
-_FROM_0 = (lambda v: v >= 0), 'at least 0'
-_FROM_1 = (lambda v: v >= 1), 'at least 1'
-_ABOVE_0 = (lambda v: v > 0), 'above 0'
-_BELOW_1 = (lambda v: 0 <= v < 1), 'in [0, 1)'
+Count = Annotated[int, Rule(lambda v: v >= 1, 'of at least 1')]
+Natural = Annotated[int, Rule(lambda v: v >= 0, 'of at least 0')]
+Positive = Annotated[float, Rule(lambda v: v > 0, 'above 0')]
+NotNegative = Annotated[float, Rule(lambda v: v >= 0, 'of at least 0')]
+Share = Annotated[float, Rule(lambda v: 0 < v < 1, 'between 0 and 1')]
+BelowOne = Annotated[float, Rule(lambda v: 0 <= v < 1, 'in [0, 1)')]
+UpToOne = Annotated[float, Rule(lambda v: 0 <= v <= 1, 'in [0, 1]')]
+_Mode = Literal['unsigned', 'signed', 'settled']
+_Schedule = Literal['sequential', 'parallel', 'none']
+_ONE = Rule(bool, 'and one at least')
+_RISE = Rule(lambda v: sorted(set(v)) == [*v], 'and above the one before')
+_DIFFER = Rule(
+  lambda v: v and len({stage.bits for stage in v}) == len(v),
+  'of different bits, and one at least',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,78 +36,55 @@ class Data(Settings):
   path: str | None = None
   """Directory of idx files, of prepared TFDS data sets, of pictures, or in the
   layout of VOC or COCO."""
-  batch: int = 128
+  batch: Count = 128
   """Images per training step."""
-  eval_batch: int = 100
+  eval_batch: Count = 100
   """Images per evaluation step."""
-  crop: int = 4
+  crop: Natural = 4
   """Random crops: pixels of padding for classification; for boxes and masks
   random parts of the image, unless it is 0."""
   flip: bool = True
   """Mirror training images at random."""
-  jitter: float = 0.0
+  jitter: BelowOne = 0.0
   """Random brightness, contrast and saturation, each by 1 ± jitter; detection
   changes the hue too, and the official code has 0.5."""
-  held_out: float = 0.1
+  held_out: Share = 0.1
   """Share of the training images that selects the best epoch, where the data
   set has no validation images of its own."""
   stream: bool = False
   """Read images from disk all along; otherwise they are kept in memory."""
-  size: int | None = None
+  size: Count | None = None
   """Side in pixels to which images are resized, if they are streamed or have
   boxes."""
-  sizes: tuple[int, ...] = ()
+  sizes: tuple[Count, ...] = ()
   """Sides of training images with boxes, changed every ten steps; or the one
   side of random crops of images with masks."""
-  anchors: int | None = None
+  anchors: Count | None = None
   """Fit this many anchors to the boxes of the data set; otherwise the model has
   its own."""
   crowd: Literal['background', 'ignored'] = 'background'
   """What COCO's crowds are in masks; in the official code: background."""
-  workers: int = 0
+  workers: Natural = 0
   """Decode streamed images in this many processes; 0 for threads."""
-
-  rules: ClassVar = {
-    'batch': _FROM_1,
-    'eval_batch': _FROM_1,
-    'crop': _FROM_0,
-    'jitter': _BELOW_1,
-    'held_out': ((lambda v: 0 < v < 1), 'between 0 and 1'),
-    'size': _FROM_1,
-    'sizes': ((lambda v: all(side >= 1 for side in v)), 'at least 1 each'),
-    'anchors': _FROM_1,
-    'workers': _FROM_0,
-  }
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage(Settings):
   """One precision: trained from the best of the stage before."""
 
-  bits: int
-  """32 (float), 5, 4, 3 or 2."""
-  epochs: int = 300
+  bits: Literal[32, 5, 4, 3, 2]
+  """32 is the float network, the others are quantised."""
+  epochs: Count = 300
   """Passes over the training images."""
-  learning_rate: float = 0.1
+  learning_rate: Positive = 0.1
   """Learning rate at the start."""
-  weight_decay: float = 1e-4
+  weight_decay: NotNegative = 1e-4
   """Add weight_decay * parameter to the gradient."""
   schedule: Literal['step', 'cosine', 'poly', 'constant'] = 'step'
   """step: a tenth at each milestone; poly: the power 0.9 of the share of steps
   that are left."""
-  milestones: tuple[float, ...] = (0.5, 0.75)
+  milestones: Annotated[tuple[Share, ...], _RISE] = (0.5, 0.75)
   """Shares of the epochs, for the schedule step."""
-
-  rules: ClassVar = {
-    'bits': ((lambda v: v in (32, 5, 4, 3, 2)), '32, 5, 4, 3 or 2'),
-    'epochs': _FROM_1,
-    'learning_rate': _ABOVE_0,
-    'weight_decay': _FROM_0,
-    'milestones': (
-      lambda v: all(0 < share < 1 for share in v) and sorted(set(v)) == [*v],
-      'shares of the epochs between 0 and 1 that rise',
-    ),
-  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,26 +93,22 @@ class Conversion(Settings):
 
   bits: tuple[int, ...] = ()
   """Bit widths to convert; if none is given, all that were trained."""
-  mode: tuple[Literal['unsigned', 'signed', 'settled'], ...] = (
-    'unsigned',
-    'signed',
-    'settled',
-  )
+  mode: Annotated[tuple[_Mode, ...], _ONE] = ('unsigned', 'signed', 'settled')
   """Neurons to evaluate."""
-  steps: int | None = None
+  steps: Count | None = None
   """Time steps with input, T; if not given 2^bits - 1, where settled equals the
   quantised network."""
-  settle: int = 8
+  settle: Count = 8
   """Steps after the T-th in settled mode."""
-  tune: tuple[Literal['sequential', 'parallel', 'none'], ...] = ('sequential',)
+  tune: tuple[_Schedule, ...] = ('sequential',)
   """Fine-tune the signed network layer by layer; none for no fine-tuning."""
-  tune_epochs: int = 1
+  tune_epochs: Count = 1
   """Passes over the tuning images; for each layer if sequential."""
-  tune_images: int | None = None
+  tune_images: Count | None = None
   """Tune with this many training images; if not given, all that 2 GB hold."""
-  tune_learning_rate: float = 1e-3
+  tune_learning_rate: Positive = 1e-3
   """Learning rate of the fine-tuning (SGD)."""
-  tune_weight_decay: float = 1e-4
+  tune_weight_decay: NotNegative = 1e-4
   """Weight decay of the fine-tuning; the official code: 5e-4 for the CIFAR
   AlexNet and VGG11, else 1e-4."""
   batch_norm: Literal['train', 'eval'] = 'train'
@@ -132,31 +116,17 @@ class Conversion(Settings):
   VGG11."""
   data_path: str | None = None
   """Directory of the data, if it is not where train.py found it."""
-  eval_batch: int | None = None
+  eval_batch: Count | None = None
   """Images per evaluation step; if not given, as in training."""
-  tune_batch: int | None = None
+  tune_batch: Count | None = None
   """Images per step of the fine-tuning; if not given, as in training. It is
   rounded up to a multiple of the number of devices."""
   coco: bool = False
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
   """Keep a layer's update only where it helped, or always."""
-  keep: Literal[
-    'last', 'unsigned', 'signed', 'settled', 'sequential', 'parallel'
-  ] = 'last'
+  keep: Literal['last'] | _Mode | Literal['sequential', 'parallel'] = 'last'
   """Save this network as snn4, …: one of mode, one of tune, or the last."""
-
-  rules: ClassVar = {
-    'mode': (bool, 'one mode or more'),
-    'steps': _FROM_1,
-    'settle': _FROM_1,
-    'tune_epochs': _FROM_1,
-    'tune_images': _FROM_1,
-    'tune_learning_rate': _ABOVE_0,
-    'tune_weight_decay': _FROM_0,
-    'eval_batch': _FROM_1,
-    'tune_batch': _FROM_1,
-  }
 
   def __post_init__(self):
     for name in ('bits', 'mode', 'tune'):  # one alone needs no tuple
@@ -192,15 +162,13 @@ class Compute(Settings):
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   """Type of the layers in training; all else is float32, evaluation too."""
-  accumulate: int = 1
+  accumulate: Count = 1
   """Split a batch into this many parts, computed one after another, which takes
   the memory of one part."""
   remat: bool = False
   """Compute the insides of layers twice, which takes less memory."""
   batch_stats: Literal['global', 'device'] = 'global'
   """Batch norm's statistics: of the whole batch, or of each device's part."""
-
-  rules: ClassVar = {'accumulate': _FROM_1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,10 +178,15 @@ class Experiment(Settings):
   model: str = 'small_resnet8'
   """Name of a model, one of fastsnn_jax.models()."""
   data: Data = Data()
-  stages: tuple[Stage, ...] = (Stage(32), Stage(4), Stage(3), Stage(2))
+  stages: Annotated[tuple[Stage, ...], _DIFFER] = (
+    Stage(32),
+    Stage(4),
+    Stage(3),
+    Stage(2),
+  )
   convert: Conversion = Conversion()
   compute: Compute = Compute()
-  seed: int = 0
+  seed: Natural = 0
   """Seed of initial values, shuffling and augmentation."""
   inherit: Literal['all', 'trunk'] = 'all'
   """Start a stage from all layers of the one before, or from its trunk only, as
@@ -222,19 +195,19 @@ class Experiment(Settings):
   """File of torchvision's ResNet-34, for the trunk of the first stage."""
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
   """Optimiser; the official code: sgd."""
-  momentum: float = 0.9
+  momentum: BelowOne = 0.9
   """Momentum of sgd."""
-  warmup: float = 0.0
+  warmup: NotNegative = 0.0
   """Raise the learning rate from 0 in this many epochs."""
-  warmup_power: float = 1.0
+  warmup_power: Positive = 1.0
   """Raise it with this power of the share of the warm-up that is over; the
   official detection: 4."""
-  smoothing: float = 0.0
+  smoothing: BelowOne = 0.0
   """Share of the target that label smoothing spreads over all classes."""
-  balance: float = 0.0
+  balance: UpToOne = 0.0
   """In segmentation, weight a class by its frequency to minus this power; 0.5
   helps rare classes."""
-  ema: float = 0.0
+  ema: BelowOne = 0.0
   """Decay of a moving average of the weights, which is then evaluated and
   saved; 0 for none."""
   decay: Literal['all', 'kernels'] = 'all'
@@ -243,26 +216,10 @@ class Experiment(Settings):
   select: Literal['held-out', 'test', 'last'] = 'held-out'
   """Which images select the best epoch, or the last epoch; the official code:
   test."""
-  save_minutes: float = 5.0
+  save_minutes: NotNegative = 5.0
   """Save every this many minutes within a stage."""
-  save_steps: int | None = None
+  save_steps: Count | None = None
   """Save every this many steps, too."""
-
-  rules: ClassVar = {
-    'seed': _FROM_0,
-    'momentum': _BELOW_1,
-    'warmup': _FROM_0,
-    'warmup_power': _ABOVE_0,
-    'smoothing': _BELOW_1,
-    'balance': ((lambda v: 0 <= v <= 1), 'in [0, 1]'),
-    'ema': _BELOW_1,
-    'stages': (
-      lambda v: v and len({stage.bits for stage in v}) == len(v),
-      'one stage or more, of different bits',
-    ),
-    'save_minutes': _FROM_0,
-    'save_steps': _FROM_1,
-  }
 
 
 def load(path) -> Experiment:

@@ -1,4 +1,4 @@
-"""Conversion of a workdir: spiking networks, fine-tuned, judged and reported."""
+"""Conversion of a workdir: spiking networks, tuned, judged and reported."""
 
 import dataclasses
 import functools
@@ -44,17 +44,18 @@ def convert(
     UserError: a stage asked for was not trained, or is of another network.
   """
   workdir = pathlib.Path(workdir)
-  trained = files.experiment_of(workdir)
-  settings = dataclasses.replace(settings or trained.convert, **overrides)
-  config = dataclasses.replace(trained, data=settings.of(trained.data))
+  experiment = files.experiment_of(workdir)
+  settings = dataclasses.replace(settings or experiment.convert, **overrides)
+  config = dataclasses.replace(experiment, data=settings.of(experiment.data))
   bits = files.trained_bits(workdir, settings.bits)
   settings = dataclasses.replace(settings, bits=bits)
   dataset = files.open_data(config, data)
   options = {'coco': True} if settings.coco else {}
+  # All of them first: hours may lie between the first and the last.
+  trained = {bits: _load(workdir, bits, dataset) for bits in settings.bits}
   tuning_images = None
   rows, records, rasters, examples = [], [], {}, {}
-  for bits in settings.bits:
-    ann, variables, meta = _load(workdir, bits, dataset)
+  for bits, (ann, variables, _) in trained.items():
     task = tasks.for_network(ann, **options)
     task.check(dataset)
     if settings.schedules and tuning_images is None:
@@ -64,37 +65,37 @@ def convert(
     )
     tell('test', dataset.test)
     rows, records = rows + judged, records + tuned
-    kept = list(made)[-1] if settings.keep == 'last' else settings.keep
-    what = 'fine-tuning of the signed network' if kept in settings.tune else ''
+    name = list(made)[-1] if settings.keep == 'last' else settings.keep
+    what = 'fine-tuning of the signed network' if name in settings.tune else ''
     say(
-      f'snn{bits} holds the {kept} {what or "network"} (--keep takes another)'
+      f'snn{bits} holds the {name} {what or "network"} (--keep takes another)'
     )
-    snn, spiking_variables = made[kept]
     networks.save(
       workdir / f'snn{bits}',
-      snn,
-      spiking_variables,
+      *made[name],
       dataset=dataset.name,
-      experiment=files.to_dict(trained),
+      experiment=files.to_dict(experiment),
       conversion=dataclasses.asdict(settings),
     )
     if distributed.first():
       batch = next(dataset.test.batches(_EXAMPLES, shared=False))
       title = f'{bits} bits'
-      rasters[title] = _raster(snn, spiking_variables, task, batch)
+      rasters[title] = _raster(*made[name], task, batch)
       if (pictures := task.pictures(batch)) is not None:
-        answers = {
-          name: _answer(*network, task, batch)
-          for name, network in (('ann', (ann, variables)), ('snn', made[kept]))
-        }
-        examples[title] = {'image': batch['image'], **pictures, **answers}
-  metric = task.metric
+        of_ann, of_snn = (
+          _answer(*network, task, batch)
+          for network in ((ann, variables), made[name])
+        )
+        pictures = {'image': batch['image'], **pictures}
+        examples[title] = {**pictures, 'ann': of_ann, 'snn': of_snn}
+  network, _, meta = trained[settings.bits[0]]
+  metric = tasks.for_network(network).metric
   results = {
     'model': config.model,
     'dataset': dataset.name,
-    'task': ann.task,
+    'task': network.task,
     'metric': metric,
-    'classes': list(ann.classes),
+    'classes': list(network.classes),
     'images': rows[0]['images'],
     f'float_{metric}': _float_metric(workdir, dataset, config),
     'rows': rows,
@@ -134,27 +135,21 @@ def convert_network(
         'threshold that is not positive; train the stage again with a smaller '
         'learning rate'
       )
-  steps = {} if settings.steps is None else {'steps': settings.steps}
   levels = 2**ann.bits - 1
-  if steps and settings.steps != levels and 'settled' in settings.mode:
+  steps = settings.steps or levels
+  if steps != levels and 'settled' in settings.mode:
     say(
-      f'--steps {settings.steps}: settled equals the quantised network of '
+      f'--steps {steps}: settled equals the quantised network of '
       f'{ann.bits} bits at {levels} steps only, for that many levels it has'
     )
   batch = config.data.eval_batch
   judge = functools.partial(_judge, ann, variables, task, test, batch)
-  spiking = {
-    mode: to_spiking(
-      ann,
-      mode,
-      **steps,
-      **({'settle': settings.settle} if mode == 'settled' else {}),
-    )
-    for mode in settings.mode
-  }
-  made = {mode: (network, variables) for mode, network in spiking.items()}
+  made = {}
+  for mode in settings.mode:
+    settle = {'settle': settings.settle} if mode == 'settled' else {}
+    made[mode] = to_spiking(ann, mode, steps=steps, **settle), variables
   rows, records = judge(made, 'none'), []
-  signed = to_spiking(ann, 'signed', **steps)
+  signed = to_spiking(ann, 'signed', steps=steps)
   for schedule in settings.schedules:
     tuning = Tuning(
       schedule=schedule,
@@ -169,8 +164,8 @@ def convert_network(
     )
     if tuning.batch > len(tuning_images):
       raise UserError(
-        f'--tune-batch {tuning.batch}: there are {len(tuning_images)} images to '
-        'tune with; give a smaller one, or more --tune-images'
+        f'--tune-batch {tuning.batch}: fine-tuning has {len(tuning_images)} '
+        'images; give a smaller one, or more --tune-images'
       )
     groups = 1 if schedule == 'parallel' else len(ann.firing) - 1
     title = f'{ann.bits} bits: {schedule} fine-tuning'

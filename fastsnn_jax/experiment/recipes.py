@@ -1,4 +1,4 @@
-"""How each family of networks is trained: the reference's way, and ours.
+"""How each family of networks is trained: the official way, and ours.
 
 Two things that differ by family are not here, for they are part of a model's
 table: the gradient of the weight quantiser, and the initial theta.
@@ -87,7 +87,7 @@ _YOLO = {'warmup': 2.0, 'warmup_power': 4.0, 'ema': 0.9999}
 
 
 def reference(model: str, **changes) -> Experiment:
-  """What the official scripts do with a model (spec/classification.md 4, 5).
+  """What the official scripts do with a model (reference behaviour C4, C5).
 
   SGD with momentum 0.9 and weight decay on every parameter, theta too; the rate
   falls to a tenth at the milestones; the epoch that is best on the test images
@@ -98,24 +98,24 @@ def reference(model: str, **changes) -> Experiment:
   for 8 epochs a layer. Where the scripts document nothing (VGG11, VGG16,
   ResNet-18), these are their defaults. Detection: 250 epochs at each of 32, 4,
   3 and 2 bits on sides from 320 to 608, two epochs of warm-up, a moving average
-  of the weights, judged at 416 (spec/detection.md 4). Segmentation: 50 epochs
+  of the weights, judged at 416 (D4). Segmentation: 50 epochs
   each on crops of 513 pixels, the rate falls with the power 0.9 of what is left
-  (spec/segmentation.md 3). These two have no fine-tuning, and only signed
+  (S3). These two have no fine-tuning, and only signed
   neurons.
 
   Args:
-    model: one of `fs.models()` that the reference has.
+    model: one of `fs.models()` that the official code has.
     **changes: fields of `Experiment`.
 
   Raises:
-    UserError: the reference has no such model.
+    UserError: the official code has no such model.
 
   >>> [stage.weight_decay for stage in reference('cifar_alexnet').stages]
   [0.0005, 0.0001, 0.0001, 3e-05]
   """
   if model not in _REFERENCE:
     raise UserError(
-      f'model={model!r}: the reference has no such network; it has '
+      f'model={model!r}: the official code has no such network; it has '
       f'{", ".join(_REFERENCE)}'
     )
   data, stages, tuning = _REFERENCE[model]
@@ -135,7 +135,7 @@ def recommended(model: str, **changes) -> Experiment:
   The epoch is chosen on held-out training images, so that the test images are
   looked at once. All modes are judged: settled is exact without fine-tuning.
   Fine-tuning takes one epoch of 5,120 images, sequentially and in parallel, and
-  keeps a layer's update only where it helped: the reference's 8 epochs a layer
+  keeps a layer's update only where it helped: the official 8 epochs a layer
   on all images can cost more than the training did.
 
   Args:

@@ -125,7 +125,7 @@ def test_a_segmenter_is_trained_converted_and_judged_as_all_networks(job):
 
 
 def test_a_conversion_has_steps_and_batches_of_its_own(job, tmp_path):
-  """As the reference runs its VGG-9, for more steps than levels."""
+  """As the official code runs its VGG-9, for more steps than levels."""
   _, workdir, _, results = job
   shutil.copytree(workdir / 'ann2', tmp_path / 'ann2')
   found = fs.convert(
