@@ -211,7 +211,7 @@ def test_a_cut_run_goes_on_to_the_same_bits(
 
 def test_settings_that_do_not_go_together_are_refused(shapes, tmp_path):
   config = job_of(shapes)
-  with pytest.raises(UserError, match='smoothing=.*no use for this task'):
+  with pytest.raises(UserError, match=r'smoothing=.*no use for this task'):
     fs.train(dataclasses.replace(config, smoothing=0.1), tmp_path / 'a')
   other = dataclasses.replace(config, model='small_resnet8')
   other = dataclasses.replace(other, data=Data('digits', size=8))
