@@ -10,7 +10,6 @@ import functools
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -138,8 +137,8 @@ def everywhere(tree, *, alias: bool = False):
 def _copy(x, alias):
   sharding = NamedSharding(mesh(), PartitionSpec())
   if jax.process_count() == 1:
-    # `may_alias=False` alone shares the part of the device where x lies.
-    x = x if alias else jnp.array(x)
+    if not alias and isinstance(x, jax.Array):
+      x = jax.numpy.copy(x)  # else the first of several devices shares x
     return jax.device_put(x, sharding, may_alias=alias)
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     data = _copy(jax.random.key_data(x), alias)

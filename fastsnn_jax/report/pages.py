@@ -174,9 +174,13 @@ def _table(groups, key, heads):
 def percent(share: float) -> str:
   """A share as a percentage; 100.0 is written for 1 alone.
 
-  >>> percent(0.9612), percent(1.0), percent(0.99996)
-  ('96.1 %', '100.0 %', '99.996 %')
+  What is no share, such as the error of a regression, is written as it is.
+
+  >>> percent(0.9612), percent(1.0), percent(0.99996), percent(-0.123)
+  ('96.1 %', '100.0 %', '99.996 %', '-0.123')
   """
+  if not 0 <= share <= 1:
+    return f'{share:.3g}'
   return f'{100 * share:.{1 if share == 1 or round(share, 3) < 1 else 3}f} %'
 
 
