@@ -7,12 +7,13 @@ import sys
 
 import jax
 import pytest
+from support.shared import ROOT
 
 import fastsnn_jax as fs
 from fastsnn_jax.experiment import cli as command
+from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment.config import Conversion, Experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / 'configs' / 'digits.py')
 
 
@@ -93,8 +94,6 @@ def test_convert_help_names_what_there_is(run):
 
 
 def test_train_takes_the_config_and_what_overrides_it(run, called):
-  from fastsnn_jax.experiment import config as schema
-
   code, _, err = run(
     'train',
     *('--config', DIGITS, '--workdir', 'there'),
@@ -138,6 +137,29 @@ def test_convert_takes_the_workdirs_experiment_as_default(
   assert called[1] == ('convert', ('there', want))
 
 
+def test_the_console_script_finds_our_configs_by_name(run, called, monkeypatch):
+  arguments = ('train', '--config', 'digits', '--workdir', 'there')
+  monkeypatch.setattr(sys, 'argv', ['fastsnn', *arguments])
+  command.main()
+  config = schema.load(DIGITS)
+  assert called == [('train', (config, 'there'))]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code'), [((), 2), (('--help',), 0), (('tune',), 2)]
+)
+def test_the_console_script_says_what_it_does(
+  monkeypatch, capsys, arguments, code
+):
+  monkeypatch.setattr(sys, 'argv', ['fastsnn', *arguments])
+  with pytest.raises(SystemExit) as end:
+    command.main()
+  assert end.value.code == code
+  out, err = capsys.readouterr()
+  assert (err if code else out).startswith('usage: fastsnn {train,convert} ')
+  assert not (out if code else err)
+
+
 @pytest.mark.parametrize(
   ('arguments', 'parts'),
   [
@@ -146,6 +168,7 @@ def test_convert_takes_the_workdirs_experiment_as_default(
     (('--config', DIGITS), ('--workdir',)),
     (('--config',), ('--config',)),
     (('--config', 'none/such.py', '--workdir', 'w'), ('no such file',)),
+    (('--config', 'digit', '--workdir', 'w'), ('bccd', 'digits', 'voc_')),
     (('--config', __file__, '--workdir', 'w'), ('config = Experiment',)),
     (('--config', DIGITS, '--workdir', 'w', '--wings', '2'), ('--wings',)),
     (('--config', DIGITS, '--workdir', 'w', '--seed', 'x'), ('--seed',)),

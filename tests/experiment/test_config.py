@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from support.shared import ROOT
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import config as schema
@@ -115,7 +116,7 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
 @pytest.mark.parametrize(
   ('text', 'says'),
   [
-    (None, 'no such file'),
+    (None, 'no such file; those that come with the package are bccd, camvid, '),
     ('config = 3', 'must set config = Experiment'),
     ('', 'must set config = Experiment'),
     ('config = (', 'it cannot be run'),
@@ -146,3 +147,34 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path, text, says):
     schema.load(path)
   assert says in str(caught.value)
   assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_config_of_ours_is_found_by_its_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  ours = schema.load(ROOT / 'configs' / 'digits.py')
+  assert schema.load('digits') == ours
+  # A file of one's own goes first.
+  (tmp_path / 'digits').write_text(
+    'import fastsnn_jax as fs\nconfig = fs.Experiment(seed=7)'
+  )
+  assert schema.load('digits') == Experiment(seed=7)
+
+
+def test_a_config_of_version_0_1_is_read(tmp_path):
+  path = tmp_path / 'old.py'
+  path.write_text(
+    'from fastsnn_jax.config import Compute, Conversion, Data, Stage\n'
+    'from fastsnn_jax.recipes import recommended, reference\n'
+    'config = reference("cifar_resnet20", data=Data("digits"),\n'
+    '  convert=Conversion(bits=2), compute=Compute(), stages=(Stage(2),))\n'
+    'assert recommended("cifar_resnet20").select == "held-out"\n'
+  )
+  config = schema.load(path)
+  assert (config.data, config.stages) == (Data('digits'), (Stage(2),))
+
+
+def test_a_field_that_is_none_is_named_wherever_it_is_given():
+  with pytest.raises(UserError, match=r"Experiment has no 'sed'; .* 'seed'"):
+    Experiment(sed=3)
+  with pytest.raises(UserError, match="Conversion has no 'tune_image'"):
+    dataclasses.replace(Conversion(), tune_image=5)

@@ -1,7 +1,6 @@
 """An official checkpoint through the whole conversion, in one command."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.shared import ROOT
 
 import fastsnn_jax as fs
 from fastsnn_jax.experiment import cli as command
@@ -18,8 +18,6 @@ from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Stage
 
 pytestmark = pytest.mark.once
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')
