@@ -12,6 +12,7 @@ from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 _DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
+_LISTS = ('classes', 'mean', 'std')
 
 
 def save(directory, network: Network, variables, **meta) -> None:
@@ -21,33 +22,18 @@ def save(directory, network: Network, variables, **meta) -> None:
     directory: of the checkpoint; one that is there is replaced when the new
       one is complete.
     network, variables: float, quantised or spiking.
-    **meta: further JSON values to keep.
+    **meta: further JSON values.
   """
-  meta = {
-    'model': network.model,
-    'bits': network.bits,
-    'classes': list(network.classes),
-    'mean': list(network.mean),
-    'std': list(network.std),
-    **_sized(network),
-    'T': _steps(network),
+  steps = None if network.bits == 32 else 2**network.bits - 1
+  sized = _DETECTOR if network.anchors else ('size',) * bool(network.size)
+  fields = ('model', 'bits', *sized)
+  known = {
+    **{name: getattr(network, name) for name in fields},
+    **{name: list(getattr(network, name)) for name in _LISTS},
+    'T': network.neuron.steps if network.spiking else steps,
     'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
-    **meta,
   }
-  store.save(directory, variables, meta)
-
-
-def _sized(network):
-  """What only detectors and segmenters have beside their layers."""
-  if network.anchors:
-    return {key: getattr(network, key) for key in _DETECTOR}
-  return {'size': network.size} if network.size else {}
-
-
-def _steps(network):
-  if network.spiking:
-    return network.neuron.steps
-  return None if network.bits == 32 else 2**network.bits - 1
+  store.save(directory, variables, {**known, **meta})
 
 
 def load(directory, network: Network | None = None) -> tuple[Network, dict]:

@@ -27,32 +27,28 @@ class Store:
   def __init__(self, directory, keep: int = 2):
     import orbax.checkpoint as ocp
 
-    self._ocp = ocp
     self.directory = pathlib.Path(directory).absolute()
+    self._args = ocp.args
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    with _readable(self.directory, 'cannot be opened'):
+    with self._told('cannot be opened'):
       self._manager = ocp.CheckpointManager(
         self.directory, options=options, item_names=('tree', 'meta')
       )
 
   def save(self, step: int, tree, meta: dict) -> None:
     """Copies the tree to the host and starts to write it."""
-    args = self._ocp.args
     # A copy: the caller may donate its buffers before they are on disk.
     host = jax.tree.map(lambda x: np.array(x, copy=True), tree)
-    with _readable(self.directory, 'cannot be written'):
-      self._manager.save(
-        step,
-        args=args.Composite(
-          tree=args.StandardSave(host),
-          meta=args.JsonSave({'format': FORMAT, **meta}),
-        ),
-        force=True,
-      )
+    args = self._args.Composite(
+      tree=self._args.StandardSave(host),
+      meta=self._args.JsonSave({'format': FORMAT, **meta}),
+    )
+    with self._told('cannot be written'):
+      self._manager.save(step, args=args, force=True)
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk."""
-    with _readable(self.directory, 'cannot be written'):
+    with self._told('cannot be written'):
       self._manager.wait_until_finished()
 
   def steps(self) -> list[int]:
@@ -60,23 +56,24 @@ class Store:
     return sorted(self._manager.all_steps())
 
   def meta(self, step: int) -> dict:
-    """What was saved beside the tree of a step."""
-    args = self._ocp.args.Composite(meta=self._ocp.args.JsonRestore())
-    with _readable(self.directory, 'cannot be read'):
+    """What was saved beside the tree of a step; no array is read."""
+    args = self._args.Composite(meta=self._args.JsonRestore())
+    with self._told('cannot be read'):
       meta = self._manager.restore(step, args=args)['meta']
-      _check_format(self.directory, meta)
+    if meta.get('format', 0) > FORMAT:
+      raise UserError(
+        f'{self.directory}: checkpoint of format {meta["format"]}, but this '
+        f'version reads formats up to {FORMAT}; install a newer fastsnn_jax'
+      )
     return meta
 
   def load(self, step: int, like=None):
     """(tree, meta) of a step; `like` gives the tree's structure."""
-    args = self._ocp.args
     meta = self.meta(step)
-    with _readable(self.directory, 'cannot be read'):
-      restore = args.StandardRestore(
-        like and jax.tree.map(_as_host_array, like)
-      )
-      tree = self._manager.restore(step, args=args.Composite(tree=restore))
-    tree = tree['tree']
+    blank = like and jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    args = self._args.Composite(tree=self._args.StandardRestore(blank))
+    with self._told('cannot be read'):
+      tree = self._manager.restore(step, args=args)['tree']
     if like is not None and _shapes(tree) != _shapes(like):
       raise UserError(
         f'{self.directory}: step {step} holds arrays of other shapes than this '
@@ -85,9 +82,22 @@ class Store:
     return tree, meta
 
   def close(self) -> None:
-    with _readable(self.directory, 'cannot be written'):
-      self._manager.wait_until_finished()
+    """Waits, and ends the threads that write."""
+    self.wait()
+    with self._told('cannot be written'):
       self._manager.close()
+
+  @contextlib.contextmanager
+  def _told(self, problem):
+    """Turns what Orbax raises into one line."""
+    try:
+      yield
+    except Exception as error:  # Orbax raises many kinds
+      line = (str(error) or type(error).__name__).splitlines()[0][:200]
+      raise UserError(
+        f'{self.directory}: the checkpoint {problem} ({line}); free the disk, '
+        'or remove what is damaged and run the same command again'
+      ) from error
 
 
 def save(directory, tree, meta: dict) -> None:
@@ -141,30 +151,3 @@ def _opened(directory):
 
 def _shapes(tree):
   return jax.tree.map(np.shape, tree)
-
-
-def _as_host_array(x):
-  return np.zeros(x.shape, x.dtype)
-
-
-def _check_format(directory, meta):
-  if meta.get('format', 0) > FORMAT:
-    raise UserError(
-      f'{directory}: checkpoint of format {meta["format"]}, but this version '
-      f'reads formats up to {FORMAT}; install a newer fastsnn_jax'
-    )
-
-
-@contextlib.contextmanager
-def _readable(directory, problem):
-  """Turns what Orbax raises into one line."""
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:  # Orbax raises many kinds
-    line = (str(error) or type(error).__name__).splitlines()[0][:200]
-    raise UserError(
-      f'{directory}: the checkpoint {problem} ({line}); free the disk, or '
-      'remove what is damaged and run the same command again'
-    ) from error

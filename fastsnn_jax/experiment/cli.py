@@ -133,15 +133,15 @@ def convert_command(arguments: list[str]) -> None:
 def main() -> None:
   """The console script: `fastsnn train …` and `fastsnn convert …`."""
   commands = {'train': train_command, 'convert': convert_command}
-  if sys.argv[1:2] and sys.argv[1] in commands:
-    run(commands[sys.argv.pop(1)])
-  else:
-    asked = {'-h', '--help'} & set(sys.argv[1:2])
-    print(
-      'usage: fastsnn {train,convert} …; fastsnn train --help has the options',
-      file=sys.stdout if asked else sys.stderr,
-    )
-    sys.exit(0 if asked else 2)
+  first = sys.argv.pop(1) if sys.argv[1:] else None
+  if first in commands:
+    return run(commands[first])
+  usage = (
+    'usage: fastsnn {train,convert} …; fastsnn train --help has the options'
+  )
+  asked = first in ('-h', '--help')
+  print(usage, file=sys.stdout if asked else sys.stderr)
+  sys.exit(0 if asked else 2)
 
 
 def run(command) -> None:
@@ -205,16 +205,9 @@ def _silence_orbax() -> None:
 
   logging.set_verbosity(logging.FATAL)
   show = sys.unraisablehook
-
-  def hook(late):
-    trace = late.exc_traceback
-    while trace and trace.tb_next:
-      trace = trace.tb_next
-    where = trace.tb_frame.f_globals['__name__'] if trace else ''
-    if not where.startswith('asyncio.'):
-      show(late)
-
-  sys.unraisablehook = hook
+  sys.unraisablehook = lambda late: (
+    None if isinstance(late.exc_value, RuntimeError) else show(late)
+  )
 
 
 def _cache_compilations() -> None:

@@ -74,7 +74,7 @@ def convert(
       workdir / f'snn{bits}',
       *made[name],
       dataset=dataset.name,
-      experiment=files.to_dict(experiment),
+      experiment=dataclasses.asdict(experiment),
       conversion=dataclasses.asdict(settings),
     )
     if distributed.first():

@@ -91,5 +91,5 @@ def adopt(
     variables,
     dataset=dataset.name,
     imported=origin,
-    experiment=files.to_dict(config),
+    experiment=dataclasses.asdict(config),
   )

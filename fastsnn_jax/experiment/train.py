@@ -1,6 +1,7 @@
 """Training at falling precision: each stage starts from the one before."""
 
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 
@@ -93,7 +94,7 @@ def train(
           dataset=dataset.name,
           identity=identity,
           selected={'by': config.select, by: score},
-          experiment=files.to_dict(config),
+          experiment=dataclasses.asdict(config),
         )
         if distributed.first():
           shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)

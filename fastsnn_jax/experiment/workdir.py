@@ -70,7 +70,7 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
   3
   """
   if isinstance(network, Experiment):
-    meta = {'experiment': to_dict(network), **meta}
+    meta = {'experiment': dataclasses.asdict(network), **meta}
     bits = network.stages[-1].bits
     network = network_of(network, bits, open_data(network))
   networks.save(directory, network, variables, **meta)
@@ -118,7 +118,7 @@ def trained_bits(workdir, asked: tuple[int, ...] = ()) -> tuple[int, ...]:
 
 def identity_of(config: Experiment, stage: Stage, dataset: Dataset) -> dict:
   """What makes a stage this one: settings that its result depends on."""
-  settings = to_dict(config)
+  settings = dataclasses.asdict(config)
   for name in ('convert', 'pretrained', 'save_minutes', 'save_steps'):
     del settings[name]
   for name in ('path', 'eval_batch', 'workers'):
@@ -132,13 +132,8 @@ def identity_of(config: Experiment, stage: Stage, dataset: Dataset) -> dict:
   return json.loads(json.dumps(settings))  # tuples as JSON gives them back
 
 
-def to_dict(config: Experiment) -> dict[str, Any]:
-  """Plain dicts and lists, for JSON."""
-  return dataclasses.asdict(config)
-
-
 def from_dict(tree: dict[str, Any]) -> Experiment:
-  """The inverse of `to_dict`; settings that came later have their defaults."""
+  """The inverse of `asdict`; settings that came later have their defaults."""
 
   def tuples(part):
     return {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}
@@ -169,7 +164,7 @@ def flat(
 
   Those of the training too, unless the network was imported from a file.
   """
-  tree = {**to_dict(config), 'convert': dataclasses.asdict(conversion)}
+  tree = dataclasses.asdict(dataclasses.replace(config, convert=conversion))
   result = {}
   if imported:
     tree = {name: tree[name] for name in ('model', 'data', 'convert', 'seed')}

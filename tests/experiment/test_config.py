@@ -35,7 +35,7 @@ UNUSUAL = Experiment(
 
 @pytest.mark.parametrize('experiment', [Experiment(), UNUSUAL])
 def test_an_experiment_survives_json(experiment):
-  text = json.dumps(files.to_dict(experiment))
+  text = json.dumps(dataclasses.asdict(experiment))
   assert files.from_dict(json.loads(text)) == experiment
 
 
@@ -104,7 +104,7 @@ def test_schedules_leave_none_out():
 
 
 def test_an_experiment_of_another_version_is_refused_in_one_line():
-  tree = files.to_dict(Experiment())
+  tree = dataclasses.asdict(Experiment())
   missing = {k: v for k, v in tree.items() if k != 'data'}
   unknown = {**tree, 'wings': 2}
   for broken in (missing, unknown):

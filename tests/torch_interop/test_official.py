@@ -1,5 +1,6 @@
 """An official checkpoint through the whole conversion, in one command."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_the_width_of_a_reference_network_need_not_be_named_again(tmp_path):
     tmp_path / 'ann3',
     network,
     variables,
-    experiment=files.to_dict(config),
+    experiment=dataclasses.asdict(config),
   )
   settings = files.experiment_of(tmp_path).convert
   assert files.trained_bits(tmp_path, settings.bits) == (3,)
