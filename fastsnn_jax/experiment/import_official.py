@@ -62,25 +62,22 @@ def adopt(
   raw = jax.ShapeDtypeStruct((1, *dataset.test.shape), jnp.uint8)
   image = jax.eval_shape(tasks.for_network(network).present, raw)
   needed = jax.eval_shape(network.init, jax.random.key(0), image)
-  found = dict(jax.tree_util.tree_leaves_with_path(variables))
+  read = dict(jax.tree_util.tree_leaves_with_path(variables))
   for key, leaf in jax.tree_util.tree_leaves_with_path(needed):
-    if leaf.shape != found[key].shape:
+    if leaf.shape != read[key].shape:
       raise UserError(
         f'{path}: {jax.tree_util.keystr(key, simple=True, separator="/")} has '
-        f'shape {found[key].shape}, but {dataset.name} ({len(dataset.classes)} '
+        f'shape {read[key].shape}, but {dataset.name} ({len(dataset.classes)} '
         f'classes, images {image.shape[1:]}) needs {leaf.shape}; name the data '
         'that it was trained on'
       )
-  origin = {'file': pathlib.Path(path).name, 'model': model}
   for directory in pathlib.Path(workdir).glob('ann*'):
     if not store.exists(directory):
       continue
     meta = store.read_meta(directory)
     held = meta.get('imported', {}).get('model')
-    if held != model or meta.get('dataset') != dataset.name:
-      what = (
-        'a network trained there' if held is None else f'an imported {held}'
-      )
+    if (held, meta.get('dataset')) != (model, dataset.name):
+      what = f'an imported {held}' if held else 'a network trained there'
       raise UserError(
         f'--workdir {workdir}: it holds {what} on {meta.get("dataset")}; give '
         'an empty one'
@@ -90,6 +87,6 @@ def adopt(
     network,
     variables,
     dataset=dataset.name,
-    imported=origin,
+    imported={'file': pathlib.Path(path).name, 'model': model},
     experiment=dataclasses.asdict(config),
   )

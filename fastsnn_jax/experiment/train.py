@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shutil
 
@@ -81,7 +82,7 @@ def train(
           fitting,
           config,
           stage,
-          score=_score(config, network, judged, name),
+          score=functools.partial(_score, config, network, judged),
           session=session,
           identity=identity,
         )
@@ -100,12 +101,10 @@ def train(
           shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)
         session = session._replace(trace=None)
       trained[name] = network, variables
-  results = {}
+  results, batch = {}, config.data.eval_batch
   for name, (network, variables) in trained.items():
     metric = tasks.for_network(network).metric
-    scores = evaluate(
-      network, variables, dataset.test, batch=config.data.eval_batch
-    )
+    scores = evaluate(network, variables, dataset.test, batch=batch)
     tell(f'{name}, test', dataset.test)
     results[name] = scores[metric]
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
@@ -121,9 +120,8 @@ def held_out(config, dataset):
   else:
     parts = dataset.train.split(config.data.held_out, config.seed)
   network = files.network_of(config, config.stages[0].bits, dataset)
-  if config.select != 'last' and not tasks.for_network(network).labelled(
-    parts[1]
-  ):
+  task = tasks.for_network(network)
+  if config.select != 'last' and not task.labelled(parts[1]):
     raise UserError(
       f'data.held_out={config.data.held_out}: none of the images that are to '
       'select an epoch has a label; choose a larger share'
@@ -146,17 +144,13 @@ def initial(config, stage, network, split, previous):
   return variables
 
 
-def _score(config, network, split, name):
-  """(variables, epoch) -> metrics on the images that select the epoch."""
+def _score(config, network, split, variables, epoch):
+  """Metrics on the images that select the epoch, and their 'score'."""
+  scores = evaluate(network, variables, split, batch=config.data.eval_batch)
+  tell(f'ann{network.bits}, validation', split)
+  last = config.select == 'last'
   metric = tasks.for_network(network).metric
-
-  def score(variables, epoch):
-    scores = evaluate(network, variables, split, batch=config.data.eval_batch)
-    tell(f'{name}, validation', split)
-    last = config.select == 'last'
-    return {**scores, 'score': epoch if last else scores[metric]}
-
-  return score
+  return {**scores, 'score': epoch if last else scores[metric]}
 
 
 def tell(what: str, split) -> None:
