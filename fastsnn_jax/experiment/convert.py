@@ -88,7 +88,7 @@ def convert(
         )
         pictures = {'image': batch['image'], **pictures}
         examples[title] = {**pictures, 'ann': of_ann, 'snn': of_snn}
-  network, _, meta = trained[settings.bits[0]]
+  network, _, meta = trained[settings.bits[-1]]
   metric = tasks.for_network(network).metric
   results = {
     'model': config.model,

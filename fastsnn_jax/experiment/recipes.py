@@ -35,12 +35,12 @@ _IMAGENET_STAGES = (
 )
 _BOXES = Data(
   'voc',
-  stream=True,
   batch=16,
   eval_batch=16,
+  jitter=0.5,
+  stream=True,
   size=416,
   sizes=tuple(range(320, 609, 32)),
-  jitter=0.5,
 )
 _DETECTION = _same(
   (32, 4, 3, 2),
@@ -51,11 +51,7 @@ _DETECTION = _same(
 )
 _MASKS = Data('voc', batch=32, eval_batch=8, stream=True, size=513)
 _SEGMENTATION = _same(
-  (32, 4, 3, 2),
-  epochs=50,
-  learning_rate=0.007,
-  weight_decay=1e-4,
-  schedule='poly',
+  (32, 4, 3, 2), epochs=50, learning_rate=0.007, schedule='poly'
 )
 # Fine-tuning of the C10 folder, the ResNets, ResNet-18, and ImageNet.
 _C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
@@ -89,19 +85,13 @@ _YOLO = {'warmup': 2.0, 'warmup_power': 4.0, 'ema': 0.9999}
 def reference(model: str, **changes) -> Experiment:
   """What the official scripts do with a model (reference behaviour C4, C5).
 
-  SGD with momentum 0.9 and weight decay on every parameter, theta too; the rate
-  falls to a tenth at the milestones; the epoch that is best on the test images
-  is kept. CIFAR-10: 300 epochs at each of 32, 4, 3 and 2 bits. ImageNet: 60
-  epochs at each of 4, 3 and 2 bits, the first from random weights. Fine-tuning
-  is layer by layer: the CIFAR AlexNet and VGG11 without moving batch statistics
-  and with a weight decay of 5e-4, the CIFAR ResNets and the ImageNet networks
-  for 8 epochs a layer. Where the scripts document nothing (VGG11, VGG16,
-  ResNet-18), these are their defaults. Detection: 250 epochs at each of 32, 4,
-  3 and 2 bits on sides from 320 to 608, two epochs of warm-up, a moving average
-  of the weights, judged at 416 (D4). Segmentation: 50 epochs
-  each on crops of 513 pixels, the rate falls with the power 0.9 of what is left
-  (S3). These two have no fine-tuning, and only signed
-  neurons.
+  SGD with momentum 0.9 and weight decay on every parameter, theta too; a tenth
+  of the rate from each milestone on; the epoch that is best on the test images.
+  Fine-tuning of classifiers is layer by layer. Where the scripts document
+  nothing (VGG11, VGG16, ResNet-18), these are their defaults. Detection (D4)
+  has a warm-up and a moving average of the weights; segmentation (S3) a rate
+  that falls with the power 0.9 of what is left. These two have no fine-tuning,
+  and only signed neurons.
 
   Args:
     model: one of `fs.models()` that the official code has.

@@ -125,9 +125,9 @@ def identity_of(config: Experiment, stage: Stage, dataset: Dataset) -> dict:
     del settings['data'][name]
   shape = () if config.data.stream else dataset.train.shape
   settings['images'] = [len(dataset.train), *shape, len(dataset.classes)]
-  upto = config.stages.index(stage) + 1
+  upto = config.stages[: config.stages.index(stage) + 1]
   settings['stages'] = {
-    f'{s["bits"]} bits': s for s in settings['stages'][:upto]
+    f'{done.bits} bits': dataclasses.asdict(done) for done in upto
   }
   return json.loads(json.dumps(settings))  # tuples as JSON gives them back
 
@@ -175,11 +175,8 @@ def flat(
         words = [f'{k} {v}' for k, v in stage.items() if k != 'bits']
         result[f'stage {stage["bits"]} bits'] = ', '.join(words)
     elif isinstance(value, dict):
-      result |= {
-        f'{name}.{k}': v
-        for k, v in value.items()
-        if k not in ('path', 'data_path')
-      }
+      value = {k: v for k, v in value.items() if not k.endswith('path')}
+      result |= {f'{name}.{k}': v for k, v in value.items()}
     else:
       result[name] = value
   return result
