@@ -19,6 +19,7 @@ ROOMS = [
   *('version', 'errors', 'distributed', 'nn', 'data', 'report'),
   *('architectures', 'tasks', 'checkpoint', 'evaluation', 'inference'),
   *('torch_interop', 'training', 'conversion', 'experiment', 'config'),
+  'recipes',
   '__init__',
 ]
 
