@@ -105,7 +105,7 @@ def train(
   for name, (network, variables) in trained.items():
     metric = tasks.for_network(network).metric
     scores = evaluate(network, variables, dataset.test, batch=batch)
-    tell(f'{name}, test', dataset.test)
+    tell('test', dataset.test)
     results[name] = scores[metric]
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
