@@ -237,7 +237,7 @@ def _tuning_images(split, config, settings):
       )
   split = split.some(wanted, config.seed)
   images = split.in_memory()
-  tell('fine-tuning', split)
+  tell('fine-tuning', split, own=False)
   return images
 
 

@@ -153,7 +153,13 @@ def _score(config, network, split, variables, epoch):
   return {**scores, 'score': epoch if last else scores[metric]}
 
 
-def tell(what: str, split) -> None:
-  """A line on pictures that cannot be decoded, each told once."""
+def tell(what: str, split, *, own: bool = True) -> None:
+  """A line on pictures that cannot be decoded, each told once.
+
+  Args:
+    what: they are for.
+    split: that has been read.
+    own: each process has read pictures of its own; otherwise all the same.
+  """
   for line in split.complaints():
-    say(f'{what}: {line}', own=True)
+    say(f'{what}: {line}', own=own)
