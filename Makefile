@@ -1,10 +1,10 @@
-# Two commands do all the set-up: `make demo` and `make test`.
+# Each command makes the environment that it needs: start with `make demo`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TESTS ?= not slow
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint format docs clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -12,19 +12,31 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
 
-demo: $(VENV)/installed ## train, convert, repair and judge on embedded digits
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
+demo: $(VENV)/installed ## train, convert, fine-tune and report on the digits
 	$(BIN)/python train.py --config configs/digits.py --workdir runs/digits
 	$(BIN)/python convert.py --workdir runs/digits
 
-lint: $(VENV)/installed
+format: $(VENV)/installed ## rewrite the files in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/installed ## style, common mistakes, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
-test: lint ## what has to pass before anything lands
+test: lint ## what has to pass before a change is merged
 	$(BIN)/python -m pytest -n 2 -m '$(TESTS)'
 
-test-all: lint ## and what takes too long for that
+test-all: lint ## the same and the tests that take minutes
 	$(BIN)/python -m pytest -n 2
 
+docs: $(VENV)/docs-installed ## build the pages into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,31 +1,49 @@
-"""What the README shows has to run."""
+"""What the README shows has to run, and what it names has to be there."""
 
-import pathlib
 import re
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import pytest
+from support.shared import ROOT
+
 README = (ROOT / 'README.md').read_text()
 
 
 def test_the_library_example_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  (code,) = re.findall(r'```python\n(.*?)```', README, re.S)
+  code = re.findall(r'```python\n(.*?)```', README, re.S)[0]
   names = {}
   exec(code, names)
   assert names['over_time'].shape == (4, 11, 10)
   assert names['network'].spiking
 
 
-def test_the_files_it_names_exist():
-  for name in re.findall(r'`([\w/]+\.(?:py|md))`', README):
-    places = (ROOT / name, ROOT / 'fastsnn_jax' / name)
-    assert any(place.exists() for place in places), name
+@pytest.mark.once
+def test_the_example_of_own_data_runs(tmp_path, monkeypatch):
+  import numpy as np
+
+  import fastsnn_jax as fs
+
+  monkeypatch.chdir(tmp_path)
+  code = re.findall(r'```python\n(.*?)```', README, re.S)[1]
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (128, 8, 8, 1)).astype(np.uint8)
+  labels = np.arange(128) % 4
+  stages = (fs.Stage(32, epochs=1), fs.Stage(2, epochs=1))
+  short = code.replace('flip=False)', f'flip=False), {stages!r}')
+  names = {'fs': fs, 'images': images, 'labels': labels}
+  names |= {'Stage': fs.Stage, 'other_part': {'image': images, 'label': labels}}
+  exec(short, names)
+  assert (tmp_path / 'runs/own/report/results.json').is_file()
 
 
-def test_its_pictures_are_there():
-  pictures = re.findall(r'\]\(([\w/.]+\.png)\)', README)
-  assert pictures
-  assert all((ROOT / picture).is_file() for picture in pictures)
+def test_it_is_short():
+  assert README.count('\n') <= 150
+
+
+def test_what_it_links_to_is_there():
+  links = re.findall(r'\]\((?!https?:)([\w/.]+)\)', README)
+  assert len(links) > 10
+  assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_its_make_targets_exist():

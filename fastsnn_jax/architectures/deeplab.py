@@ -6,23 +6,11 @@ by the network's `stride`: cell i lies on pixel i stride, so each side of an
 image has a multiple of `stride` and one more pixels.
 """
 
-from fastsnn_jax.architectures.resnet import trunk
+from fastsnn_jax.architectures.resnet import row, trunk
 from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.network import IMAGE, Layer
 from fastsnn_jax.nn.synapses import Chain, Concat
 from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
-
-
-def _row(name, features, inputs, *, kernel=3, dilation=1, **settings):
-  """A convolution that keeps the map's size but for its stride."""
-  synapse = Conv(
-    features,
-    kernel=kernel,
-    padding=kernel // 2 * dilation,
-    dilation=dilation,
-    **settings,
-  )
-  return Layer(name, synapse, (inputs,))
 
 
 def _pyramid(features, inputs, dilations, **settings):
@@ -32,17 +20,10 @@ def _pyramid(features, inputs, dilations, **settings):
   sum is a 1 x 1 convolution over the channels of all. All have their neurons.
   There is no branch with the mean over the image.
   """
-  branches = [
-    _row(
-      f'aspp{i + 1}',
-      features,
-      inputs,
-      kernel=3 if dilation else 1,
-      dilation=dilation or 1,
-      **settings,
-    )
-    for i, dilation in enumerate(dilations)
-  ]
+  branches = []
+  for i, dilation in enumerate(dilations, 1):
+    window = {'dilation': dilation} if dilation else {'kernel': 1}
+    branches.append(row(f'aspp{i}', features, inputs, **window, **settings))
   names = tuple(branch.name for branch in branches)
   summed = Conv(features, kernel=1, padding=0, **settings)
   joined = Chain((Concat((None,) * len(names)), summed))
@@ -50,7 +31,7 @@ def _pyramid(features, inputs, dilations, **settings):
 
 
 def _prediction(name, classes, inputs, **settings):
-  return _row(name, classes, inputs, kernel=1, norm=False, **settings)
+  return row(name, classes, inputs, kernel=1, norm=False, **settings)
 
 
 def deeplabv1_vgg9(bits, classes):
@@ -68,7 +49,7 @@ def deeplabv1_vgg9(bits, classes):
     (1024, 1, 12),
   ):
     name = f'layer{len(layers) + 1}'
-    layers.append(_row(name, features, last, stride=stride, dilation=dilation))
+    layers.append(row(name, features, last, stride=stride, dilation=dilation))
     last = name
   weights = {'kernel_init': kaiming, 'bias_init': zero_bias}
   return [*layers, _prediction('layer9', classes, last, **weights)]
@@ -87,7 +68,7 @@ def deeplabv3_resnet34(bits, classes):
   return [
     *rows,
     *_pyramid(256, rows[-1].name, (0, 6, 12, 18, 24), **new),
-    _row('head0', 256, 'project', **new),
+    row('head0', 256, 'project', **new),
     _prediction('head1', classes, 'head0', bias_init=torch_bias, **new),
   ]
 
@@ -96,10 +77,10 @@ def small_deeplab(bits, classes):
   """Ours, for small images: four convolutions, and ASPP; cells of 4 pixels."""
   del bits
   return [
-    _row('layer1', 24, IMAGE, stride=2),
-    _row('layer2', 48, 'layer1', stride=2),
-    _row('layer3', 64, 'layer2'),
-    _row('layer4', 64, 'layer3'),
+    row('layer1', 24, IMAGE, stride=2),
+    row('layer2', 48, 'layer1', stride=2),
+    row('layer3', 64, 'layer2'),
+    row('layer4', 64, 'layer3'),
     *_pyramid(64, 'layer4', (0, 3, 6)),
     _prediction('head', classes, 'project', bias_init=torch_bias),
   ]

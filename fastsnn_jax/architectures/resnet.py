@@ -38,6 +38,13 @@ def resnet(
   return [*layers, Layer(name, pooled, (layers[-1].name,))]
 
 
+def row(name, features, inputs, *, kernel=3, dilation=1, **settings):
+  """A convolution that leaves the map's size but for its stride."""
+  settings['padding'] = kernel // 2 * dilation
+  synapse = Conv(features, kernel=kernel, dilation=dilation, **settings)
+  return Layer(name, synapse, (inputs,))
+
+
 def trunk(stem, *, channels, blocks, middle=None, strides=None):
   """Firing rows: the first convolution, then stages of residual blocks.
 

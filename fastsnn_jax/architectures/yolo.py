@@ -6,9 +6,10 @@ A times C class logits, then A times (tx, ty, tw, th).
 """
 
 import dataclasses
+import functools
 import math
 
-from fastsnn_jax.architectures.resnet import trunk
+from fastsnn_jax.architectures.resnet import row, trunk
 from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.network import IMAGE, Layer
 from fastsnn_jax.nn.synapses import Chain, Concat, SpaceToDepth
@@ -53,15 +54,7 @@ class RareObjects:
     return torch_bias(key, kernel_shape).at[: self.anchors].set(prior)
 
 
-def _row(name, features, inputs, stride=1, kernel=3):
-  synapse = Conv(
-    features,
-    kernel=kernel,
-    stride=stride,
-    padding=kernel // 2,
-    kernel_init=torch_uniform,
-  )
-  return Layer(name, synapse, (inputs,))
+_row = functools.partial(row, kernel_init=torch_uniform)
 
 
 def _passed_through(name, features, fine, coarse):
@@ -72,15 +65,8 @@ def _passed_through(name, features, fine, coarse):
 
 
 def _prediction(classes, anchors, inputs, bias_init=torch_bias):
-  synapse = Conv(
-    len(anchors) * (5 + classes),
-    norm=False,
-    kernel=1,
-    padding=0,
-    kernel_init=torch_uniform,
-    bias_init=bias_init,
-  )
-  return Layer('pred', synapse, (inputs,))
+  outputs, last = len(anchors) * (5 + classes), {'kernel': 1, 'norm': False}
+  return _row('pred', outputs, inputs, **last, bias_init=bias_init)
 
 
 def yolov2_tiny(bits, classes, anchors):

@@ -244,7 +244,7 @@ def finetune(
     whether the update was kept.
   """
   task, tuning = task or tasks.for_network(ann), tuning or Tuning()
-  tuned = variables
+  tuned = jax.tree.map(jnp.array, variables)  # its buffers are donated
   behind_first = snn.firing[1:]
   data = as_split(data).in_memory()
   size = len(data)

@@ -12,8 +12,7 @@ import numpy as np
 import PIL.Image
 
 # Of the official ImageNet training (reference behaviour C4.2): share of the
-# area, width over
-# height, and draws before the fallback.
+# area, width over height, and draws before the fallback.
 AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if what is cut out of it is
@@ -88,11 +87,8 @@ def resized(encoded: bytes, size: int, box_of) -> np.ndarray:
 
   Args:
     encoded: JPEG, PNG, or what else Pillow reads.
-    size: of the result, in pixels.
-    box_of: (width, height) -> (left, top, right, bottom).
-
-  Returns:
-    uint8 [size, size, 3].
+    size: of the result, uint8 [size, size, 3].
+    box_of: (width, height) -> the part.
   """
 
   def work(image):
@@ -117,15 +113,10 @@ def resized(encoded: bytes, size: int, box_of) -> np.ndarray:
 
 
 def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
-  """Decodes a picture as it is.
+  """Decodes a picture as it is, uint8 [height, width, 1 or 3].
 
-  Args:
-    encoded: as for `resized`.
-    channels: 1 for grey (a coloured one keeps its colours even so), 3 for RGB;
-      None for 1 if the picture is grey, else 3.
-
-  Returns:
-    uint8 [height, width, 1 or 3].
+  `channels` is 1 for grey (a coloured one keeps its colours even so), 3 for
+  RGB; None for 1 if the picture is grey, else 3.
   """
 
   def work(image):
@@ -139,16 +130,10 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 
 
 def indices(encoded: bytes) -> np.ndarray:
-  """The numbers in a PNG with a palette or of 8-bit grey, as they are stored.
+  """The numbers in a PNG with a palette or of 8-bit grey, uint8 [h, w].
 
   Colours of the palette do not matter. Grey of fewer bits is refused: readers
   spread it over 0 to 255, so its writer may have meant either number.
-
-  Returns:
-    uint8 [height, width].
-
-  Raises:
-    Undecodable, NotIndices: see there.
 
   >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
   [[0, 7], [20, 255]]

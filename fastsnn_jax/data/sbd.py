@@ -37,10 +37,7 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
     voc_directory: VOC2012, or where it is.
 
   Returns:
-    (masks written, names in trainaug).
-
-  Raises:
-    UserError: files are missing, or not what they should be.
+    (masks written, names in trainaug); UserError if files are missing.
   """
   source = _source(sbd_directory)
   root = voc.mask_root(voc_directory)

@@ -20,10 +20,8 @@ from fastsnn_jax.errors import UserError
 def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
   """Records as arrays, all but the pictures.
 
-  Args:
-    records: N of them, of a split.
-    difficult: keep difficult objects; training leaves them out. Crowds are
-      kept, as the official code keeps them in training too.
+  Training leaves difficult objects out; crowds are kept, as the official code
+  keeps them in training too.
 
   Returns:
     {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
@@ -55,15 +53,8 @@ def box_arrays(
 ) -> dict[str, np.ndarray]:
   """Records as arrays, the pictures squashed to squares of side S = `size`.
 
-  Args:
-    records, difficult: as for `box_labels`.
-    size: in pixels.
-
-  Returns:
-    {'image': uint8 [N, S, S, 3]} and what `box_labels` gives.
-
-  Raises:
-    UserError: a picture that cannot be decoded.
+  Returns {'image': uint8 [N, S, S, 3]} and what `box_labels` gives; UserError
+  if a picture cannot be decoded.
   """
   images = np.zeros((len(records), size, size, 3), np.uint8)
 
@@ -97,7 +88,7 @@ def mask_arrays(
 
   Returns:
     {'image': uint8 [N, S, S, 3], 'label': uint8 [N, S, S], 'size': int32 [N,
-    2], (width, height) of the picture}.
+    2], (width, height)}.
 
   Raises:
     UserError: a picture larger than S; none that can be read.
@@ -159,13 +150,8 @@ def fill_of(mean) -> tuple[int, ...]:
 def side_for(records, stride: int, size: int | None = None) -> int:
   """The side of the squares that these pictures are padded to.
 
-  Args:
-    records: of all splits.
-    stride: of the network.
-    size: that is wanted; None for the least one that fits.
-
-  Raises:
-    UserError: a size that is not 1 modulo the stride, or less than a picture's.
+  `size` is what is wanted, None for the least that fits; UserError if it is not
+  1 modulo the network's stride, or less than a picture's.
   """
   if size is None:
     return fitting_size(max(max(x.size) for x in records), stride)

@@ -1,7 +1,4 @@
-"""Synapses with a kernel, convolution and dense, and what all synapses are.
-
-A batch norm or a bias follows the kernel, so both are affine at inference.
-"""
+"""What a synapse is, and those with a kernel: convolution and dense."""
 
 import functools
 from collections.abc import Callable
@@ -32,13 +29,10 @@ from fastsnn_jax.nn.weights import (
 # work.
 
 
-def _conv(x, kernel, pads, **spread):
+def _conv(x, kernel, pads, strides=(1, 1), **dilations):
+  axes = ('NHWC', 'HWIO', 'NHWC')
   return lax.conv_general_dilated(
-    x,
-    kernel,
-    padding=pads,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    **{'window_strides': (1, 1), **spread},
+    x, kernel, strides, pads, dimension_numbers=axes, **dilations
   )
 
 
@@ -72,22 +66,13 @@ def convolve(x, kernel, stride: int, padding: int, dilation: int = 1):
         f'a map of {size} pixels with padding {padding} under a window of '
         f'{window}: nothing is left; the network needs larger images'
       )
-  return _conv(
-    x,
-    kernel,
-    ((padding, padding),) * 2,
-    window_strides=(stride, stride),
-    rhs_dilation=(dilation, dilation),
-  )
+  pads, strides, dilations = ((n, n) for n in (padding, stride, dilation))
+  return _conv(x, kernel, (pads, pads), strides, rhs_dilation=dilations)
 
 
 def _reach(places, step):
   """Pixels from the first to the last of so many places, both included."""
   return (places - 1) * step + 1
-
-
-def _forward(x, kernel, stride, padding, dilation):
-  return convolve(x, kernel, stride, padding, dilation), (x, kernel)
 
 
 def _backward(stride, padding, dilation, saved, g):
@@ -108,13 +93,13 @@ def _backward(stride, padding, dilation, saved, g):
     x.transpose(3, 1, 2, 0),
     g.transpose(1, 2, 0, 3),
     to_kernel,
-    window_strides=dilations,
+    dilations,
     rhs_dilation=strides,
   )
   return dx, dkernel.transpose(1, 2, 0, 3)
 
 
-convolve.defvjp(_forward, _backward)
+convolve.defvjp(lambda *args: (convolve(*args), args[:2]), _backward)
 
 
 # --- synapses ---------------------------------------------------------------
@@ -154,20 +139,23 @@ class BatchNorm(nn.Module):
 
 
 class Synapse(nn.Module):
-  """Base of all synapses: maps the activities of layers to a current.
+  """Base of all synapses: the activities of some layers -> a layer's current.
 
-  One of your own defines `__call__(*inputs, train=False)`, affine in the inputs
-  at inference (or says `affine = False`, and is refused at conversion), and
-  `connect`, if its connections shall be counted. If it is `quantal`, the call
-  takes `quanta` as well: for each input the scalar of which it is a multiple
-  throughout, or None; see `weights.product`.
+  A Linen module that owns its weights and knows nothing of time. One of your
+  own defines `__call__(*inputs, train=False)`, affine in the inputs at
+  inference (or says `affine = False`, and conversion refuses it). If it is
+  `quantal`, the call also takes `quanta`: for each input the scalar that it is
+  a multiple of throughout, or None; see `weights.product`.
   """
 
   affine: ClassVar[bool] = True
   quantal: ClassVar[bool] = False
 
   def connect(self, *inputs):
-    """The map with unit weights and no bias, for counting connections."""
+    """The map with unit weights and no bias.
+
+    Its transpose counts the connections of each input: what a spike costs.
+    """
     raise UserError(
       f'{type(self).__name__} has no connect(*inputs), so its connections '
       'cannot be counted; define the map with unit weights and no bias'

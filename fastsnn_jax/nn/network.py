@@ -32,8 +32,7 @@ class Layer:
     inputs: names of the rows (or 'image') that feed it, all further up.
 
   >>> from fastsnn_jax.nn.layers import Conv
-  >>> Layer('second', Conv(16), inputs=('first',)).inputs
-  ('first',)
+  >>> row = Layer('second', Conv(16), inputs=('first',))
   """
 
   name: str
@@ -42,14 +41,16 @@ class Layer:
 
 
 class Unit(nn.Module):
-  """A synapse and the neurons behind it, as a Linen module."""
+  """A synapse and the neurons behind it, if any, as a Linen module."""
 
   synapse: Synapse
-  neuron: Neuron
+  neuron: Neuron | None
   static: tuple[bool, ...] = ()  # which inputs have no time axis
 
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
+    if self.neuron is None:
+      return self.synapse(*inputs, train=train)
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
       theta = self.param('theta', lambda _: jnp.float32(initial))
@@ -59,16 +60,6 @@ class Unit(nn.Module):
     activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
     half = inputs[0].dtype.itemsize < 4  # half precision stays so
     return activity.astype(inputs[0].dtype) if half else activity
-
-
-class Readout(nn.Module):
-  """The last row's synapse: no neuron."""
-
-  synapse: Synapse
-
-  @nn.compact
-  def __call__(self, *inputs, train=False):
-    return self.synapse(*inputs, train=train)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +85,19 @@ class Network:
       image's own.
 
   Raises:
-    UserError: no rows, a name taken twice, or an input that is no row further
-      up.
+    UserError: no rows, a name taken twice, or an input that is no row above.
 
   A network of one's own, quantised, and the spiking one with its variables:
 
   >>> import fastsnn_jax as fs
   >>> from fastsnn_jax.nn.layers import Conv, Dense
-  >>> from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
+  >>> from fastsnn_jax.nn.synapses import Residual
   >>> ann = fs.Network(
   ...   layers=(
   ...     fs.Layer('stem', Conv(8)),
   ...     fs.Layer('conv', Conv(8), ('stem',)),
   ...     fs.Layer('sum', Residual(Conv(8)), ('conv', 'stem')),
-  ...     fs.Layer('head', Chain((GlobalAveragePool(), Dense(3, norm=False))),
-  ...              ('sum',)),
+  ...     fs.Layer('head', Dense(3, norm=False), ('sum',)),
   ...   ),
   ...   neuron=fs.QuantRelu(bits=2),
   ... )
@@ -161,7 +150,7 @@ class Network:
   def unit(self, layer: Layer) -> nn.Module:
     """The Linen module of one row."""
     if layer is self.layers[-1]:
-      return Readout(layer.synapse)
+      return Unit(layer.synapse, None)
     static = tuple(name == IMAGE for name in layer.inputs)
     return Unit(layer.synapse, self.neuron, static)
 
@@ -177,11 +166,12 @@ class Network:
 
   def _quanta(self, layer, variables):
     """What each input of a row is a multiple of, or None."""
+    if layer is self.layers[-1]:
+      return ()
+    thetas = [variables['params'].get(name, {}) for name in layer.inputs]
     return tuple(
-      None
-      if name == IMAGE
-      else self.neuron.quantum(variables['params'][name].get('theta'))
-      for name in layer.inputs
+      None if name == IMAGE else self.neuron.quantum(own.get('theta'))
+      for name, own in zip(layer.inputs, thetas, strict=True)
     )
 
   def init(self, key, images) -> dict[str, Any]:
@@ -195,10 +185,8 @@ class Network:
     activations = {IMAGE: image}
     variables = {'params': {}, 'batch_stats': {}}
     for i, layer in enumerate(self.layers):
-      unit = self.unit(layer)
-      inputs = jax.eval_shape(
-        functools.partial(self.inputs_of, layer), activations
-      )
+      unit, feed = self.unit(layer), functools.partial(self.inputs_of, layer)
+      inputs = jax.eval_shape(feed, activations)
       shapes = tuple(x.shape for x in inputs)
       mine = _init_unit(jax.random.fold_in(key, i), unit=unit, shapes=shapes)
       for collection, tree in mine.items():
@@ -251,8 +239,6 @@ class Network:
         activations[layer.name], new = run(mine, *inputs)
         if 'batch_stats' in new:
           statistics[layer.name] = new['batch_stats']
-      elif layer is self.layers[-1]:
-        activations[layer.name] = unit.apply(mine, *inputs)
       else:
         quanta = self._quanta(layer, variables)
         activations[layer.name] = unit.apply(mine, *inputs, quanta=quanta)
@@ -298,8 +284,4 @@ def _init_unit(key, *, unit, shapes):
 
 def own_variables(variables, name):
   """One row's part of a tree of variables."""
-  return {
-    collection: tree[name]
-    for collection, tree in variables.items()
-    if name in tree
-  }
+  return {kind: tree[name] for kind, tree in variables.items() if name in tree}

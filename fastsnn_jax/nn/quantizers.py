@@ -23,9 +23,10 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 
-# Base sets of the APoT levels by magnitude bits (weight bits - 1). Each set
-# also contains 0; a level is a sum of one element of each.
+# Exponents e of the base sets, each of 0 and the 2^-e, by the bits of a
+# magnitude (weight bits - 1).
 _APOT_SETS = {
+  1: ((0,),),
   2: ((1, 2, 3),),
   3: ((1, 2, 4), (3,)),
   4: ((1, 3, 5), (2, 4, 6)),
@@ -101,12 +102,7 @@ def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
   """
   check_bits(bits, 2, 7, 'APoT weights')
   dtype = np.dtype(dtype).type
-  if bits == 2:
-    return np.array([0, 1], dtype)
-  sets = [
-    [0.0, *(2.0**-exponent for exponent in powers)]
-    for powers in _APOT_SETS[bits - 1]
-  ]
+  sets = [[0.0, *(2.0**-i for i in powers)] for powers in _APOT_SETS[bits - 1]]
   sums = sorted({sum(terms) for terms in itertools.product(*sets)})
   # The official code multiplies by the reciprocal; so do the last bits here.
   return np.array(sums, dtype) * (dtype(1) / dtype(sums[-1]))
@@ -132,8 +128,7 @@ def _boundaries(bits: int, dtype: str) -> tuple[tuple[float, float], ...]:
   the upper one, except next to zero. Both distances are monotone in the
   magnitude, so a comparison with one number per level decides alike.
   """
-  levels = apot_levels(bits, dtype)
-  boundaries = []
+  levels, boundaries = apot_levels(bits, dtype), []
   for low, high in itertools.pairwise(levels):
     x = (low + high) / levels.dtype.type(2)
     for _ in range(8):
@@ -150,10 +145,9 @@ def _nearest(x, bits):
   """Signed APoT level nearest to each `x`, clipped to [-1, 1]."""
   magnitude = jnp.abs(x)
   level = magnitude * 0  # not zeros: a NaN has to stay one
+  cast = x.dtype.type
   for boundary, value in _boundaries(bits, x.dtype.name):
-    level = jnp.where(
-      magnitude >= x.dtype.type(boundary), x.dtype.type(value), level
-    )
+    level = jnp.where(magnitude >= cast(boundary), cast(value), level)
   return jnp.sign(x) * level
 
 

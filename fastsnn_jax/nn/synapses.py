@@ -1,13 +1,4 @@
-"""Synapses made of synapses, and those without weights.
-
-A synapse turns the activity of some layers into the current of another. It is
-affine in its inputs at inference and knows nothing of time. It is a Linen
-module, so it owns its weights; one row of a network's table holds one.
-`MaxPool` is the exception that conversion refuses by name.
-
-`connect(*inputs)` is the map with every weight one and no bias; its transpose
-counts the connections of each input, which is what a spike there costs.
-"""
+"""Synapses made of other synapses, and synapses without weights."""
 
 from typing import ClassVar
 
@@ -25,7 +16,10 @@ class _Composed(Synapse):
 
   @property
   def affine(self):
-    return all(part.affine for part in self._synapses() if part is not None)
+    return all(part.affine for part in self._parts() if part is not None)
+
+  def _parts(self):
+    return self.parts
 
 
 def _run(part, inputs, train, quanta):
@@ -59,7 +53,7 @@ class Residual(_Composed):
   body: Synapse
   shortcut: Synapse | None = None
 
-  def _synapses(self):
+  def _parts(self):
     return self.body, self.shortcut
 
   @nn.compact
@@ -87,9 +81,6 @@ class Chain(_Composed):
   """
 
   parts: tuple[Synapse, ...]
-
-  def _synapses(self):
-    return self.parts
 
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
@@ -119,9 +110,6 @@ class Concat(_Composed):
   """
 
   parts: tuple[Synapse | None, ...]
-
-  def _synapses(self):
-    return self.parts
 
   def __call__(self, *inputs, train=False, quanta=()):
     quanta = quanta or (None,) * len(inputs)

@@ -118,7 +118,7 @@ def product(weights, x, kernel, alpha, quantum, multiply):
 def _same_dtype(x, kernel):
   """Both in the computing dtype: that of `x` if it is a half, else the wider.
 
-  Half-precision images so give half-precision products from float32 weights,
+  So half-precision images give half-precision products from float32 weights,
   and float64 weights a float64 network.
   """
   half = x.dtype.itemsize < 4

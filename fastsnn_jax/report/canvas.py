@@ -1,9 +1,8 @@
 """What the figures of a report share: panels, styles, labels, files.
 
-Every line differs from its neighbours in colour (Okabe and Ito's palette, safe
-for colour-blind eyes), marker and line style at once. Axes and text keep
-matplotlib's plain black, which `svg` turns into the colour of the text around
-the figure.
+Each line differs from the others in colour (the palette of Okabe and Ito, which
+colour-blind readers can tell apart), in marker and in line style. Axes and text
+stay black, which `svg` replaces by the colour of the text around the figure.
 """
 
 import io
@@ -14,24 +13,15 @@ import numpy as np
 
 ORANGE, SKY, GREEN, BLUE = '#E69F00', '#56B4E9', '#009E73', '#0072B2'
 VERMILLION, PURPLE, GREY = '#D55E00', '#CC79A7', '#808080'
-_STYLES = {
-  ('unsigned', 'none'): (VERMILLION, 's', '-'),
-  ('unsigned', 'sequential'): (ORANGE, 'D', '--'),
-  ('unsigned', 'parallel'): (ORANGE, 'd', ':'),
-  ('signed', 'none'): (BLUE, 'o', '-'),
-  ('signed', 'sequential'): (SKY, 'P', '--'),
-  ('signed', 'parallel'): (PURPLE, 'X', ':'),
-  ('settled', 'none'): (GREEN, '^', '-'),
-  ('settled', 'sequential'): (GREEN, 'v', '--'),
-  ('settled', 'parallel'): (GREEN, '<', ':'),
+_COLOURS = {
+  'unsigned': (VERMILLION, ORANGE, ORANGE),
+  'signed': (BLUE, SKY, PURPLE),
+  'settled': (GREEN, GREEN, GREEN),
 }
+_MARKERS = {'unsigned': 'sDd', 'signed': 'oPX', 'settled': '^v<'}
+_DASHES = {'none': '-', 'sequential': '--', 'parallel': ':'}
 MARK_T = {'color': GREY, 'ls': ':', 'lw': 1.4, 'label': 'T'}
 _MAX_LABELS = 36  # layer names on one axis
-
-
-def png(figure, path) -> None:
-  """Saves a figure on white, at twice a screen's resolution."""
-  figure.savefig(path, format='png', dpi=144, facecolor='white')
 
 
 def svg(figure, name: str) -> str:
@@ -47,17 +37,36 @@ def svg(figure, name: str) -> str:
     )
   text = file.getvalue()
   text = text[text.index('<svg') :]
-  # Ids like line2d_7 recur in the next figure, and nothing refers to them.
+  # Ids like line2d_7 occur in the next figure too, and nothing refers to them.
   text = re.sub(r' id="[A-Za-z0-9]+_\d+"| xmlns(:xlink)?="[^"]*"', '', text)
   # Half of the file is indentation, and decimals that no screen can show.
   text = re.sub(r'(\d\d\.\d)\d+', r'\1', re.sub(r'\n +', '\n', text))
   return text.replace('#000000', 'currentColor')
 
 
+def file_name(kind: str, title: str) -> str:
+  """The name of a figure's file: 'raster' and '2 bits' are 'raster-2-bits'."""
+  return f'{kind}-' + re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
+
+
 def label(row: dict) -> str:
   """The words for a row's mode and tuning."""
   tuned = row.get('tuned') or 'none'
   return row['mode'] if tuned == 'none' else f'{row["mode"]}, {tuned} tuning'
+
+
+def style(row: dict) -> tuple[str, str, str]:
+  """The colour, marker and line style of a row's mode and tuning."""
+  mode, tuned = row['mode'], row.get('tuned') or 'none'
+  if mode not in _COLOURS or tuned not in _DASHES:
+    return GREY, '*', '-.'
+  i = list(_DASHES).index(tuned)
+  return _COLOURS[mode][i], _MARKERS[mode][i], _DASHES[tuned]
+
+
+def fill(row: dict) -> dict:
+  """The colour and label of a row's bars."""
+  return {'color': style(row)[0], 'label': label(row)}
 
 
 def grid(rows, columns, height, **options):
@@ -74,41 +83,37 @@ def grid(rows, columns, height, **options):
   return figure, axes
 
 
-def look_of(row):
-  key = row['mode'], row.get('tuned') or 'none'
-  return _STYLES.get(key, (GREY, '*', '-.'))
-
-
-def line_of(ax, x, y, row):
-  """A row's line; a long one is marked at some points only."""
-  colour, marker, style = look_of(row)
+def line(ax, x, y, row):
+  """Draws a row's line; a long one has markers at some points only."""
+  colour, marker, dashes = style(row)
   look = {'color': colour, 'marker': marker, 'ms': 4.5, 'lw': 1.4}
   every = math.ceil(len(y) / _MAX_LABELS)
-  ax.plot(x, y, style, markevery=every, label=label(row), **look)
+  ax.plot(x, y, dashes, markevery=every, label=label(row), **look)
 
 
-def legend(figure, axes):
-  """One legend under all panels; a label that recurs is shown once."""
+def image(ax, pixels):
+  """Draws an image [H, W, C], with one channel as grey levels."""
+  pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+  ax.imshow(pixels, cmap='gray', interpolation='nearest')
+
+
+def bars(ax, series, scale=1.0, first=0):
+  """Draws bars side by side, from (values, look) of each series."""
+  width = 0.8 / len(series)
+  for i, (values, look) in enumerate(series):
+    x = first + np.arange(len(values)) + (i + 0.5) * width - 0.4
+    ax.bar(x, numbers(values, scale), 0.92 * width, **look)
+
+
+def legend(figure):
+  """One legend below all panels, with each label once."""
   handles = {}
-  for ax in axes.flat:
+  for ax in figure.axes:
     for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
       handles.setdefault(name, handle)
-  lines = math.ceil(len(handles) / 4)
-  figure.legend(
-    handles.values(),
-    handles.keys(),
-    loc='outside lower center',
-    ncols=math.ceil(len(handles) / lines),
-    frameon=False,
-    fontsize=9,
-  )
-
-
-def by_bits(rows, key):
-  """The rows that have `key`, by bit width, the narrowest first."""
-  rows = [row for row in rows if row.get(key)]
-  widths = sorted({row['bits'] for row in rows})
-  return {bits: [r for r in rows if r['bits'] == bits] for bits in widths}
+  columns = math.ceil(len(handles) / math.ceil(len(handles) / 4))
+  look = {'loc': 'outside lower center', 'frameon': False, 'fontsize': 9}
+  figure.legend(handles.values(), handles.keys(), ncols=columns, **look)
 
 
 def numbers(values, scale=1.0):
@@ -117,7 +122,7 @@ def numbers(values, scale=1.0):
 
 
 def count_on(ax, name):
-  """An x axis of whole numbers."""
+  """Gives the x axis a name and whole numbers."""
   from matplotlib.ticker import MaxNLocator
 
   ax.xaxis.set_major_locator(MaxNLocator('auto', integer=True, min_n_ticks=1))
@@ -126,11 +131,12 @@ def count_on(ax, name):
 
 
 def name_layers(axes, names):
-  """Layer names along the foot, thinned out where they would collide."""
+  """Writes layer names below the panels, fewer where they would overlap."""
   every = math.ceil(len(names) / _MAX_LABELS)
-  for ax in axes.flat:  # each, for their grid
-    at = range(0, len(names), every)
-    ax.set_xticks(at, names[::every], rotation=90, fontsize=7.5)
+  for ax in axes.flat:  # in all rows, because grid lines stand at the ticks
+    ax.set_xticks(
+      range(0, len(names), every), names[::every], rotation=90, fontsize=7.5
+    )
     ax.set_xlim(-0.6, len(names) - 0.4)
   for ax in axes[-1]:
     ax.set_xlabel('layer', fontsize=9)

@@ -1,28 +1,18 @@
-"""The report of a run: a result dict as JSON, Markdown, HTML and pictures.
+"""The report of a run: its results as JSON, Markdown, HTML and pictures.
 
-`write` is the only door. It takes plain numbers and arrays, knows nothing of
-networks, and leaves out every section that the results have no data for.
+`write` takes plain numbers and arrays and knows nothing of networks. It leaves
+out every section that the results have no data for.
 """
 
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.report import canvas
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
-
-
-class _Column(NamedTuple):
-  """A column of the table: its head, its numbers' format and their source."""
-
-  head: str
-  write: Callable[[Any], str]
-  value: Callable[[dict], Any]
 
 
 def write(
@@ -35,12 +25,15 @@ def write(
 
   Args:
     directory: where to write; made if it is missing.
-    results: `model`, `dataset` and `rows` (a dict per bit width, mode and
-      tuning, with at least `bits`, `T`, `steps`, `mode` and `tuned`); whatever
-      else is there gets its section. Accuracies are in [0, 1].
-    rasters: name -> `layers`, `spikes` (an int array `[steps, neurons]` a
-      layer), `image` (uint8 `[H, W, C]`) and `T`.
-    examples: name -> images and answers, see `pictures.draw`.
+    results: `model`, `dataset` and `rows` (a dict for each bit width, mode and
+      tuning, with at least `bits`, `T`, `steps`, `mode` and `tuned`), and the
+      data of other sections. Accuracies are in [0, 1].
+    rasters: name -> `layers`, `spikes` (an int array `[steps, neurons]` for
+      each layer), `image` (uint8 `[H, W, C]`) and `T`.
+    examples: name -> images and answers, see `predictions.draw`.
+
+  Raises:
+    UserError: results without model, dataset or rows; nothing can be written.
   """
   for key in ('model', 'dataset', 'rows'):
     if key not in results:
@@ -51,7 +44,7 @@ def write(
   directory = pathlib.Path(directory)
   try:
     (directory / 'plots').mkdir(parents=True, exist_ok=True)
-    # The numbers first: they are the run's outcome, the rest can be redrawn.
+    # The numbers first: they cannot be made again from the rest.
     results = _plain(results)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False)
     _save(directory / 'results.json', text + '\n')
@@ -63,18 +56,17 @@ def write(
     ) from error
 
 
-def _pages(directory, results, rasters, examples):
+def _pages(directory, results, raster_data, examples):
   import jinja2
 
-  from fastsnn_jax.report import plots
-  from fastsnn_jax.report import predictions as pictures
-  from fastsnn_jax.report import rasters as spikes
+  from fastsnn_jax.report import plots, predictions, rasters
 
-  curves, bands = plots.draw(results), spikes.draw(rasters)
-  answers = pictures.draw(examples, results.get('classes') or ())
-  figures = curves | bands | answers
+  spikes = rasters.draw(raster_data)
+  pictures = predictions.draw(examples, results.get('classes') or ())
+  figures = plots.draw(results) | spikes | pictures
   for name, figure in figures.items():
-    canvas.png(figure, directory / 'plots' / f'{name}.png')
+    path = directory / 'plots' / f'{name}.png'
+    figure.savefig(path, dpi=144, facecolor='white')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=lambda name: name == 'report.html.jinja',
@@ -84,85 +76,74 @@ def _pages(directory, results, rasters, examples):
   environment.filters['percent'] = percent
   metric = results.get('metric', 'accuracy')
   groups = _groups(results['rows'], metric)
-  known = {
+  heads, cells = _columns(results['rows'], metric)
+  tables = {
+    'Class by class': _table(groups, 'by_class', results.get('classes')),
+    "COCO's numbers": _table(groups, 'coco', None),
+  }
+  names = {
     'results': results,
     'metric': metric,
     'float': results.get(f'float_{metric}'),
-    'columns': _columns(results),
+    'heads': heads,
+    'cells': cells,
     'groups': groups,
     'best': [group['best'] for group in groups],
-    'tables': [
-      (title, table)
-      for title, table in (
-        ('Class by class', _table(groups, 'by_class', results.get('classes'))),
-        ("COCO's numbers", _table(groups, 'coco', None)),
-      )
-      if table
-    ],
+    'tables': [(title, table) for title, table in tables.items() if table],
     'figures': figures,
-    'rasters': list(bands),
-    'pictures': list(answers),
+    'rasters': list(spikes),
+    'pictures': list(pictures),
     'label': canvas.label,
     'svg': canvas.svg,
   }
   for page in ('report.md', 'report.html'):
     template = environment.get_template(f'{page}.jinja')
-    _save(directory / page, template.render(known).strip() + '\n')
+    _save(directory / page, template.render(names).strip() + '\n')
 
 
-def _columns(results):
-  """The measured columns that at least one row has a number for."""
-  metric = results.get('metric', 'accuracy')
+def _columns(rows, metric):
+  """The heads of the columns that have numbers, and row -> its cells."""
   head = metric.capitalize() if metric.islower() else metric  # mAP stays mAP
-  columns = (
-    _Column(head, percent, lambda row: row.get(metric)),
-    _Column('ANN ' + metric, percent, lambda row: row.get(f'ann_{metric}')),
-    _Column('Agreement', percent, lambda row: row.get('agreement')),
-    _Column(
-      'Largest logit difference',
-      number,
-      lambda row: row.get('max_logit_difference'),
-    ),
-    _Column(
-      'Spikes per neuron and step',
-      number,
-      lambda row: row.get('mean_firing_rate'),
-    ),
-    _Column('Spikes per image', count, lambda row: row.get('spikes_per_image')),
-    _Column('SynOps per image', count, lambda row: row.get('synops_per_image')),
-    _Column('ANN MACs per image', count, lambda row: row.get('macs_per_image')),
-    _Column('SynOps / MACs', number, _ratio),
-    _Column('All quiet at step', str, lambda row: row.get('quiet_step')),
-  )
-  return [
-    column._replace(write=_or_dash(column.write))
-    for column in columns
-    if any(column.value(row) is not None for row in results['rows'])
+  columns = [
+    (head, percent, metric),
+    ('ANN ' + metric, percent, f'ann_{metric}'),
+    ('Agreement', percent, 'agreement'),
+    ('Largest logit difference', number, 'max_logit_difference'),
+    ('Spikes per neuron and step', number, 'mean_firing_rate'),
+    ('Spikes per image', count, 'spikes_per_image'),
+    ('SynOps per image', count, 'synops_per_image'),
+    ('ANN MACs per image', count, 'macs_per_image'),
+    ('SynOps / MACs', number, 'synops_over_macs'),
+    ('All quiet at step', str, 'quiet_step'),
   ]
-
-
-def _ratio(row):
-  synops, macs = row.get('synops_per_image'), row.get('macs_per_image')
-  return synops / macs if synops is not None and macs else None
+  for row in rows:
+    synops, macs = row.get('synops_per_image'), row.get('macs_per_image')
+    if synops is not None and macs:
+      row['synops_over_macs'] = synops / macs
+  columns = [
+    column
+    for column in columns
+    if any(row.get(column[2]) is not None for row in rows)
+  ]
+  return [head for head, _, _ in columns], lambda row: [
+    _or_dash(write, row.get(key)) for _, write, key in columns
+  ]
 
 
 def _groups(rows, metric):
   """Rows of one bit width together, each group with its best row.
 
-  Best is the one of the highest metric; of equals the one that agrees more
-  often, and then the one with the least work.
+  The best row has the highest metric; among equals the highest agreement, and
+  then the least work.
   """
   groups = {}
   for row in rows:
     groups.setdefault((row['bits'], row['T']), []).append(row)
 
   def merit(row):
-    def known(key):
-      return row[key] if row.get(key) is not None else -math.inf
-
     work = row.get('synops_per_image')
-    work = math.inf if work is None else work
-    return known(metric), known('agreement'), -work
+    values = row.get(metric), row.get('agreement'), work and -work
+    return [-math.inf if value is None else value for value in values]
 
   return [
     {'bits': bits, 'T': steps, 'rows': rows, 'best': max(rows, key=merit)}
@@ -171,29 +152,27 @@ def _groups(rows, metric):
 
 
 def _table(groups, key, heads):
-  """(heads, lines) of what rows have under a key, for each network; or None.
+  """(heads, lines) of the shares that rows have under `key`; None without any.
 
-  Args:
-    groups: as of `_groups`.
-    key: of a list, or of a dict; the ANN's has 'ann_' in front.
-    heads: of the list's entries.
+  They are a dict, or a list whose entries `heads` names; the ANN's key begins
+  with 'ann_'.
   """
   lines = []
   for group in groups:
     rows = [row for row in group['rows'] if row.get(key)]
-    named = [(canvas.label(row), row[key]) for row in rows]
+    networks = [(canvas.label(row), row[key]) for row in rows]
     if rows:
-      named.insert(0, ('quantised ANN', rows[0][f'ann_{key}']))
-    for name, numbers in named:
-      if isinstance(numbers, dict):
-        heads, numbers = list(numbers), list(numbers.values())
-      cells = [_or_dash(percent)(number) for number in numbers]
+      networks.insert(0, ('quantised ANN', rows[0][f'ann_{key}']))
+    for name, shares in networks:
+      if isinstance(shares, dict):
+        heads, shares = list(shares), shares.values()
+      cells = [_or_dash(percent, share) for share in shares]
       lines.append([group['bits'], name, *cells])
   return (heads, lines) if lines else None
 
 
 def percent(share: float) -> str:
-  """A share as a percentage; only what is all of it rounds to 100.
+  """A share as a percentage; 100.0 is written for 1 alone.
 
   >>> percent(0.9612), percent(1.0), percent(0.99996)
   ('96.1 %', '100.0 %', '99.996 %')
@@ -222,23 +201,16 @@ def number(value: float) -> str:
   return f'{value:.3g}' if value == 0 or abs(value) >= 1e-3 else f'{value:.1e}'
 
 
-def _or_dash(write):
-  return lambda value: '\u2013' if value is None else write(value)
+def _or_dash(write, value):
+  return '\u2013' if value is None else write(value)
 
 
-def _plain(value):
-  """Builtin types alone, None for what JSON has no number for."""
-  if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
-  if hasattr(value, 'tolist'):  # NumPy's arrays and scalars, and JAX's
-    return _plain(value.tolist())
-  if isinstance(value, float):
-    return value if math.isfinite(value) else None
-  if value is None or isinstance(value, (bool, int, str)):
-    return value
-  return str(value)
+def _plain(results):
+  """The results as JSON gives them back: builtin types, None for NaN."""
+  text = json.dumps(
+    results, default=lambda x: x.tolist() if hasattr(x, 'tolist') else str(x)
+  )
+  return json.loads(text, parse_constant=lambda name: None)
 
 
 def _save(path, text):

@@ -1,46 +1,44 @@
-"""Test images with what networks said of them: boxes, or maps of classes."""
-
-import re
+"""Test images with the networks' answers: boxes, or maps of classes."""
 
 import numpy as np
 
-from fastsnn_jax.report.canvas import GREY
+from fastsnn_jax.report import canvas
 
 _COLOURS = (
   *('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'),
   *('#F0E442', '#8B5A2B', '#7F3FBF', '#2E8B57', '#B22222', '#4682B4'),
 )
-_NOTHING = 255  # the label of pixels that do not count
-_SHOWN = 0.25  # least score of a box that is drawn
+_IGNORED = 255  # the label of pixels that do not count
+_MIN_SCORE = 0.25  # of a box that is drawn
 
 
 def draw(examples: dict, classes) -> dict:
-  """A figure per entry, under its file's name.
+  """A figure for each entry, by the name of its file.
 
   Args:
-    examples: title -> 'image' uint8 [n, H, W, C], and 'truth', 'ann' and
-      'snn': of boxes 'boxes' [n, K, 4] in shares of the image with 'label' or
-      'classes' [n, K] (-1: none) and 'scores', of maps [n, H, W] classes. With
-      maps may be 'size' [n, 2], (width, height): only these pixels at the top
-      left are drawn and counted, for the others are padding.
-    classes: their names.
+    examples: title -> 'image' uint8 [n, H, W, C], and 'truth', 'ann' and 'snn'.
+      For boxes these are dicts of 'boxes' [n, K, 4] in shares of the image,
+      'label' or 'classes' [n, K] (-1: none) and 'scores'; for maps they are
+      classes [n, H, W]. With maps there may be 'size' [n, 2], (width, height):
+      the pixels at the top left that are no padding.
+    classes: the names of the classes.
   """
   figures = {}
   for title, example in examples.items():
-    slug = re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
     paint = _boxes if isinstance(example['truth'], dict) else _maps
-    figures[f'pictures-{slug}'] = paint(example, title, tuple(classes))
+    name = canvas.file_name('pictures', title)
+    figures[name] = paint(example, title, tuple(classes))
   return figures
 
 
-def _panels(rows, columns, title, heads, shape):
+def _panels(rows, title, heads, shape):
   from matplotlib.figure import Figure
 
-  width = 9.6 / columns
+  width = 9.6 / len(heads)
   figure = Figure(
     (9.6, rows * width * shape[0] / shape[1] + 0.9), layout='constrained'
   )
-  axes = figure.subplots(rows, columns, squeeze=False)
+  axes = figure.subplots(rows, len(heads), squeeze=False)
   for ax in axes.flat:
     ax.set_axis_off()
   for ax, head in zip(axes[0], heads, strict=True):
@@ -49,50 +47,41 @@ def _panels(rows, columns, title, heads, shape):
   return figure, axes
 
 
-def _show(ax, image):
-  image = image[..., 0] if image.shape[2:] == (1,) else image
-  ax.imshow(image, cmap='gray', interpolation='nearest')
-
-
 def _boxes(example, title, classes):
   """Truth, quantised ANN and spiking network side by side."""
   images = np.asarray(example['image'])
   heads = 'truth', 'quantised ANN', 'spiking network'
-  figure, axes = _panels(len(images), 3, title, heads, images.shape[1:3])
+  figure, axes = _panels(len(images), title, heads, images.shape[1:3])
   for i, (image, line) in enumerate(zip(images, axes, strict=True)):
     for ax, key in zip(line, ('truth', 'ann', 'snn'), strict=True):
-      _show(ax, image)
-      found = example[key]
-      kinds = np.asarray(found.get('classes', found.get('label')))[i]
-      scores = found.get('scores')
-      for k in np.flatnonzero(kinds >= 0):
-        if scores is not None and scores[i][k] < _SHOWN:
-          continue
-        note = classes[kinds[k]]
-        if scores is not None:
-          note += f' {scores[i][k]:.2f}'
-        _box(ax, np.asarray(found['boxes'][i][k]), image.shape, kinds[k], note)
+      canvas.image(ax, image)
+      answer = example[key]
+      labels = np.asarray(answer.get('classes', answer.get('label')))[i]
+      for k in np.flatnonzero(labels >= 0):
+        text = classes[labels[k]]
+        if 'scores' in answer:
+          if answer['scores'][i][k] < _MIN_SCORE:
+            continue
+          text += f' {answer["scores"][i][k]:.2f}'
+        _box(
+          ax, np.asarray(answer['boxes'][i][k]), image.shape, labels[k], text
+        )
   return figure
 
 
-def _box(ax, box, shape, kind, note):
+def _box(ax, box, shape, label, text):
+  from matplotlib.colors import to_rgb
   from matplotlib.patches import Rectangle
 
-  colour = _COLOURS[kind % len(_COLOURS)]
+  colour = _COLOURS[label % len(_COLOURS)]
   left, top, right, bottom = box * np.tile(shape[1::-1], 2) - 0.5
   ax.add_patch(
     Rectangle((left, top), right - left, bottom - top, ec=colour, fc='none')
   )
-  text = 'black' if _light(colour) else 'white'
-  look = {'color': text, 'fontsize': 5.5, 'va': 'bottom', 'clip_on': True}
+  light = np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > 0.6
+  look = {'color': 'black' if light else 'white', 'fontsize': 5.5}
   patch = {'fc': colour, 'ec': 'none', 'pad': 0.6}
-  ax.text(left, top, note, bbox=patch, **look)
-
-
-def _light(colour):
-  from matplotlib.colors import to_rgb
-
-  return np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > 0.6
+  ax.text(left, top, text, bbox=patch, va='bottom', clip_on=True, **look)
 
 
 def _maps(example, title, classes):
@@ -100,22 +89,20 @@ def _maps(example, title, classes):
   from matplotlib.patches import Patch
 
   images = np.asarray(example['image'])
+  sizes = np.asarray(example.get('size', [images.shape[2:0:-1]] * len(images)))
   heads = 'image', 'truth', 'quantised ANN', 'spiking network', 'they differ'
-  whole = [images.shape[2:0:-1]] * len(images)
-  sizes = np.asarray(example.get('size', whole))
-  shape = sizes.max(0)[::-1]
-  figure, axes = _panels(len(images), 5, title, heads, shape)
+  figure, axes = _panels(len(images), title, heads, sizes.max(0)[::-1])
   colours = _colours(len(classes))
-  seen = set()
+  drawn = set()
   for i, ((width, height), line) in enumerate(zip(sizes, axes, strict=True)):
     image, *maps = (
       np.asarray(example[key][i])[:height, :width]
       for key in ('image', 'truth', 'ann', 'snn')
     )
-    _show(line[0], image)
-    for ax, found in zip(line[1:4], maps, strict=True):
-      ax.imshow(colours[found], interpolation='nearest')
-      seen |= set(np.unique(found).tolist())
+    canvas.image(line[0], image)
+    for ax, labels in zip(line[1:4], maps, strict=True):
+      ax.imshow(colours[labels], interpolation='nearest')
+      drawn |= set(np.unique(labels).tolist())
     differ = maps[1] != maps[2]
     line[4].imshow(differ, cmap='gray_r', vmin=0, vmax=1)
     line[4].text(
@@ -125,9 +112,9 @@ def _maps(example, title, classes):
       fontsize=7,
     )
   patches = [
-    Patch(color=colours[kind], label=classes[kind])
-    for kind in sorted(seen)
-    if kind < len(classes)
+    Patch(color=colours[label], label=classes[label])
+    for label in sorted(drawn)
+    if label < len(classes)
   ]
   look = {'loc': 'outside lower center', 'frameon': False, 'fontsize': 8}
   figure.legend(handles=patches, ncols=min(len(patches), 6) or 1, **look)
@@ -135,18 +122,14 @@ def _maps(example, title, classes):
 
 
 def _colours(count):
-  """RGB in 0..1 of the labels 0 to 255, another for each of so many classes."""
+  """A table [256, 3] of RGB in 0..1 in which `count` classes differ."""
   from matplotlib.colors import to_rgb
 
-  table = _voc_colours()
-  few = '#303030', *_COLOURS
-  if count <= len(few):  # else VOC's own for what is ignored: its 7 is GREY
-    table[: len(few)] = [to_rgb(colour) for colour in few]
-    table[_NOTHING] = to_rgb(GREY)
-  return table
-
-
-def _voc_colours():
-  """VOC's colour map: bit 3 k + c of a label is bit 7 - k of channel c."""
+  # VOC's colour map: bit 3 k + c of a label is bit 7 - k of channel c.
   bits = np.arange(256)[:, None] >> np.arange(9) & 1
-  return bits.reshape(-1, 3, 3).swapaxes(1, 2) @ (128, 64, 32) / 255
+  table = bits.reshape(-1, 3, 3).swapaxes(1, 2) @ (128, 64, 32) / 255
+  few = '#303030', *_COLOURS
+  if count <= len(few):
+    table[: len(few)] = [to_rgb(colour) for colour in few]
+    table[_IGNORED] = to_rgb(canvas.GREY)  # which is class 7 of VOC's map
+  return table

@@ -59,12 +59,11 @@ def with_trunk(variables, network: Network, source):
       'yolov2_resnet34 and deeplabv3_resnet34, from a ResNet-34'
     )
   for name, (key, value) in theirs.items():
-    if name not in ours:
-      raise UserError(f'{key!r} has no place in {model}; is it a ResNet-34?')
-    if value.shape != ours[name].shape:
+    expected = ours[name].shape if name in ours else 'no such array'
+    if value.shape != expected:
       raise UserError(
-        f'{key!r} has shape {value.shape}, but {model} has '
-        f'{ours[name].shape}; is it a ResNet-34, and are the images RGB?'
+        f'{key!r} has shape {value.shape}, but {model} has {expected}; is it a '
+        'ResNet-34, and are the images RGB?'
       )
     ours[name] = value.astype(ours[name].dtype)
   return load_torch(ours, model, network.bits, anchors=anchors)

@@ -141,7 +141,11 @@ def save_torch(
     UserError: variables that are not those of the model, or no torch to write
       the file with.
 
-  An example stands at `load_torch`.
+  >>> import fastsnn_jax as fs
+  >>> network = fs.build('small_yolo', bits=2, classes=4)
+  >>> variables = network.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+  >>> save_torch(variables, 'small_yolo', 2)['backbone.pred.block.bias'].shape
+  (27,)
   """
   ours = flatten_dict(dict(variables))
   network = build(model, bits, **_own(anchors))
@@ -154,12 +158,12 @@ def save_torch(
   width = np.shape(ours[head])[0]
   network = _with_read_out(network, '/'.join(head), width, anchors)
   shapes, maps = _shapes(network, np.shape(ours[stem])[-2])
-  given = {path: np.shape(value) for path, value in ours.items()}
-  for path_ in sorted(shapes.keys() | given.keys()):
-    shape, expected = given.get(path_), shapes.get(path_)
+  given = {key: np.shape(value) for key, value in ours.items()}
+  for key in sorted(shapes.keys() | given.keys()):
+    shape, expected = given.get(key), shapes.get(key)
     if shape != expected:
       raise UserError(
-        f'variables {"/".join(path_)}: shape {shape}, but {model} at {bits} '
+        f'variables {"/".join(key)}: shape {shape}, but {model} at {bits} '
         f'bits has {expected} there; are they those of another model or bit '
         'width?'
       )
@@ -169,15 +173,13 @@ def save_torch(
     if leaf.kind == 'counter':
       state[leaf.key] = np.zeros((), np.int64)
       continue
-    value = np.asarray(ours[leaf.path])
+    value = state[leaf.key] = np.asarray(ours[leaf.path])
     if leaf.kind == 'folded':
-      value = np.zeros_like(value)
+      state[leaf.key] = np.zeros_like(value)
     elif leaf.kind == 'kernel':
-      value = _export_kernel(value, maps.get(leaf.unit))
-    state[leaf.key] = value
+      state[leaf.key] = _export_kernel(value, maps.get(leaf.unit))
   if path is not None:
-    parallel = not maps_out(network) and 'resnet' not in model
-    prefix = PREFIX if parallel else ''
+    prefix = '' if maps_out(network) or 'resnet' in model else PREFIX
     write(state, os.fspath(path), bare=bool(network.anchors), prefix=prefix)
   return state
 
@@ -222,9 +224,7 @@ def _with_read_out(network, key, width, anchors):
 
 
 def _official_shape(leaf, shape):
-  if leaf.kind != 'kernel':
-    return shape
-  return tuple(shape[i] for i in ((3, 2, 0, 1) if len(shape) == 4 else (1, 0)))
+  return (*shape[:-3:-1], *shape[:-2]) if leaf.kind == 'kernel' else shape
 
 
 def _import_kernel(kernel, flattened):

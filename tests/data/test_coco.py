@@ -93,12 +93,13 @@ def test_objects_are_left_out_and_counted(tmp_path):
   found = coco.read_boxes(tmp_path)
   assert [record.label.tolist() for record in found.train] == [[0]]
   where = tmp_path / 'train2017'
+  path = tmp_path / 'annotations' / 'instances_train2017.json'
   assert records.lines(found.repairs) == [
     '1 pictures that are listed, but not there, left out (first: gone.png)',
     '1 pictures left out that, or whose annotations, cannot be read (first: '
     f'{where / "broken.png"})',
-    '1 objects of no picture that is listed left out (first: train2017, '
-    'annotation None)',
+    '1 objects of no picture that is listed left out (first: '
+    f'{path}, annotation None)',
     '2 objects of an unknown class left out (first: '
     f'{where / "a.png"}, object 2)',
     f'1 boxes of no size left out (first: {where / "a.png"}, object 4)',
@@ -111,7 +112,7 @@ def test_the_picture_s_own_size_is_believed(tmp_path):
   nothing = {'id': 6, 'file_name': 'a.png'}
   nameless = {'id': 7}
   images = [said, nothing, nameless]
-  write(tmp_path, 'train2017', {'a': [CAT]}, images=images)
+  path = write(tmp_path, 'train2017', {'a': [CAT]}, images=images)
   found = coco.read_boxes(tmp_path)
   assert [record.size for record in found.train] == [(20, 10)] * 2
   np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.45, 0.4]])
@@ -119,7 +120,7 @@ def test_the_picture_s_own_size_is_believed(tmp_path):
   assert found.repairs == {
     'said_size': [str(where)],
     'bare': [str(where)],
-    'gone': ['train2017, image 7'],
+    'gone': [f'{path}, image 7'],
   }
 
 

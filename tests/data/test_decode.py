@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.pictures import encode, smooth
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.order import Draws
+from fastsnn_jax.data.stream import Draws
 
 
 def _whole(width, height):

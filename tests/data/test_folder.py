@@ -5,7 +5,11 @@ import pytest
 from support.pictures import encode
 
 from fastsnn_jax import data
+from fastsnn_jax.data import named
+from fastsnn_jax.data.readers import folder
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment.config import Data
+from fastsnn_jax.tasks.classification.data import open_data
 
 PICTURE = encode(np.zeros((3, 4, 3), np.uint8))
 
@@ -19,7 +23,7 @@ def _write(directory, *names):
 
 def _fails(*arguments):
   with pytest.raises(UserError) as error:
-    data.open_stream(*arguments)
+    named.records(*arguments)
   assert '\n' not in str(error.value)
   return str(error.value)
 
@@ -42,28 +46,30 @@ def test_classes_are_the_sorted_folders(tmp_path, test):
     f'{test}/owl/1.jpg',
     f'{test}/cat/2.tif',
   )
-  stream = data.open_stream('pets', str(tmp_path))
-  assert stream.name == 'pets'
-  assert stream.classes == ('cat', 'dog', 'owl')
-  assert _content(stream.train) == [
+  train, held_out, classes = folder.read(tmp_path)
+  assert classes == ('cat', 'dog', 'owl')
+  assert _content(train) == [
     ('train/cat/x.png', 0),
     ('train/dog/a.JPEG', 1),
     ('train/dog/b.jpg', 1),
     ('train/owl/images/é.webp', 2),
   ]
-  assert _content(stream.test) == [
+  assert _content(held_out) == [
     (f'{test}/cat/2.tif', 0),
     (f'{test}/owl/1.jpg', 2),
   ]
-  assert stream.train.name(3) == str(tmp_path / 'train/owl/images/é.webp')
-  assert stream.train.channels is None
-  assert stream.mean == (0.485, 0.456, 0.406)
-  assert stream.std == (0.229, 0.224, 0.225)
+  assert train.name(3) == str(tmp_path / 'train/owl/images/é.webp')
+  assert train.channels is None
+  assert train[3][1]['label'].dtype == np.int32
+  (again, *_) = named.records('pets', str(tmp_path))
+  assert _content(again) == _content(train)
 
 
 def test_known_sets_bring_their_statistics(tmp_path):
   _write(tmp_path, 'train/cat/1.png', 'test/cat/1.png')
-  assert data.open_stream('cifar10', str(tmp_path)).mean[0] == 0.491
+  for name, mean in (('cifar10', 0.491), ('pets', 0.485)):
+    settings = Data(name, str(tmp_path), stream=True)
+    assert open_data(settings).mean[0] == mean
 
 
 def test_what_is_no_picture_is_left_alone(tmp_path):
@@ -79,23 +85,21 @@ def test_what_is_no_picture_is_left_alone(tmp_path):
     'train/cat/.cache/1.jpg',
     'test/cat/2.jpg',
   )
-  stream = data.open_stream('pets', str(tmp_path))
-  assert stream.classes == ('cat',)
-  assert _content(stream.train) == [('train/cat/1.jpg', 0)]
+  train, _, classes = folder.read(tmp_path)
+  assert classes == ('cat',)
+  assert _content(train) == [('train/cat/1.jpg', 0)]
 
 
 def test_pictures_without_a_class_are_not_tested_on(tmp_path):
   # ImageNet's own test split.
   _write(tmp_path, 'train/cat/1.jpg', 'test/1.jpg', 'val/cat/2.jpg')
-  stream = data.open_stream('pets', str(tmp_path))
-  assert _content(stream.test) == [('val/cat/2.jpg', 0)]
+  assert _content(folder.read(tmp_path)[1]) == [('val/cat/2.jpg', 0)]
 
 
 def test_a_class_may_be_missing_in_test(tmp_path):
   _write(tmp_path, 'train/cat/1.jpg', 'train/dog/1.jpg', 'test/dog/2.jpg')
   (tmp_path / 'test/cat').mkdir()
-  stream = data.open_stream('pets', str(tmp_path))
-  assert _content(stream.test) == [('test/dog/2.jpg', 1)]
+  assert _content(folder.read(tmp_path)[1]) == [('test/dog/2.jpg', 1)]
 
 
 def test_a_class_that_train_has_not(tmp_path):
@@ -146,7 +150,7 @@ def test_neither_a_set_nor_pictures(tmp_path, monkeypatch):
 
 def test_a_picture_that_vanishes(tmp_path):
   _write(tmp_path, 'train/cat/1.jpg', 'test/cat/2.jpg')
-  source = data.open_stream('pets', str(tmp_path)).train
+  source = folder.read(tmp_path)[0]
   (tmp_path / 'train/cat/1.jpg').unlink()
   with pytest.raises(UserError, match=r'1\.jpg cannot be read \(No such file'):
     source[0]

@@ -135,3 +135,11 @@ def test_the_command(both, capsys):
     cwd=pathlib.Path(fs.__file__).parents[1],
   )
   assert 'python -m fastsnn_jax.data.sbd [-h] sbd_dir voc_dir' in done.stdout
+
+
+def test_scipy_is_asked_for(both, monkeypatch):
+  source, root = both
+  monkeypatch.setitem(sys.modules, 'scipy', None)
+  monkeypatch.setitem(sys.modules, 'scipy.io', None)
+  with pytest.raises(fs.UserError, match=r"'fastsnn_jax\[segmentation\]'"):
+    sbd.merge_sbd(source, root)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastsnn_jax.data.readers import digits, drawing, scenes
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.experiment import stages
+from fastsnn_jax.experiment import train
 from fastsnn_jax.experiment.config import Experiment
 
 FEW = {'train': 60, 'validation': 20, 'test': 20}
@@ -57,8 +57,8 @@ def test_scenes_are_the_same_for_good(size):
 def test_shapes_types_and_ranges(part):
   found, masks = (getattr(x, part) for x in both())
   count = FEW[part]
-  assert found.keys() == {'image', 'boxes', 'label'}
-  assert masks.keys() == {'image', 'label'}
+  assert found.arrays.keys() == {'image', 'boxes', 'label'}
+  assert masks.arrays.keys() == {'image', 'label'}
   assert found['image'].shape == (count, 96, 96, 3)
   assert found['boxes'].shape == (count, 5, 4)
   assert found['label'].shape == (count, 5)
@@ -95,7 +95,7 @@ def test_what_a_set_says_of_itself():
 def test_the_count_does_not_change_a_scene_but_the_seed_does():
   few = scenes.detection(**{**FEW, 'train': 2, 'test': 1})
   other = scenes.detection(train=2, validation=1, test=1, seed=1)
-  for key, value in few.train.items():
+  for key, value in few.train.arrays.items():
     np.testing.assert_array_equal(value, both()[0].train[key][:2])
   assert (few.train['image'] != other.train['image']).mean() > 0.9
   assert (few.test['image'] != few.train['image'][:1]).mean() > 0.9
@@ -186,6 +186,6 @@ def test_what_cannot_be_drawn_is_refused(changes, message):
 
 def test_training_is_judged_on_the_validation_scenes():
   found = both()[0]
-  fitting, held_out = stages._parts(Experiment(), found)
+  fitting, held_out = train.held_out(Experiment(select='last'), found)
   assert fitting is found.train
   assert held_out is found.validation

@@ -1,6 +1,7 @@
 """Prepared TFDS detection sets, written and read without TensorFlow."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -242,3 +243,47 @@ def test_other_splits_and_damaged_files(tmp_path):
   shard = folder / 'cut-train.array_record-00001-of-00002'
   shard.write_bytes(shard.read_bytes()[:50])
   assert 'cannot be read' in _fails('cut', tmp_path)
+
+
+# --------------------------------------------------------------------- labels
+
+
+def pictures(count, labels=None):
+  """Rows of pictures of varying sizes; see `write_tfds`."""
+  return [
+    (
+      encode(smooth(20 + 3 * i, 45 - 2 * i, seed=i), 'JPEG'),
+      i % 3 if labels is None else labels,
+    )
+    for i in range(count)
+  ]
+
+
+def test_pictures_stay_encoded_for_threads_and_processes(tmp_path):
+  rows = {'train': pictures(9), 'test': pictures(4)}
+  folder = write_tfds(tmp_path, rows, shape=(None, None, 3))
+  for path in (tmp_path, folder.parent, folder):
+    *parts, classes = tfds.records('cifar10', path)
+    assert classes == ('cat', 'dog', 'ship')
+    for part, name in zip(parts, ('train', 'test'), strict=True):
+      for copy in (part, pickle.loads(pickle.dumps(part))):
+        with ThreadPoolExecutor(8) as pool:
+          got = list(pool.map(copy.__getitem__, list(range(len(copy))) * 9))
+        got = [(encoded, labels['label']) for encoded, labels in got]
+        assert got == rows[name] * 9
+      assert part.channels == 3
+      assert part.name(2) == f'{folder} {name}[2]'
+      assert part[0][1]['label'].dtype == np.int32
+
+
+@pytest.mark.parametrize('unlabelled', [None, -1])
+def test_validation_where_test_has_no_labels(tmp_path, unlabelled):
+  rows = {'train': pictures(5), 'validation': pictures(3)}
+  if unlabelled:
+    rows['test'] = pictures(2, unlabelled)
+  write_tfds(tmp_path, rows, name='imagenet2012', shape=(None, None, 3))
+  assert len(tfds.records('imagenet2012', tmp_path)[1]) == 3
+  rows = {'train': pictures(2, -1), 'test': pictures(2)}
+  write_tfds(tmp_path, rows, name='bare', shape=(None, None, 3))
+  with pytest.raises(UserError, match='annotated examples in train'):
+    tfds.records('bare', tmp_path)

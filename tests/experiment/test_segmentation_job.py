@@ -12,7 +12,7 @@ from support.pictures import encode
 from test_detection_job import assert_a_cut_run_is_whole
 
 import fastsnn_jax as fs
-from fastsnn_jax.architectures import deeplab
+from fastsnn_jax.architectures import deeplab, resnet
 from fastsnn_jax.experiment import train as experiment
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.nn.network import IMAGE
@@ -25,8 +25,8 @@ KINDS = 'ground', 'disc', 'square'
 def table(bits, classes):
   del bits
   return [
-    deeplab._row('layer1', 8, IMAGE, stride=2),
-    deeplab._row('layer2', 16, 'layer1', stride=2),
+    resnet.row('layer1', 8, IMAGE, stride=2),
+    resnet.row('layer2', 16, 'layer1', stride=2),
     *deeplab._pyramid(8, 'layer2', (0, 2)),
     deeplab._prediction('head', classes, 'project'),
   ]

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from fastsnn_jax.experiment import judging
-from fastsnn_jax.report import predictions as pictures
+import fastsnn_jax as fs
+from fastsnn_jax import tasks
+from fastsnn_jax.report import predictions
 
 
 def draw(example, classes):
-  return pictures.draw({'2 bits': example}, classes)['pictures-2-bits']
+  return predictions.draw({'2 bits': example}, classes)['pictures-2-bits']
 
 
 def example_of(sizes, side=13):
@@ -56,7 +57,7 @@ def voc_oracle(label):
 
 @pytest.mark.parametrize('count', [2, 13, 14, 21, 255])
 def test_no_two_classes_have_a_colour(count):
-  table = pictures._colours(count)
+  table = predictions._colours(count)
   assert table.shape == (256, 3)
   assert len(np.unique(table[[*range(count), 255]], axis=0)) == count + 1
   if count <= 13:
@@ -77,33 +78,30 @@ def test_the_legend_has_the_colours_of_the_maps(count, tmp_path):
   figure = draw(example, [f'class {i}' for i in range(count)])
   patches = figure.legends[0].get_patches()
   colours = [patch.get_facecolor()[:3] for patch in patches]
-  np.testing.assert_allclose(colours, pictures._colours(count)[:count])
+  np.testing.assert_allclose(colours, predictions._colours(count)[:count])
   shown = figure.axes[1].images[0].get_array()
-  np.testing.assert_allclose(shown[0], pictures._colours(count)[labels[0, 0]])
+  np.testing.assert_allclose(
+    shown[0], predictions._colours(count)[labels[0, 0]]
+  )
   with matplotlib.rc_context({'savefig.dpi': 40}):
     figure.savefig(tmp_path / 'a.png')
 
 
-def test_examples_bring_the_size(monkeypatch):
-  class Network:
-    def apply(self, variables, images):
-      return images[..., 0] + variables, {}
-
-  class Task:
-    predict = staticmethod(lambda outputs: outputs)
-
-  monkeypatch.setattr(judging.tasks, 'for_network', lambda network: Task)
-  monkeypatch.setattr(judging, 'present', lambda network, images: images)
-  data = {
+def test_tasks_bring_the_truth_and_the_size_of_masks():
+  batch = {
     'image': np.zeros((2, 9, 9, 3), np.uint8),
     'label': np.zeros((2, 9, 9), np.uint8),
     'size': np.array([[5, 9], [9, 7]]),
   }
-  networks = Network(), 1, Network(), 2
-  found = judging.examples(*networks, data, 1)
-  assert found['size'].tolist() == [[5, 9]]
-  assert found['snn'].tolist() == np.full((1, 9, 9), 2).tolist()
-  boxes = {**data, 'boxes': np.zeros((2, 1, 4))}
-  assert 'size' not in judging.examples(*networks, boxes)
-  del data['size']
-  assert 'size' not in judging.examples(*networks, data)
+  maps, boxes, labels = (
+    tasks.for_network(fs.build(model))
+    for model in ('small_deeplab', 'small_yolo', 'small_resnet8')
+  )
+  assert maps.pictures(batch)['size'].tolist() == [[5, 9], [9, 7]]
+  assert maps.pictures(batch)['truth'] is batch['label']
+  drawn = boxes.pictures({**batch, 'boxes': np.zeros((2, 1, 4))})
+  assert drawn.keys() == {'truth'}
+  assert drawn['truth'].keys() == {'boxes', 'label'}
+  del batch['size']
+  assert maps.pictures(batch).keys() == {'truth'}
+  assert labels.pictures(batch) is None

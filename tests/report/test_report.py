@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.report import canvas, plots
-from fastsnn_jax.report import pages as report
+from fastsnn_jax.report import canvas, pages, plots
 
 LAYERS = ['conv1', *(f'layer{i}.{j}.part1' for i in (1, 2) for j in range(3))]
 MINIMAL = {
@@ -97,7 +96,7 @@ def full(tmp_path_factory):
   directory = tmp_path_factory.mktemp('run') / 'report'
   results = make_results(rng)
   settings = dict(matplotlib.rcParams)
-  report.write(directory, results, make_rasters(rng))
+  pages.write(directory, results, make_rasters(rng))
   assert dict(matplotlib.rcParams) == settings
   return directory, results
 
@@ -111,9 +110,9 @@ def numbers(row):
   quiet = '\u2013' if row['quiet_step'] is None else str(row['quiet_step'])
   return [
     str(row['steps']),
-    *map(report.percent, shares),
-    *map(report.number, others),
-    *map(report.count, counts),
+    *map(pages.percent, shares),
+    *map(pages.number, others),
+    *map(pages.count, counts),
     '12.3 M',
     quiet,
   ]
@@ -190,7 +189,7 @@ def test_pictures_are_there_and_not_blank(full):
 
 
 def test_minimal_results_leave_sections_out(tmp_path):
-  report.write(tmp_path, MINIMAL)
+  pages.write(tmp_path, MINIMAL)
   assert json.loads((tmp_path / 'results.json').read_text()) == MINIMAL
   assert not list((tmp_path / 'plots').iterdir())
   for name in ('report.md', 'report.html'):
@@ -203,13 +202,13 @@ def test_minimal_results_leave_sections_out(tmp_path):
 def test_missing_numbers_are_dashes(tmp_path):
   first = MINIMAL['rows'][0] | {'accuracy': math.nan, 'agreement': 1.0}
   second = first | {'mode': 'settled', 'accuracy': 0.5, 'over_time': [0.5]}
-  report.write(tmp_path, MINIMAL | {'rows': [first, second]})
+  pages.write(tmp_path, MINIMAL | {'rows': [first, second]})
   text = (tmp_path / 'report.md').read_text(encoding='utf-8')
   assert '| signed | none | \u2013 | 100.0 % |' in text
 
 
 def test_names_are_escaped(tmp_path):
-  report.write(tmp_path, MINIMAL | {'model': '<b>&'})
+  pages.write(tmp_path, MINIMAL | {'model': '<b>&'})
   text = (tmp_path / 'report.html').read_text(encoding='utf-8')
   assert '<b>' not in text
   assert '&lt;b&gt;&amp;' in text
@@ -232,24 +231,24 @@ def test_layer_names_of_a_deep_network_do_not_overlap():
 
 
 def test_a_failed_write_keeps_the_old_results(tmp_path, monkeypatch):
-  report.write(tmp_path, MINIMAL)
+  pages.write(tmp_path, MINIMAL)
 
   def full_disk(*_):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
   monkeypatch.setattr(pathlib.Path, 'replace', full_disk)
   with pytest.raises(UserError, match='No space left on device; make room'):
-    report.write(tmp_path, MINIMAL | {'model': 'other'})
+    pages.write(tmp_path, MINIMAL | {'model': 'other'})
   assert json.loads((tmp_path / 'results.json').read_text()) == MINIMAL
   assert not list(tmp_path.glob('.*'))
 
 
 def test_mistakes_are_named(tmp_path):
   with pytest.raises(UserError, match="without 'rows'"):
-    report.write(tmp_path, {'model': 'm', 'dataset': 'd'})
+    pages.write(tmp_path, {'model': 'm', 'dataset': 'd'})
   (tmp_path / 'taken').write_text('a file')
   with pytest.raises(UserError, match='cannot write the report'):
-    report.write(tmp_path / 'taken', MINIMAL)
+    pages.write(tmp_path / 'taken', MINIMAL)
 
 
 def test_importing_the_report_imports_no_matplotlib():

@@ -60,32 +60,22 @@ def read_boxes(directory, classes=None) -> records.Records:
     UserError: another layout, annotations that are not COCO's, or a split of
       which nothing can be read.
   """
-  base, splits = _locate(directory)
-  repairs = records.new_repairs()
-  parts = []
-  for split, path in splits:
-    data = _load(path, _without_outline)
-    if classes is None:
-      names = {}
-      for _, name in sorted(_categories(data).items()):
-        names.setdefault(name.lower(), name)
-      classes = names.values()
-    classes = tuple(classes)
-    numbers = records.class_numbers(classes)
-    categories = _categories(data)
-    part = []
-    for entry, picture, size, items in _pictures(base, split, data, repairs):
-      if _said_size(entry, size) != size:
-        repairs['said_size'].append(str(picture))
-      objects = [_object(item, categories) for item in items]
-      part.append(
-        records.with_boxes(
-          picture, size, objects, numbers, repairs, short=not parts
-        )
-      )
-    records.check(part, classes, path, LAYOUT, repairs)
-    parts.append(part)
-  return records.Records(*parts, classes, repairs)
+
+  def record(picture, size, said, items, numbers, repairs, training):
+    if said != size:
+      repairs['said_size'].append(str(picture))
+    objects = [_object(item) for item in items]
+    return records.with_boxes(
+      picture, size, objects, numbers, repairs, short=training
+    )
+
+  def names_of(categories):
+    names = {}
+    for _, name in sorted(categories.items()):
+      names.setdefault(name.lower(), name)
+    return names.values()
+
+  return _read(directory, classes, names_of, _without_outline, record)
 
 
 def read_masks(
@@ -113,44 +103,55 @@ def read_masks(
   if crowd not in CROWDS:
     raise UserError(f'crowd is {crowd!r}; choose one of {", ".join(CROWDS)}')
   coco_outlines.pycocotools()
+
+  def record(picture, size, said, items, numbers, repairs, _):
+    if said != size:
+      sizes = f'{said[0]} x {said[1]} and not {size[0]} x {size[1]}'
+      repairs['mask_size'].append(f'{picture}, {sizes}')
+      return None
+    shapes = []
+    for item in items:
+      number = numbers.get(item['name'].lower())
+      repair = _flaw(item, number, size, crowd)
+      if repair:
+        repairs[repair].append(_where(item))
+      if repair in (None, 'crowd_ignored'):
+        label = number + 1 if repair is None else records.IGNORED
+        shapes.append((label, item['segmentation']))
+    # Crowds lie below the others.
+    shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
+    mask = coco_outlines.Outlines(size, tuple(shapes))
+    return records.Record(picture, size, _labels(mask), mask=mask)
+
+  background = ('background',)
+  return _read(
+    directory, classes, dict.values, _with_outline, record, background
+  )
+
+
+def _read(directory, classes, names_of, hook, record, background=()):
+  """Both splits; `record` makes one of a picture and its annotations."""
   base, splits = _locate(directory)
-  repairs = records.new_repairs()
-  parts = []
+  repairs, parts = records.new_repairs(), []
   for split, path in splits:
-    data = _load(path, _with_outline)
-    if classes is None:
-      classes = _categories(data).values()
-    classes = tuple(classes)
-    records.mask_classes(('background', *classes))
+    data = _load(path, hook)
+    categories = {
+      _id(item, 'id'): str(item.get('name', item['id'])).strip()
+      for item in data['categories']
+      if 'id' in item
+    }
+    classes = tuple(names_of(categories) if classes is None else classes)
+    shown = (*background, *classes)
+    if background:
+      records.mask_classes(shown)
     numbers = records.class_numbers(classes)
-    categories = _categories(data)
-    part = []
-    for entry, picture, size, items in _pictures(base, split, data, repairs):
-      said = _said_size(entry, size)
-      if said != size:
-        sizes = f'{said[0]} x {said[1]} and not {size[0]} x {size[1]}'
-        repairs['mask_size'].append(f'{picture}, {sizes}')
-        continue
-      shapes = []
-      for item in items:
-        number = numbers.get(_name(item, categories).lower())
-        repair = _flaw(item, number, size, crowd)
-        if repair:
-          where = f'{path}, annotation {_id(item, "id")}'
-          repairs[repair].append(where)
-        if repair in (None, 'crowd_ignored'):
-          label = number + 1 if repair is None else records.IGNORED
-          shapes.append((label, item['segmentation']))
-      # Crowds lie below the others.
-      shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
-      mask = coco_outlines.Outlines(size, tuple(shapes))
-      part.append(records.Record(picture, size, _labels(mask), mask=mask))
-    records.check(part, classes, path, LAYOUT, repairs)
-    parts.append(part)
-  return records.Records(*parts, ('background', *classes), repairs)
-
-
-# ---------------------------------------------------------------------- files
+    part = [
+      record(*picture, numbers, repairs, not parts)
+      for picture in _pictures(base, split, path, data, categories, repairs)
+    ]
+    parts.append([item for item in part if item])
+    records.check(parts[-1], shown, path, LAYOUT, repairs)
+  return records.Records(*parts, shown, repairs)
 
 
 def _annotations(base, splits):
@@ -213,60 +214,47 @@ def _with_outline(entry):
   return entry
 
 
-def _pictures(base, split, data, repairs):
-  """Yields (entry, path, size, annotations) of the images that can be read."""
-  folders = [base / form.format(split) for form in PICTURES]
+def _pictures(base, split, path, data, categories, repairs):
+  """Yields (path, size, size as annotated, annotations) of what can be read."""
   annotations = {_id(entry, 'id'): [] for entry in data['images']}
   for item in data['annotations']:
+    item['path'] = path
+    item['name'] = categories.get(_id(item, 'category_id'), '')
     image = _id(item, 'image_id')
     if image in annotations:
       annotations[image].append(item)
     else:
-      repairs['stray'].append(f'{split}, annotation {_id(item, "id")}')
+      repairs['stray'].append(_where(item))
+  folders = [base / form.format(split) for form in PICTURES]
   for entry in data['images']:
     name = str(entry.get('file_name', ''))
     paths = (folder / name for folder in folders)
-    path = next((path for path in paths if path.is_file()), None)
+    picture = next((x for x in paths if x.is_file()), None)
+    if picture is None:
+      repairs['gone'].append(name or f'{path}, image {_id(entry, "id")}')
+      continue
     try:
-      if path:
-        size = decode.size_of(path)
-        yield entry, path, size, annotations[_id(entry, 'id')]
-      else:
-        repairs['gone'].append(name or f'{split}, image {_id(entry, "id")}')
+      width, height = size = decode.size_of(picture)
     except decode.Undecodable:
-      repairs['unreadable'].append(str(path))
-
-
-# ------------------------------------------------------------------- entries
+      repairs['unreadable'].append(str(picture))
+      continue
+    said = entry.get('width') or width, entry.get('height') or height
+    yield picture, size, said, annotations[_id(entry, 'id')]
 
 
 def _id(entry, key):
   return entry.get(key)
 
 
-def _categories(data):
-  """{id: name}, in the order in which they are listed."""
-  return {
-    _id(item, 'id'): str(item.get('name', item['id'])).strip()
-    for item in data['categories']
-    if 'id' in item
-  }
+def _where(item):
+  return f'{item["path"]}, annotation {_id(item, "id")}'
 
 
-def _name(item, categories):
-  return categories.get(_id(item, 'category_id'), '')
-
-
-def _said_size(entry, size):
-  """(width, height) as an image's entry says, as it is where that is silent."""
-  return entry.get('width') or size[0], entry.get('height') or size[1]
-
-
-def _object(item, categories):
+def _object(item):
   area = item.get('area')
   x, y, width, height = _box(item) or (math.nan,) * 4
   return records.Object(
-    _name(item, categories),
+    item['name'],
     (x, y, x + width, y + height),
     crowd=bool(item.get('iscrowd')),
     area=area if isinstance(area, int | float) else None,

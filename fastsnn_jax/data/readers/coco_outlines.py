@@ -50,13 +50,9 @@ def pycocotools():
 def parse(value):
   """An outline as pycocotools may be given it: it trusts numbers blindly.
 
-  Args:
-    value: of JSON: a list of polygons (x, y, x, y, …), or {'size': (height,
-      width), 'counts': run lengths, as a list or in COCO's code}.
-
-  Returns:
-    Polygons as arrays, which take a quarter of the room of lists; or the dict
-    with its counts as an array; or None for what is neither.
+  A list of polygons (x, y, x, y, …) gives arrays, which take a quarter of the
+  room; {'size': (height, width), 'counts': runs, as a list or in COCO's code}
+  gives one with an array of counts. What is neither gives None.
   """
   try:
     if isinstance(value, dict):

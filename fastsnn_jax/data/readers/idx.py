@@ -42,7 +42,7 @@ def load(directory):
 
   Returns:
     (train, test, classes): the first two {'image': uint8 [N, H, W, 1], 'label':
-    uint8 [N]}, classes are '0', '1' and so on to the largest label.
+    int32 [N]}, classes are '0', '1' and so on to the largest label.
 
   Raises:
     UserError: a file is missing, is no idx file of its kind, is cut short or
@@ -57,7 +57,8 @@ def load(directory):
         f'{image_file} holds {len(images)} images but {label_file.name} '
         f'{len(labels)} labels; the two files must come from one set'
       )
-    splits.append({'image': images[..., None], 'label': labels})
+    label = labels.astype(np.int32)
+    splits.append({'image': images[..., None], 'label': label})
   last = max(int(split['label'].max(initial=0)) for split in splits)
   return *splits, tuple(map(str, range(last + 1)))
 

@@ -35,9 +35,6 @@ def detection(
     4], (x1, y1, x2, y2) in shares of the scene, tight around the ink of the
     whole digit, hidden or not, 'label': int32 [N, 5], -1 where there is none}.
 
-  Raises:
-    UserError: another size, a split without scenes, a negative seed.
-
   >>> scenes = detection(train=2, validation=1, test=1)
   >>> scenes.train['image'].shape, scenes.validation['boxes'].shape
   ((2, 96, 96, 3), (1, 5, 4))
@@ -58,8 +55,6 @@ def segmentation(
 ) -> Dataset:
   """The scenes of `detection` with a class for each pixel.
 
-  Args, Raises: as there.
-
   Returns:
     A data set of {'image': uint8 [N, size, size, 3], 'label': uint8 [N, size,
     size]}: 0 for the background, 1 to 10 for the digits 0 to 9, and 255 (to be
@@ -79,12 +74,8 @@ def segmentation(
 def digits_of(part: str) -> np.ndarray:
   """Which of the embedded digits the scenes of a split show.
 
-  Args:
-    part: 'train', 'validation' or 'test'.
-
-  Returns:
-    Indices into the digits' own training split, of which validation scenes get
-    a tenth, evenly among the classes; for 'test', into their test split.
+  Indices into the digits' own training split, of which validation scenes get a
+  tenth, evenly among the classes; for 'test', into their test split.
   """
   embedded = digits.load()
   if part == 'test':

@@ -56,17 +56,14 @@ def find(name, directory) -> pathlib.Path | None:
     folders.append(directory)
   elif directory.resolve().name == name:
     folders += directory.glob('*')
-  files = ('dataset_info.json', 'features.json')
 
   def version(folder):  # as numbers, 3.0.10 is newer than 3.0.2
     numbers = folder.resolve().name.split('.')
     return [int(x) if x.isdigit() else -1 for x in numbers]
 
-  return max(
-    (x for x in folders if all((x / file).is_file() for file in files)),
-    key=version,
-    default=None,
-  )
+  files = ('dataset_info.json', 'features.json')
+  prepared = [x for x in folders if all((x / f).is_file() for f in files)]
+  return max(prepared, key=version, default=None)
 
 
 def prepare_command(name, directory) -> str:
@@ -77,9 +74,6 @@ def prepare_command(name, directory) -> str:
     f"tfds.builder('{name}', data_dir='{directory}')"
     ".download_and_prepare(file_format='array_record')\""
   )
-
-
-# --------------------------------------------------------------------- labels
 
 
 def load(name, directory=None):
@@ -101,12 +95,11 @@ def load(name, directory=None):
     return _arrays(train), _arrays(test), classes
 
 
-def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
+def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
   """Opens a prepared set whose pictures stay encoded, on disk.
 
   Args:
-    name: of the TFDS data set.
-    directory: see `find`.
+    name, directory: as for `load`.
 
   Returns:
     (train, test, names of the classes). Those to test on are the split `test`,
@@ -117,141 +110,10 @@ def records(name, directory) -> tuple['Labelled', 'Labelled', tuple[str, ...]]:
     UserError: the set is not prepared, not in a format of random access, has
       other splits or features than needed, or files that cannot be read.
   """
-
-  def choose(kinds, features):
-    image, label = _within(features, kinds.FeaturesDict, 'image', 'label')
-    if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
-      return {'image': image, 'label': label}
-    return None
-
-  def annotated(example):
-    return example['label'] >= 0
-
-  origin = _Origin(_locate(name, directory), name, directory)
-  with origin.reading(), _quiet():
-    parts, features, splits = _open(origin, Labelled, choose, _LABELS)
-    if not parts['train'].any(annotated):
-      _refuse(origin, splits)
-    test = _held_out(origin, parts, splits, annotated)
+  origin = _locate(name, directory), name, directory
+  with _reading(*origin), _quiet():
+    parts, features, test = _open(origin, _with_label, _LABELS)
     return parts['train'], parts[test], tuple(features['label'].names)
-
-
-class _Origin(NamedTuple):
-  """The folder of a version, and (name, directory) that led to it."""
-
-  folder: pathlib.Path
-  name: str
-  directory: pathlib.Path
-
-  @contextlib.contextmanager
-  def reading(self):
-    """Turns what goes wrong in reading the folder into a `UserError`."""
-    try:
-      yield
-    except (UserError, MemoryError, ImportError):
-      raise
-    except Exception as error:
-      # TFDS, protobuf, array_record and Pillow have no common exception for
-      # damaged files, and some of their messages run over many lines.
-      reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-      raise UserError(
-        f'{self.folder} cannot be read ({reason}); if it is damaged, remove it '
-        'and prepare it anew with: '
-        f'{prepare_command(self.name, self.directory)}'
-      ) from error
-
-
-class Part:
-  """The examples of a split by number; threads and processes may share it.
-
-  Only the features that are asked for are decoded, and pictures stay encoded: a
-  set may have a mask for each object. TFDS's own `PartialDecoding` needs
-  TensorFlow.
-
-  Args:
-    source: TFDS's, of raw bytes.
-    features: to decode.
-    origin: `_Origin` of the set.
-    split: its name.
-  """
-
-  def __init__(self, source, features, origin, split):
-    self._source, self._features = source, features
-    self._origin, self._split = origin, split
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def examples(self, rows, decoded=False) -> list[dict]:
-    """Several at once, which takes a fifth of the time."""
-    import tensorflow_datasets as tfds
-
-    decoders = None if decoded else {'image': tfds.decode.SkipDecoding()}
-    with self._origin.reading():
-      return [
-        self._features.deserialize_example_np(raw, decoders=decoders)
-        for raw in self._source.__getitems__(rows)
-      ]
-
-  def all_examples(self, decoded=False):
-    """Yields (row, example)."""
-    for start in range(0, len(self), _CHUNK):
-      rows = range(start, min(start + _CHUNK, len(self)))
-      yield from zip(rows, self.examples(rows, decoded), strict=True)
-
-  def any(self, annotated) -> bool:
-    """Whether some of the first examples are annotated."""
-    rows = range(min(_PEEK, len(self)))
-    return any(annotated(self.examples([row])[0]) for row in rows)
-
-  def name(self, index) -> str:
-    return f'{self._origin.folder} {self._split}[{index}]'
-
-
-class Labelled(Part):
-  """`[i]` is (the encoded picture, {'label': int32})."""
-
-  @property
-  def channels(self) -> int | None:
-    return self._features['image'].shape[-1]
-
-  def __getitem__(self, index):
-    (example,) = self.examples([int(index)])
-    return example['image'], {'label': np.int32(example['label'])}
-
-
-def _arrays(part):
-  """All images and labels of a split, decoded by TFDS."""
-  images, labels = None, np.zeros(len(part), np.int32)
-  for row, example in part.all_examples(decoded=True):
-    image = example['image']
-    if images is None:
-      images = np.zeros((len(part), *image.shape), np.uint8)
-    if image.shape != images.shape[1:]:
-      raise UserError(
-        f'{part.name(row)} has an image of another size than those before, '
-        f'{image.shape} and not {images.shape[1:]}; a set in memory needs one '
-        'size, so add --data.stream --data.size N (the side that images are '
-        'brought to)'
-      )
-    images[row], labels[row] = image, example['label']
-  return {'image': images, 'label': labels}
-
-
-# ---------------------------------------------------------------------- boxes
-
-
-class Picture(NamedTuple):
-  """A function that gives the encoded picture of an example."""
-
-  part: Part
-  index: int
-
-  def __call__(self) -> bytes:
-    return self.part.examples([self.index])[0]['image']
-
-  def __str__(self) -> str:
-    return self.part.name(self.index)
 
 
 def has_boxes(name, directory) -> bool:
@@ -270,34 +132,25 @@ def read_boxes(name, directory=None, classes=None) -> Records:
   VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
 
   Args:
-    name: of the TFDS data set.
-    directory: see `find`; None for TFDS's own default.
+    name, directory: as for `load`.
     classes: names; those of the set if not given. Case does not matter.
 
   Raises:
-    UserError: the set is not prepared, not in a format of random access, of
-      another layout, has no split with objects to test on, or cannot be read.
+    UserError: as `records`; a split without objects.
   """
   directory = pathlib.Path(directory or default_directory()).expanduser()
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
   repairs = new_repairs()
   train, test = [], []
-  folders = _folders(name, directory) or [
-    _locate('/'.join([name, *_CONFIGS.get(name, ())[:1]]), directory)
-  ]
-  for folder in folders:
-    origin = _Origin(folder, name, directory)
-    with origin.reading(), _quiet():
-      parts, features, splits = _open(origin, Part, _with_objects, _BOXES)
+  first = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
+  for folder in _folders(name, directory) or [_locate(first, directory)]:
+    origin = folder, name, directory
+    with _reading(*origin), _quiet():
+      parts, features, held_out = _open(origin, _with_objects, _BOXES, not test)
       names = features['objects'].feature['label'].names
       classes = tuple(names if classes is None else classes)
       numbers = class_numbers(classes)
-      held_out = None
-      if not test:
-        held_out = _held_out(
-          origin, parts, splits, lambda x: len(x['objects']['label'])
-        )
       for split, part in parts.items():
         if split not in (*learnt, held_out):
           continue
@@ -311,15 +164,86 @@ def read_boxes(name, directory=None, classes=None) -> Records:
   return Records(train, test, classes, repairs)
 
 
-def _folders(name, directory):
-  """Those of the versions that make up the set; voc is two."""
-  folders = [
-    find(f'{name}/{config}', directory) or find(config, directory)
-    for config in _CONFIGS.get(name, ())
-  ]
-  if not any(folders):  # another config, or a set of one's own
-    folders = [find(name, directory)]
-  return [folder for folder in folders if folder]
+class Part:
+  """The examples of a split by number; threads and processes may share it.
+
+  Only the features that are asked for are decoded, and pictures stay encoded: a
+  set may have a mask for each object. TFDS's own `PartialDecoding` needs
+  TensorFlow.
+  """
+
+  def __init__(self, source, features, origin, split):
+    self._source, self._features = source, features
+    self._origin, self._split = origin, split
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index) -> tuple[bytes, dict]:
+    (example,) = self.examples([int(index)])
+    return example['image'], {'label': np.int32(example['label'])}
+
+  @property
+  def channels(self) -> int | None:
+    return self._features['image'].shape[-1]
+
+  def name(self, index) -> str:
+    return f'{self._origin[0]} {self._split}[{index}]'
+
+  def examples(self, rows, decoded=False) -> list[dict]:
+    """Several at once, which takes a fifth of the time."""
+    import tensorflow_datasets as tfds
+
+    decoders = None if decoded else {'image': tfds.decode.SkipDecoding()}
+    with _reading(*self._origin):
+      return [
+        self._features.deserialize_example_np(raw, decoders=decoders)
+        for raw in self._source.__getitems__(rows)
+      ]
+
+  def all_examples(self, decoded=False):
+    """Yields (row, example)."""
+    for start in range(0, len(self), _CHUNK):
+      rows = range(start, min(start + _CHUNK, len(self)))
+      yield from zip(rows, self.examples(rows, decoded), strict=True)
+
+  def annotated(self) -> bool:
+    """Whether some of the first examples have a label."""
+    for row in range(min(_PEEK, len(self))):
+      (example,) = self.examples([row])
+      if np.any(np.asarray(example.get('objects', example)['label']) >= 0):
+        return True
+    return False
+
+
+class Picture(NamedTuple):
+  """A function that gives the encoded picture of an example."""
+
+  part: Part
+  index: int
+
+  def __call__(self) -> bytes:
+    return self.part.examples([self.index])[0]['image']
+
+  def __str__(self) -> str:
+    return self.part.name(self.index)
+
+
+def _arrays(part):
+  """All images and labels of a split, decoded by TFDS."""
+  images, labels = None, np.zeros(len(part), np.int32)
+  for row, example in part.all_examples(decoded=True):
+    image = example['image']
+    if images is None:
+      images = np.zeros((len(part), *image.shape), np.uint8)
+    if image.shape != images.shape[1:]:
+      raise UserError(
+        f'{part.name(row)} has an image of shape {image.shape}, those before '
+        f'have {images.shape[1:]}; a set in memory needs one size, so add '
+        '--data.stream --data.size N (the side that images are brought to)'
+      )
+    images[row], labels[row] = image, example['label']
+  return {'image': images, 'label': labels}
 
 
 def _pictures(part, names, from_one, repairs):
@@ -335,7 +259,7 @@ def _pictures(part, names, from_one, repairs):
     count = len(objects['label'])
     boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
     corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
-    marks = (objects.get(key, [none] * count) for key, none in _MARKS.items())
+    marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
     rows = zip(objects['label'], corners, *marks, strict=True)
     annotated = [
       Object(names[label] if 0 <= label < len(names) else '', *values)
@@ -344,10 +268,85 @@ def _pictures(part, names, from_one, repairs):
     yield picture, size, annotated
 
 
+def _folders(name, directory):
+  """Those of the versions that make up the set; voc is two."""
+  folders = [
+    find(f'{name}/{config}', directory) or find(config, directory)
+    for config in _CONFIGS.get(name, ())
+  ]
+  if not any(folders):  # another config, or a set of one's own
+    folders = [find(name, directory)]
+  return [folder for folder in folders if folder]
+
+
+def _locate(name, directory):
+  folder = find(name, directory)
+  if folder is None:
+    raise UserError(
+      f'no prepared TFDS data set {name!r} (nor idx files of it) in '
+      f'{directory}; prepare it once with: {prepare_command(name, directory)}'
+    )
+  return folder
+
+
+def _open(origin, choose, needs, tested=True):
+  """({split: `Part`}, features that are read, name of the split to test on)."""
+  import tensorflow_datasets as tfds
+
+  # `tfds.data_source(name)` is this with the one version that the installed
+  # TFDS knows; from the directory, whatever version was prepared will do.
+  builder = tfds.builder_from_directory(origin[0])
+  features = choose(tfds.features, builder.info.features)
+  if features is None:
+    layout = ' '.join(repr(builder.info.features).split())
+    raise UserError(
+      f'{origin[0]} holds examples of the layout {layout}; '
+      f'{needs}, so choose another set'
+    )
+  features = tfds.features.FeaturesDict(features)
+  splits = builder.info.splits
+  names = ('train', 'validation', 'test')
+  names = [x for x in names if x in splits and splits[x].num_examples]
+  try:
+    sources = builder.as_data_source(
+      names, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+  except NotImplementedError as error:
+    form = builder.info.file_format.value
+    raise UserError(
+      f'{origin[0]} is prepared as {form}, which only TensorFlow reads; '
+      'convert it to array_record, where TensorFlow is installed, with: python '
+      '-m tensorflow_datasets.scripts.convert_format '
+      f'--dataset_version_dir={origin[0]} --out_file_format=array_record'
+    ) from error
+  parts = {
+    name: Part(source, features, origin, name)
+    for name, source in zip(names, sources, strict=True)
+  }
+  tests = [x for x in ('test', 'validation') if tested and x in parts]
+  held_out = next((x for x in tests if parts[x].annotated()), None)
+  learnt = 'train' in parts and (
+    choose is _with_objects or parts['train'].annotated()
+  )
+  if not learnt or (tested and not held_out):
+    raise UserError(
+      f'{origin[0]} has the splits {sorted(splits)}; it needs annotated '
+      'examples in train, and in test or validation, so choose another set'
+    )
+  return parts, features, held_out
+
+
+def _with_label(kinds, features):
+  image, label = _within(kinds, features, 'image', 'label')
+  if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
+    return {'image': image, 'label': label}
+  return None
+
+
 def _with_objects(kinds, features):
-  image, objects = _within(features, kinds.FeaturesDict, 'image', 'objects')
+  image, objects = _within(kinds, features, 'image', 'objects')
   each = getattr(objects, 'feature', None)
-  box, label = _within(each, kinds.FeaturesDict, 'bbox', 'label')
+  box, label = _within(kinds, each, 'bbox', 'label')
   if (
     not _is_image(kinds, image)
     or not isinstance(objects, kinds.Sequence)
@@ -362,85 +361,9 @@ def _with_objects(kinds, features):
   return {'image': image, 'objects': each}
 
 
-# -------------------------------------------------------------------- opening
-
-
-def _locate(name, directory):
-  folder = find(name, directory)
-  if folder is None:
-    raise UserError(
-      f'no prepared TFDS data set {name!r} (nor idx files of it) in '
-      f'{directory}; prepare it once with: {prepare_command(name, directory)}'
-    )
-  return folder
-
-
-def _open(origin, kind, choose, needs):
-  """Opens a set.
-
-  Returns:
-    ({split: its `Part`} of those with examples that may be used, the features
-    that are read, all splits).
-  """
-  import tensorflow_datasets as tfds
-
-  # `tfds.data_source(name)` is this with the one version that the installed
-  # TFDS knows; from the directory, whatever version was prepared will do.
-  builder = tfds.builder_from_directory(origin.folder)
-  features = choose(tfds.features, builder.info.features)
-  if features is None:
-    layout = ' '.join(repr(builder.info.features).split())
-    raise UserError(
-      f'{origin.folder} holds examples of the layout {layout}; {needs}, so '
-      'choose another set'
-    )
-  features = tfds.features.FeaturesDict(features)
-  splits = builder.info.splits
-  names = [
-    name
-    for name in ('train', 'validation', 'test')
-    if name in splits and splits[name].num_examples
-  ]
-  if 'train' not in names:
-    _refuse(origin, splits)
-  try:
-    sources = builder.as_data_source(
-      names, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-  except NotImplementedError as error:
-    form = builder.info.file_format.value
-    raise UserError(
-      f'{origin.folder} is prepared as {form}, which only TensorFlow reads; '
-      'convert it to array_record, where TensorFlow is installed, with: python '
-      '-m tensorflow_datasets.scripts.convert_format '
-      f'--dataset_version_dir={origin.folder} --out_file_format=array_record'
-    ) from error
-  parts = {
-    name: kind(source, features, origin, name)
-    for name, source in zip(names, sources, strict=True)
-  }
-  return parts, features, splits
-
-
-def _held_out(origin, parts, splits, annotated):
-  """The split to test on."""
-  for name in ('test', 'validation'):
-    if name in parts and parts[name].any(annotated):
-      return name
-  return _refuse(origin, splits)
-
-
-def _refuse(origin, splits):
-  raise UserError(
-    f'{origin.folder} has the splits {sorted(splits)}; it needs annotated '
-    'examples in train, and in test or validation, so choose another set'
-  )
-
-
-def _within(feature, kind, *keys):
-  if isinstance(feature, kind) and set(keys) <= set(feature):
-    return [feature[key] for key in keys]
-  return [None] * len(keys)
+def _within(kinds, feature, *keys):
+  known = dict(feature) if isinstance(feature, kinds.FeaturesDict) else {}
+  return [known.get(key) for key in keys]
 
 
 def _is_image(kinds, feature):
@@ -449,10 +372,7 @@ def _is_image(kinds, feature):
 
 @contextlib.contextmanager
 def _quiet():
-  """Keeps TFDS's notices (each file opened, OpenCV is faster) off the terminal.
-
-  They come through absl.
-  """
+  """Keeps TFDS's notices, which come through absl, off the terminal."""
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -460,3 +380,20 @@ def _quiet():
     yield
   finally:
     logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _reading(folder, name, directory):
+  """Turns what goes wrong in reading a folder into a `UserError`."""
+  try:
+    yield
+  except (UserError, MemoryError, ImportError):
+    raise
+  except Exception as error:
+    # TFDS, protobuf, array_record and Pillow have no common exception for
+    # damaged files, and some of their messages run over many lines.
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    raise UserError(
+      f'{folder} cannot be read ({reason}); if it is damaged, remove it and '
+      f'prepare it anew with: {prepare_command(name, directory)}'
+    ) from error

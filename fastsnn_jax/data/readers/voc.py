@@ -38,7 +38,7 @@ def read_boxes(directory, classes=None) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   VOCdevkit: trains on trainval of 2007 and of 2012, tests on test of 2007. Any
-  other directory: trainval and test, or without a test.txt train and val.
+  other directory: trainval and test, train and test, or train and val.
   Corners are pixels counted from 1, so that a share is (x - 1) / width.
 
   Args:
@@ -61,12 +61,12 @@ def read_boxes(directory, classes=None) -> records.Records:
     spelt = {name.lower(): name for name in names if name}
     classes = known or sorted(spelt.values())
   numbers = records.class_numbers(classes)
-  parts = []
-  for (path, *_), items in zip(splits, pictures, strict=True):
-    parts.append(
-      [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
-    )
-    records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
+  parts = [
+    [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
+    for items in pictures
+  ]
+  for part, (path, *_) in zip(parts, splits, strict=True):
+    records.check(part, classes, path, BOX_LAYOUT, repairs)
   return records.Records(*parts, tuple(classes), repairs)
 
 
@@ -103,10 +103,10 @@ def read_masks(directory, classes=None) -> records.Records:
   parts = {}
   for part, name in lists.items():
     path = root / MASK_LISTS / f'{name}.txt'
-    paths = [
-      (_hinted(name), _picture(root, name), _mask(root, name))
-      for name in names_in(path)
-    ]
+    paths = []
+    for name in names_in(path):
+      masks = (root / folder / f'{name}.png' for folder in MASKS)
+      paths.append((_hinted(name), _picture(root, name), _first(masks)))
     parts[part] = records.with_masks(paths, classes, repairs)
     records.check(parts[part], classes, path, MASK_LAYOUT, repairs)
   return records.Records(**parts, classes=classes, repairs=repairs)
@@ -171,12 +171,11 @@ def _annotations(path, repairs):
     except (decode.Undecodable, OSError, ElementTree.ParseError):
       repairs['unreadable'].append(str(file))
       continue
-    said = [_number(tree, f'size/{side}') for side in ('width', 'height')]
-    if any(
-      value not in (0, real) and not math.isnan(value)
-      for value, real in zip(said, size, strict=True)
-    ):
-      repairs['said_size'].append(str(picture))
+    for side, length in zip(('width', 'height'), size, strict=True):
+      said = _number(tree, f'size/{side}')
+      if said not in (0, length) and not math.isnan(said):
+        repairs['said_size'].append(str(picture))
+        break
     objects = [
       records.Object(
         (node.findtext('name') or '').strip(),
@@ -234,12 +233,10 @@ def _mask_classes(root):
 
 
 def _picture(root, name):
-  paths = (root / 'JPEGImages' / (name + suffix) for suffix in _SUFFIXES)
-  return next((path for path in paths if path.is_file()), None)
+  return _first(root / 'JPEGImages' / (name + x) for x in _SUFFIXES)
 
 
-def _mask(root, name):
-  paths = (root / folder / f'{name}.png' for folder in MASKS)
+def _first(paths):
   return next((path for path in paths if path.is_file()), None)
 
 

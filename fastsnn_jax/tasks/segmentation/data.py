@@ -110,7 +110,7 @@ class Masks:
   def column(self, name) -> np.ndarray | None:
     """Only 'has_class': whether a mask has a pixel of a class."""
     if name == 'has_class':
-      return np.array([bool(record.mask_labels) for record in self._part])
+      return np.array([bool(record.label) for record in self._part])
     return None
 
 

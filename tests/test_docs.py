@@ -1,0 +1,44 @@
+"""The documents agree with the code, and with each other."""
+
+import pathlib
+import re
+import runpy
+
+import pytest
+from test_architecture import ROOMS
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / 'docs'
+NUMBER = r'\b[CDS](?:\d(?:\.\d)?|-Q\d+)\b'
+
+
+def test_cited_numbers_are_on_the_page_of_the_official_code():
+  page = (DOCS / 'reference_behaviour.md').read_text()
+  known = set(re.findall(rf'(?:^## |\*\*|, |to ){NUMBER}', page, re.M))
+  known = {re.search(NUMBER, entry)[0] for entry in known}
+  for path in (ROOT / 'fastsnn_jax').rglob('*.py'):
+    text = ' '.join(path.read_text().replace('# ', '').split())
+    for cited in re.findall(r'reference behaviour ([^)]*)', text):
+      assert set(re.findall(NUMBER, cited)) <= known, f'{path}: {cited}'
+
+
+def test_the_order_of_folders_is_that_of_the_architecture_test():
+  text = ' '.join((DOCS / 'architecture.md').read_text().split())
+  order = re.search(r'checks the order: ([\w, ]+)\.', text)[1].split(', ')
+  rooms = [room for room in ROOMS if room in order]
+  assert rooms == order
+  drawing = runpy.run_path(str(DOCS / 'draw_architecture.py'))
+  assert list(drawing['FOLDERS']) == order
+  picture = (DOCS / 'images' / 'architecture.svg').read_text(encoding='utf-8')
+  assert drawing['draw']() == picture, 'run python docs/draw_architecture.py'
+
+
+@pytest.mark.parametrize(
+  'path', sorted(DOCS.glob('*.md')), ids=lambda p: p.stem
+)
+def test_the_files_that_a_page_names_exist(path):
+  named = re.findall(r'`((?:[\w-]+/)+[\w-]+\.(?:py|md))`', path.read_text())
+  for name in named:
+    assert (ROOT / name).exists() or (ROOT / 'fastsnn_jax' / name).exists(), (
+      name
+    )
