@@ -16,11 +16,13 @@ import time
 import numpy as np
 import PIL.Image
 
-from fastsnn_jax import data
+import fastsnn_jax as fs
+from fastsnn_jax.data import Shuffle
 from fastsnn_jax.data.decode import random_box
-from fastsnn_jax.data.order import Draws
 from fastsnn_jax.data.readers.folder import SUFFIXES
+from fastsnn_jax.data.stream import Draws
 from fastsnn_jax.data.workers import cores
+from fastsnn_jax.tasks.classification.data import open_data
 
 
 def photograph(random, height, width):
@@ -58,19 +60,11 @@ def plain(paths, size):
     yield np.asarray(image)
 
 
-def ours(source, count, size, workers=0):
+def ours(split, count):
   """The training batches that hold so many images."""
-  loader = data.Loader(
-    source,
-    batch=min(64, count),
-    seed=0,
-    size=size,
-    train=True,
-    crop='random_resized',
-    workers=workers,
-  )
-  batches = loader.training()
-  for _ in range(max(count // loader.batch, 1)):
+  size = min(64, count)
+  batches = split.batches(size, shuffle=Shuffle(0))
+  for _ in range(max(count // size, 1)):
     yield from next(batches)['image']
   batches.close()
 
@@ -102,11 +96,13 @@ def main():
       for path in sorted((directory / 'train').rglob('*'))
       if path.suffix.lower() in SUFFIXES
     ][: args.images]
-    source = data.open_stream('benchmark', str(directory)).train
-    source = source.take(range(len(paths)))
+    settings = fs.Data(
+      'benchmark', path=str(directory), stream=True, size=args.size
+    )
+    split = open_data(settings).train.take(range(len(paths)))
     ways = {
       'plain Pillow loop': lambda: plain(paths, args.size),
-      'Loader (ours)': lambda: ours(source, len(paths), args.size),
+      'Stream (ours)': lambda: ours(split, len(paths)),
     }
     best = dict.fromkeys(ways, (0.0, 0.0))
     for _ in range(args.repeats):  # in turn: a busy spell hits them all

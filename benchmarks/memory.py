@@ -18,8 +18,7 @@ import jax
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
 from fastsnn_jax.conversion import finetune as finetuning
-from fastsnn_jax.evaluation import evaluate as evaluation
-from fastsnn_jax.evaluation import operations as counting
+from fastsnn_jax.evaluation import compare, operations
 from fastsnn_jax.training.gradients import gradients
 
 MODELS = {'small_resnet14': (28, 28, 1), 'cifar_resnet20': (32, 32, 3)}
@@ -79,13 +78,13 @@ def comparing(network, image, batch, mode):
   variables, neurons, rows = shapes(network, image, batch)
   rows['image'] = jax.ShapeDtypeStruct((batch, *image), 'uint8')
   task = tasks.for_network(network)
-  ann = functools.partial(evaluation._ann, network=network, task=task)
+  ann = functools.partial(compare._ann, network=network, task=task)
   seen, _ = jax.eval_shape(ann, variables, rows)
   twin = fs.to_spiking(network, mode)
   needed = temporary(
-    evaluation._compare,
+    compare._compare,
     variables,
-    counting.connections(network, variables, image),
+    operations.connections(network, variables, image),
     rows,
     seen,
     network=twin,
@@ -110,6 +109,7 @@ def tuning(network, image, batch, schedule):
     jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
     ann=network,
     snn=twin,
+    task=tasks.for_network(network),
     tuning=how,
     layers=tuple(layers),
   )

@@ -13,6 +13,7 @@ from timing import compare, show
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
 from fastsnn_jax.training import step as training
+from fastsnn_jax.training.optimizer import make_optimizer
 
 
 def variables_of(network, images):
@@ -30,9 +31,10 @@ def forward(network):
 
 def step(network, variables, images):
   """A training step as a function of a state that it does not donate."""
-  recipe = training.Recipe(1, 1, len(images), 0.1)
-  task = tasks.for_network(network)
-  state = training.create(variables, recipe, task)
+  stage = fs.Stage(network.bits, epochs=1)
+  optimizer = make_optimizer(fs.Experiment(), stage, epoch_steps=1)
+  sums = dict.fromkeys(('correct', 'count', 'loss'), jnp.float32(0))
+  state = training.create(variables, optimizer, sums)
   batch = {
     'image': images,
     'label': jnp.zeros(len(images), jnp.int32),
@@ -41,15 +43,15 @@ def step(network, variables, images):
   take = functools.partial(
     training.train_step,
     network=network,
-    task=task,
-    optimizer=recipe.optimizer(),
+    task=tasks.for_network(network),
+    optimizer=optimizer,
   )
   return jax.jit(take), state, batch
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  models = [name for name in fs.models() if 'yolo' not in name]
+  models = [x for x in fs.models() if 'yolo' not in x and 'lab' not in x]
   parser.add_argument('--model', default='cifar_resnet20', choices=models)
   parser.add_argument('--batch', type=int, default=64)
   args = parser.parse_args()

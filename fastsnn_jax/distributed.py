@@ -18,8 +18,13 @@ from fastsnn_jax.errors import UserError
 
 AXIS = 'data'
 
-
-# What helps where the processes of a launch do not find one another.
+# Variables with the number of processes that a launch has.
+_COUNTS = {
+  'SLURM_NTASKS': 'slurm',
+  'OMPI_COMM_WORLD_SIZE': 'mpi',
+  'MEGASCALE_NUM_SLICES': 'tpu',
+}
+# What helps where the processes of a launch cannot reach one another.
 _ADVICE = {
   'variables': 'check JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and '
   'JAX_PROCESS_ID, or unset them to run alone',
@@ -38,10 +43,9 @@ _ADVICE = {
 def start() -> None:
   """Joins the other processes of a launch on several hosts, if it is one.
 
-  Where `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` are
-  set they are used; SLURM and Open MPI with several tasks and TPUs are
-  recognised, and JAX knows how to join there. To be called before any other
-  use of JAX.
+  `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` are used
+  where they are set; SLURM, Open MPI and TPUs are recognised, and JAX knows how
+  to join there. Call it before any other use of JAX.
 
   Raises:
     UserError: the other processes could not be reached.
@@ -49,19 +53,13 @@ def start() -> None:
   launch = _launch()
   if launch is None or jax.distributed.is_initialized():
     return
-  settings = {}
-  if launch == 'variables':
-    settings = {
-      'coordinator_address': os.environ['JAX_COORDINATOR_ADDRESS'],
-      'num_processes': _number('JAX_NUM_PROCESSES'),
-      'process_id': _number('JAX_PROCESS_ID'),
-    }
+  settings = _variables() if launch == 'variables' else {}
   try:
     jax.distributed.initialize(**settings)
   except (RuntimeError, ValueError, OSError, ImportError) as error:
+    if launch == 'tpu host' and isinstance(error, ValueError):
+      return  # JAX recognised no launch: this host is the only one
     line = (str(error) or type(error).__name__).splitlines()[0]
-    if launch == 'tpu host' and 'coordinator_address should be' in line:
-      return  # asked, JAX knows of no others
     raise UserError(
       f'the processes of this launch cannot be joined ({line}); '
       f'{_ADVICE[launch]}'
@@ -69,40 +67,33 @@ def start() -> None:
 
 
 def _launch() -> str | None:
-  """What started this process among others, a key of `_ADVICE`, or None."""
-  environment = os.environ
-  if environment.get('JAX_COORDINATOR_ADDRESS'):
+  """What started this process beside others, a key of `_ADVICE`, or None."""
+  value = os.environ.get
+  if value('JAX_COORDINATOR_ADDRESS'):
     return 'variables'
-  for name, launch in (
-    ('SLURM_NTASKS', 'slurm'),
-    ('OMPI_COMM_WORLD_SIZE', 'mpi'),
-    ('MEGASCALE_NUM_SLICES', 'tpu'),
-  ):
-    if int(environment.get(name) or 1) > 1:
+  for name, launch in _COUNTS.items():
+    if int(value(name) or 1) > 1:
       return launch
   # Kubernetes names the hosts of a slice here. A single one may be called
   # 'local', which is no address to join at.
-  hosts = environment.get('TPU_PROCESS_ADDRESSES') or environment.get(
-    'TPU_WORKER_HOSTNAMES'
-  )
-  if hosts:
+  if hosts := value('TPU_PROCESS_ADDRESSES') or value('TPU_WORKER_HOSTNAMES'):
     return 'tpu' if ',' in hosts else None
-  # Elsewhere only the metadata server knows, which JAX then asks. 'tpu' it
-  # puts among the platforms by itself where it sees chips and libtpu; where it
-  # sees no chips it sets this variable.
+  # Elsewhere only the metadata server knows, which JAX then asks. JAX puts
+  # 'tpu' among the platforms where it sees chips and libtpu, and sets this
+  # variable where it sees no chips.
   platforms = (jax.config.jax_platforms or '').split(',')
-  if 'tpu' in platforms and not environment.get('TPU_SKIP_MDS_QUERY'):
-    return 'tpu host'
-  return None
+  alone = 'tpu' not in platforms or value('TPU_SKIP_MDS_QUERY')
+  return None if alone else 'tpu host'
 
 
-def _number(name):
-  text = os.environ.get(name)
-  if text is None:
-    return None  # JAX finds it out, or says what is missing
-  if not text.isdigit():
-    raise UserError(f'{name}={text!r}, but it must be a whole number')
-  return int(text)
+def _variables():
+  settings = {'coordinator_address': os.environ['JAX_COORDINATOR_ADDRESS']}
+  for name in ('num_processes', 'process_id'):
+    text = os.environ.get(f'JAX_{name.upper()}')
+    if text is not None and not text.isdigit():
+      raise UserError(f'JAX_{name.upper()}={text!r}: it must be a whole number')
+    settings[name] = text and int(text)  # None: JAX finds it out
+  return settings
 
 
 @functools.cache
@@ -124,27 +115,28 @@ def even(size: int) -> int:
 
 
 def everywhere(tree, *, alias: bool = False):
-  """The tree on every device; each process has the same values.
+  """The arrays of a tree on every device; each process has the same values.
 
-  Args:
-    tree: of arrays.
-    alias: an array that lies there already may be the same one; otherwise it
-      is a copy, whose buffers can be donated.
+  They are copies, whose buffers can be donated; with `alias`, an array that
+  lies there already may be the same one.
   """
-  return jax.tree.map(functools.partial(_copy, alias=alias), tree)
-
-
-def _copy(x, alias):
   sharding = NamedSharding(mesh(), PartitionSpec())
   if jax.process_count() == 1:
-    if not alias and isinstance(x, jax.Array):
-      x = jax.numpy.copy(x)  # else the first of several devices shares x
-    return jax.device_put(x, sharding, may_alias=alias)
-  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    data = _copy(jax.random.key_data(x), alias)
-    return jax.random.wrap_key_data(data)
-  x = np.array(x)
-  return jax.make_array_from_process_local_data(sharding, x, x.shape)
+    if not alias:  # else the first of several devices shares what is given
+      tree = jax.tree.map(_own_copy, tree)
+    return jax.device_put(tree, sharding, may_alias=alias)
+
+  def put(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+    x = np.array(x)
+    return jax.make_array_from_process_local_data(sharding, x, x.shape)
+
+  return jax.tree.map(put, tree)
+
+
+def _own_copy(x):
+  return jax.numpy.copy(x) if isinstance(x, jax.Array) else x
 
 
 def by_row(batch):
@@ -156,6 +148,11 @@ def by_row(batch):
   )
 
 
+def keep_by_row(tree):
+  """Under `jit`: each device goes on with its rows."""
+  return jax.lax.with_sharding_constraint(tree, rows())
+
+
 def whole(tree):
   """Arrays that are shared out by row, on the host of every process."""
   if jax.process_count() == 1:
@@ -163,18 +160,11 @@ def whole(tree):
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def keep_by_row(tree):
-  """Under `jit`: each device goes on with its rows."""
-  return jax.lax.with_sharding_constraint(tree, rows())
-
-
 def check_batch(name: str, size: int, parts: int = 1) -> None:
   """Raises a UserError where a batch cannot be shared out evenly.
 
-  Args:
-    name: of the setting.
-    size: of the batch.
-    parts: in which each device computes its share, one after another.
+  `name` is that of the setting; each device computes its share of the batch in
+  `parts`, one after another.
   """
   if size % (parts := parts * mesh().size):
     raise UserError(
@@ -195,17 +185,17 @@ def agree(value: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def check_shared(directory, found: int) -> None:
-  """Raises a UserError where not all processes find the same there."""
-  if any_of(agree(found) != found):
-    raise UserError(
-      f'{directory} does not hold the same for all {jax.process_count()} '
-      'processes; give a --workdir on a file system that they share'
-    )
-
-
 def any_of(value: int) -> int:
   """The largest value of any process."""
   if jax.process_count() == 1:
     return value
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def check_shared(directory, state: int) -> None:
+  """Raises a UserError where `state` of a directory differs by process."""
+  if any_of(agree(state) != state):
+    raise UserError(
+      f'{directory} does not hold the same for all {jax.process_count()} '
+      'processes; give a --workdir on a file system that they share'
+    )

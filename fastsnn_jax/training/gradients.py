@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from fastsnn_jax.distributed import AXIS, mesh
+from fastsnn_jax import distributed
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import Task
 
@@ -60,63 +60,58 @@ def gradients(
     loss, sums = task.loss(output, batch)
     return loss, (sums, statistics)
 
-  def whole(params, statistics, batch):
-    found = jax.grad(loss_of, has_aux=True)(params, statistics, batch)
-    grads, (sums, statistics) = found
+  differentiate = jax.grad(loss_of, has_aux=True)
+  arguments = variables['params'], variables['batch_stats'], batch
+  if accumulate == 1 and not per_device:
+    grads, (sums, statistics) = differentiate(*arguments)
     return grads, sums, statistics
-
+  total = functools.partial(_total, differentiate, accumulate)
   if per_device:
-    grads, sums, statistics = jax.shard_map(
-      functools.partial(_on_one_device, whole, accumulate),
-      mesh=mesh(),
-      in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
+    total = jax.shard_map(
+      functools.partial(_over_devices, total),
+      mesh=distributed.mesh(),
+      in_specs=(
+        PartitionSpec(),
+        PartitionSpec(),
+        PartitionSpec(distributed.AXIS),
+      ),
       out_specs=PartitionSpec(),
       check_vma=False,
-    )(variables['params'], variables['batch_stats'], batch)
-  elif accumulate > 1:
-    grads, sums, statistics = _in_parts(
-      whole, accumulate, variables['params'], variables['batch_stats'], batch
     )
-  else:
-    return whole(variables['params'], variables['batch_stats'], batch)
+  grads, sums, statistics = total(*arguments)
   count = jnp.where(sums['count'] > 0, sums['count'], 1)
   return jax.tree.map(lambda g: g / count, grads), sums, statistics
 
 
-def _on_one_device(whole, accumulate, params, statistics, batch):
-  grads, sums, statistics = _in_parts(
-    whole, accumulate, params, statistics, batch
-  )
-  grads, sums = jax.lax.psum((grads, sums), AXIS)
-  return grads, sums, jax.lax.pmean(statistics, AXIS)
+def _over_devices(total, params, statistics, batch):
+  grads, sums, statistics = total(params, statistics, batch)
+  grads, sums = jax.lax.psum((grads, sums), distributed.AXIS)
+  return grads, sums, jax.lax.pmean(statistics, distributed.AXIS)
 
 
-def _in_parts(whole, parts, params, statistics, batch):
+def _total(differentiate, parts, params, statistics, batch):
   """Summed gradients, each part's times its count; statistics in turn."""
+
+  def part(statistics, batch):
+    grads, (sums, statistics) = differentiate(params, statistics, batch)
+    grads = jax.tree.map(lambda g: g * sums['count'], grads)
+    return statistics, (grads, sums)
+
+  def add(carry, batch):
+    statistics, total = carry
+    statistics, summand = part(statistics, batch)
+    return (statistics, jax.tree.map(jnp.add, total, summand)), None
 
   def split(x):  # row i goes to part i mod parts: each device keeps its rows
     return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
-  def part(statistics, batch):
-    grads, sums, statistics = whole(params, statistics, batch)
-    return statistics, (
-      jax.tree.map(lambda g: g * sums['count'], grads),
-      sums,
-    )
-
-  def step(carry, batch):
-    statistics, total = carry
-    statistics, found = part(statistics, batch)
-    return (statistics, jax.tree.map(jnp.add, total, found)), None
-
+  if parts == 1:
+    statistics, (grads, sums) = part(statistics, batch)
+    return grads, sums, statistics
   batches = jax.tree.map(split, batch)
   one = jax.tree.map(lambda x: x[0], batches)
-  if parts == 1:
-    statistics, (grads, sums) = part(statistics, one)
-    return grads, sums, statistics
-  shapes = jax.eval_shape(part, statistics, one)[1]
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, statistics, one)[1])
   (statistics, (grads, sums)), _ = jax.lax.scan(
-    step, (statistics, zeros), batches
+    add, (statistics, zeros), batches
   )
   return grads, sums, statistics

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from fastsnn_jax import distributed as devices
+from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
 
 
@@ -31,7 +31,7 @@ class Bar:
     self._last_line = self._started
 
   def __enter__(self):
-    if sys.stderr.isatty() and devices.first():
+    if sys.stderr.isatty() and distributed.first():
       from rich import progress as rich
       from rich.console import Console
 
@@ -63,7 +63,9 @@ class Bar:
     if now - self._last_line > 30:  # a line now and then, for log files
       self._last_line = now
       rate = (now - self._started) / max(self._done - self._first, 1)
-      left = _clock(rate * (self._total - self._done))
+      left = datetime.timedelta(
+        seconds=round(rate * (self._total - self._done))
+      )
       share = 100 * self._done / max(self._total, 1)
       say(f'{self._title}: {share:3.0f} %  {note}  {left} left')
 
@@ -82,12 +84,8 @@ def say(text: str, *, own: bool = False) -> None:
     text: the line.
     own: it is about this process, so it is shown whichever that is.
   """
-  if own or devices.first():
+  if own or distributed.first():
     print(text, file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-  return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Log:
@@ -100,7 +98,7 @@ class Log:
 
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
-    if not devices.first():
+    if not distributed.first():
       return
     row = {'stage': stage, 'step': step, **metrics}
     with _written(self._path):
@@ -131,7 +129,7 @@ class Log:
 
   def rewind(self, stage: str, step: int) -> None:
     """Drops what a killed run wrote after the step that it resumes from."""
-    if not devices.first():
+    if not distributed.first():
       return
     self._resumed[stage] = step
     rows = [r for r in self.rows() if r['stage'] != stage or r['step'] <= step]

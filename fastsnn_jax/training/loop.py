@@ -23,7 +23,7 @@ from fastsnn_jax.training.step import keep_best, make_step
 LOOK_SECONDS = 1.0  # between two looks at what the devices have done
 AHEAD = 2  # steps that are sent before the first of them is done
 TOO_LONG = 0.1  # share of the time in which devices may wait for images
-SIDE_STEPS = 10  # between two changes of the images' side (D3.7)
+SIDE_STEPS = 10  # between two changes of the images' side
 
 
 class Session(NamedTuple):
@@ -56,9 +56,9 @@ def run_stage(
 ):
   """Trains one stage, from its last save if there is one.
 
-  Metrics are fetched a look later than they are computed, so that the devices
-  never wait for the host. A step that is not finite is noticed late, but never
-  saved.
+  The host sends a step after the other and reads what they report at a look,
+  about once a second, so the devices do not wait for it. A step that is not
+  finite is noticed at the next look; every save and every epoch looks first.
 
   Args:
     network, variables: to start from.
@@ -76,46 +76,37 @@ def run_stage(
     UserError: the loss is not finite, or the save is of another run.
     SystemExit: a signal asked to end; all is saved.
   """
-  name, log = f'ann{stage.bits}', session.log
-  batch = config.data.batch
+  name, batch = f'ann{stage.bits}', config.data.batch
   epoch_steps = split.steps(batch)
   steps = stage.epochs * epoch_steps
   shuffle = Shuffle(config.seed, stage.bits)
-  side_of = _Sides(config.data.sizes, shuffle)
+  side_of = _sides(config.data.sizes, shuffle)
   train = make_step(network, task, config, stage, epoch_steps)
+  saves = _Saves(session.workdir / 'unfinished' / name, identity, config)
   state = train.start(variables, split.shapes(batch), side_of(0))
-  store = Store(session.workdir / 'unfinished' / name)
-  state, judged = _resume(store, state, identity)
-  state = distributed.everywhere(state)
-  key = distributed.everywhere(shuffle.draw_key)
+  state, judged = saves.resume(state)
+  state, key = distributed.everywhere((state, shuffle.draw_key))
   step = int(state.step)
   if step:
     say(f'{name}: going on from step {step} of {steps}')
   # The row of an epoch that is still to be judged is written again.
-  log.rewind(name, step if judged else step - 1)
-  saves = _Saves(store, identity, step, config)
+  session.log.rewind(name, step if judged else step - 1)
   reports = collections.deque()
-  meter = Meter(batch, session.trace)
   looked, look_every, last_look = step, 1, time.perf_counter()
-
-  def check(report):
-    """Takes in what the devices say of the steps so far."""
-    sums, bad = jax.device_get(report)
-    if bad >= 0:
-      store.close()
-      raise UserError(_not_finite(name, bad, steps, saves))
-    return sums
+  meter = Meter(batch, session.trace)
+  bar = Bar(f'{name}: {stage.epochs} epochs', steps, step)
 
   def judge(state, measured):
-    """The state behind an epoch, with what its score makes the best."""
+    """The state behind an epoch, with the best variables so far."""
     epoch = step // epoch_steps
     scores = score(state.judged, epoch)
     state = keep_best(state, scores.pop('score'))
-    train = task.summarize(jax.device_get(state.sums))
-    row = {f'train_{k}': v for k, v in train.items()}
+    sums = task.summarize(jax.device_get(state.sums))
+    row = {f'train_{k}': v for k, v in sums.items()}
     row |= {f'val_{k}': v for k, v in scores.items()} | measured
-    log.write(name, step, epoch=epoch, **row)
-    bar.line(_line(name, epoch, row))
+    session.log.write(name, step, epoch=epoch, **row)
+    shown = [f'{key} {value:.4g}' for key, value in row.items()]
+    bar.line('  '.join([f'{name} epoch {epoch}', *shown]))
     if row.get('input_wait', 0) > TOO_LONG:
       bar.line(
         f'{name}: the devices wait for images {100 * row["input_wait"]:.0f} % '
@@ -124,10 +115,7 @@ def run_stage(
     meter.start_epoch()
     return state
 
-  with (
-    contextlib.closing(meter),
-    Bar(f'{name}: {stage.epochs} epochs', steps, step) as bar,
-  ):
+  with contextlib.closing(meter), bar:
     if not judged:
       state = judge(state, {})
     batches = split.batches(batch, shuffle=shuffle, start=step)
@@ -143,96 +131,97 @@ def run_stage(
         meter.running(report)
         reports.append(report)
         step += 1
-        epoch_ends = step % epoch_steps == 0
-        if step - looked < look_every and not epoch_ends and not saves.at(step):
+        ends = step % epoch_steps == 0
+        if step - looked < look_every and not ends and not saves.at(step):
           continue
-        # The first process decides for all, so that they take the same turn.
+        # All processes have to take the same turn from here on.
         signal = distributed.any_of(session.asked() or 0)
         save = signal or saves.due(step)
-        sums = check(reports[-1 if epoch_ends or save else 0])
+        sums, bad_step = jax.device_get(reports[-1 if ends or save else 0])
+        if bad_step >= 0:
+          saves.close()
+          raise UserError(
+            f'{name}: the loss or an update is not finite at step {bad_step} '
+            f'of {steps}; {saves.told()}; lower the learning rate, and remove '
+            f'{saves.directory} to start the stage again'
+          )
         now = time.perf_counter()
         took = max(now - last_look, 1e-9) / (step - looked)
-        note = _note(task.summarize(sums), batch / took)
-        bar.advance(step - looked, note)
+        shown = [f'{k} {v:.4f}' for k, v in task.summarize(sums).items()]
+        shown.append(f'{batch / took:,.0f} images/s')
+        bar.advance(step - looked, '  '.join(shown))
         looked, last_look = step, now
         look_every = int(np.clip(LOOK_SECONDS / took, 1, 1000))
         look_every = distributed.agree(look_every)
         for line in split.complaints():
           bar.line(f'{name}: {line}', own=True)
         if save:  # before judging, which may take longer than a machine stays
-          saves.write(step, state, judged=not epoch_ends)
+          saves.write(step, state, judged=not ends)
         if signal:
-          store.close()
+          saves.close()
           bar.line(f'{name}: saved at step {step}; the same command goes on')
           raise SystemExit(128 + signal)
-        if epoch_ends:
+        if ends:
           state = judge(state, meter.epoch())
           last_look = time.perf_counter()
-  store.close()
+  saves.close()
   return state.best, float(state.best_score)
 
 
-class _Sides:
+def _sides(sides, shuffle):
   """Step -> side of its images, the same on every process; None for one."""
+  seed = shuffle.number if sides else 0
 
-  def __init__(self, sides, shuffle):
-    self._sides, self._seed = sides, shuffle.number if sides else 0
-
-  def __call__(self, step: int) -> int | None:
-    if not self._sides:
+  def side_of(step: int) -> int | None:
+    if not sides:
       return None
-    drawn = np.random.PCG64([self._seed, step // SIDE_STEPS]).random_raw()
-    return self._sides[drawn % len(self._sides)]
+    drawn = np.random.PCG64([seed, step // SIDE_STEPS]).random_raw()
+    return sides[drawn % len(sides)]
+
+  return side_of
 
 
 class _Saves:
-  """When the state is saved, and what was."""
+  """The saves of a stage: the newest one, and when the next is due."""
 
-  def __init__(self, store, identity, step, config):
-    self._store, self._identity = store, identity
+  def __init__(self, directory, identity, config):
+    self._store, self._identity = Store(directory), identity
+    self.directory, self.close = self._store.directory, self._store.close
     self._seconds, self._steps = 60 * config.save_minutes, config.save_steps
-    self._last, self._last_step = time.monotonic(), step
-    self.step = max(store.steps(), default=None)
-    self.directory = store.directory
+    self._newest = max(self._store.steps(), default=None)
+    self._last_step, self._last = self._newest or 0, time.monotonic()
 
-  def at(self, step) -> bool:
+  def resume(self, state):
+    """(newest state on disk or the one given, whether it was judged)."""
+    step = -1 if self._newest is None else self._newest
+    made = self.directory.is_dir()  # by the first process
+    distributed.check_shared(self.directory, step if made else -2)
+    if step < 0:
+      return state, True
+    meta = self._store.meta(step)
+    check_identity(self.directory, self._identity, meta['identity'])
+    tree, _ = self._store.load(step, like=state)
+    return jax.tree.map(jnp.array, tree), meta.get('judged', True)
+
+  def at(self, step: int) -> bool:
     """Whether so many steps have passed that a save is due."""
     return self._steps is not None and step - self._last_step >= self._steps
 
-  def due(self, step) -> bool:
+  def due(self, step: int) -> bool:
+    """Whether a save is due, by steps or by time."""
     late = time.monotonic() - self._last > self._seconds
     return bool(distributed.agree(late or self.at(step)))
 
-  def write(self, step, state, *, judged):
-    if step != self.step:
-      meta = {'identity': self._identity, 'judged': judged}
-      self._store.save(step, state, meta)
-    self.step = self._last_step = step
+  def write(self, step: int, state, *, judged: bool) -> None:
+    meta = {'identity': self._identity, 'judged': judged}
+    self._store.save(step, state, meta)
+    self._newest = self._last_step = step
     self._last = time.monotonic()
 
-
-def _not_finite(name, bad, steps, saves):
-  saved = f'the save at step {saves.step} is kept in {saves.directory}'
-  if saves.step is None:
-    saved = 'nothing of the stage was saved yet'
-  return (
-    f'{name}: the loss or an update is not finite at step {bad} of {steps}; '
-    f'{saved}; lower the learning rate, and remove {saves.directory} to start '
-    'the stage again'
-  )
-
-
-def _resume(store, state, identity):
-  """(newest state on disk or the one given, whether it was judged)."""
-  step = max(store.steps(), default=-1)
-  made = store.directory.is_dir()  # by the first process
-  distributed.check_shared(store.directory, step if made else -2)
-  if step < 0:
-    return state, True
-  meta = store.meta(step)
-  check_identity(store.directory, identity, meta['identity'])
-  tree, _ = store.load(step, like=state)
-  return jax.tree.map(jnp.array, tree), meta.get('judged', True)
+  def told(self) -> str:
+    if self._newest is None:
+      return 'nothing of the stage was saved yet'
+    return f'the save at step {self._newest} is kept in {self.directory}'
 
 
 def check_identity(directory, asked: dict, saved: dict) -> None:
@@ -259,13 +248,3 @@ def _difference(ours, theirs, name=''):
         return difference
     return None
   return None if ours == theirs else (f'{name}={ours}', f'{name}={theirs}')
-
-
-def _note(metrics, rate):
-  shown = [f'{name} {value:.4f}' for name, value in metrics.items()]
-  return '  '.join([*shown, f'{rate:,.0f} images/s'])
-
-
-def _line(name, epoch, row):
-  shown = [f'{key} {value:.4g}' for key, value in row.items()]
-  return '  '.join([f'{name} epoch {epoch}', *shown])

@@ -70,24 +70,22 @@ class Meter:
     done all that they were given, and the next batch was not there.
     """
     self._end_trace()
+    spent = self._spent
     seconds = time.perf_counter() - self._began
-    seconds -= self._spent['compile'] + self._spent['start']
-    seconds = max(seconds, 1e-9)
+    seconds = max(seconds - spent['compile'] - spent['start'], 1e-9)
     took = seconds / max(self._steps - self._first, 1)
     row = {
       'images_per_second': round(self._batch / took, 1),
       'step_seconds': took,
-      'input_wait': min(self._spent['wait'] / seconds, 1.0),
+      'input_wait': min(spent['wait'] / seconds, 1.0),
     }
     if (devices := distributed.mesh().size) > 1:
       rate = round(self._batch / took / devices, 1)
       row['images_per_second_per_device'] = rate
     if memory := jax.local_devices()[0].memory_stats():  # None on a CPU
       row['peak_device_bytes'] = memory.get('peak_bytes_in_use', 0)
-    for name in ('compile', 'start'):
-      if self._spent[name]:
-        row[f'{name}_seconds'] = self._spent[name]
-    return row
+    names = [name for name in ('compile', 'start') if spent[name]]
+    return row | {f'{name}_seconds': spent[name] for name in names}
 
   def close(self) -> None:
     self._end_trace()

@@ -65,45 +65,39 @@ def make_step(
     epoch_steps: steps of an epoch.
   """
   optimizer = make_optimizer(config, stage, epoch_steps)
-  how = {
-    'dtype': config.compute.dtype,
-    'accumulate': config.compute.accumulate,
-    'remat': config.compute.remat,
-    'per_device': config.compute.batch_stats == 'device',
-  }
+  compute = config.compute
 
-  def augment(batch, key, step, side):
-    batch = distributed.keep_by_row(batch)
-    key = jax.random.fold_in(key, step)
-    batch = task.augment(key, batch, config.data, side)
+  def augment(batch, key, side):
+    batch = task.augment(key, distributed.keep_by_row(batch), config.data, side)
     return distributed.keep_by_row(batch)
 
   def start(variables, shapes, side=None):
     def sums_of(batch):
-      batch = augment(batch, jax.random.key(0), 0, side)
+      batch = augment(batch, jax.random.key(0), side)
       output, _ = network.apply(variables, batch['image'])
       return task.loss(output, batch)[1]
 
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums_of, shapes)
-    )
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(sums_of, shapes))
     return create(variables, optimizer, zeros, average=bool(config.ema))
 
   @functools.partial(jax.jit, static_argnames='side', donate_argnames='state')
   def advance(state, batch, key, side=None):
-    fresh = state.step % epoch_steps == 0  # the sums start anew
-    sums = jax.tree.map(lambda x: jnp.where(fresh, 0, x), state.sums)
+    begins = state.step % epoch_steps == 0  # an epoch, whose sums start anew
+    sums = jax.tree.map(lambda x: jnp.where(begins, 0, x), state.sums)
     state = train_step(
       state._replace(sums=sums),
-      augment(batch, key, state.step, side),
+      augment(batch, jax.random.fold_in(key, state.step), side),
       network=network,
       task=task,
       optimizer=optimizer,
       ema=config.ema,
-      **how,
+      dtype=compute.dtype,
+      accumulate=compute.accumulate,
+      remat=compute.remat,
+      per_device=compute.batch_stats == 'device',
     )
-    report = state.sums, state.bad_step
-    return state, jax.tree.map(jnp.copy, report)
+    # Copies, because the next step is given the buffers of the state.
+    return state, jax.tree.map(jnp.copy, (state.sums, state.bad_step))
 
   return Step(start, advance)
 
@@ -189,11 +183,11 @@ def graft(fresh, old, *, only: str = ''):
     fresh, old: variables.
     only: take over layers whose name begins so; '' for all.
   """
-  old = {
+  leaves = {
     path: leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(old)
     if path[1].key.startswith(only)
   }
   return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.asarray(old.get(path, leaf)), fresh
+    lambda path, leaf: jnp.asarray(leaves.get(path, leaf)), fresh
   )

@@ -5,41 +5,44 @@ below 1e-9 for a dozen steps; in float32 a last bit may move a value across the
 edge between two levels, so only the first five steps are compared there.
 """
 
-import dataclasses
 import functools
 import math
 import re
-import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-from test_training import drawn_data
+from support import training as support
+from support.training import (
+  CLASSES,
+  IMAGES,
+  after,
+  assert_close,
+  compiled_once,
+  devices,
+  drawn_data,
+  experiment,
+)
 
 import fastsnn_jax as fs
-from fastsnn_jax import distributed as devices
-from fastsnn_jax import tasks
+from fastsnn_jax import distributed, tasks
 from fastsnn_jax.conversion.finetune import Tuning, finetune
-from fastsnn_jax.evaluation import evaluate as evaluation
-from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.synapses import Residual
-from fastsnn_jax.nn.weights import Apot, EightBit
-from fastsnn_jax.training import input as feeding
-from fastsnn_jax.training import loop as running
-from fastsnn_jax.training import step as training
+from fastsnn_jax.data import as_split
+from fastsnn_jax.evaluation import compare, evaluate
+from fastsnn_jax.training import loop
 from fastsnn_jax.training.gradients import gradients
-from fastsnn_jax.training.log import Log
 
-CLASSES, IMAGES, BATCH, EPOCH = 4, 50, 16, 4  # 2 real rows in the last batch
+BATCH, EPOCH = 16, 4  # 2 real rows in the last batch
 
 NETWORK = fs.Network(
   (
-    fs.Layer('stem', Conv(4, weights=EightBit())),
-    fs.Layer('first', Conv(4, weights=Apot(2)), ('stem',)),
-    fs.Layer('block', Residual(Conv(4, weights=Apot(2))), ('first', 'stem')),
-    fs.Layer('out', Dense(CLASSES, norm=False), ('block',)),
+    fs.Layer('stem', fs.Conv(4, weights=fs.EightBit())),
+    fs.Layer('first', fs.Conv(4, weights=fs.Apot(2)), ('stem',)),
+    fs.Layer(
+      'block', fs.Residual(fs.Conv(4, weights=fs.Apot(2))), ('first', 'stem')
+    ),
+    fs.Layer('out', fs.Dense(CLASSES, norm=False), ('block',)),
   ),
   fs.QuantRelu(2, 2.0),
   bits=2,
@@ -48,28 +51,7 @@ NETWORK = fs.Network(
   std=(0.25,),
 )
 TASK = tasks.for_network(NETWORK)
-RECIPE = training.Recipe(
-  steps=3 * EPOCH,
-  epoch_steps=EPOCH,
-  batch=BATCH,
-  learning_rate=0.05,
-  schedule='cosine',
-  crop=1,
-)
-
-
-@functools.cache
-def mesh_of(count):
-  return jax.make_mesh(
-    (count,),
-    (devices.AXIS,),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[:count],
-  )
-
-
-def on(count, recipe=RECIPE, **changes):
-  return dataclasses.replace(recipe, mesh=mesh_of(count), **changes)
+settings = functools.partial(experiment, batch=BATCH)
 
 
 @functools.cache
@@ -79,42 +61,28 @@ def initial(dtype='float32'):
   return jax.tree.map(lambda x: np.asarray(x, dtype), drawn)
 
 
-def assert_close(ours, theirs, rtol, atol):
-  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol),
-    jax.device_get(ours),
-    jax.device_get(theirs),
-  )
-
-
 # --- training ---------------------------------------------------------------
 
 
-def curve(recipe, steps, dtype='float32'):
-  """Loss of each step, and the variables after the last."""
-  state = training.create(initial(dtype), recipe, TASK)
-  data, key = drawn_data(), jax.random.key(3)
-  state, data, key = devices.everywhere((state, data, key), recipe.mesh)
-  losses = []
-  for step in range(steps):
-    state, sums, bad = training.train_chunk(
-      state, data, key, step + 1, network=NETWORK, task=TASK, recipe=recipe
+def curve(count, steps, wide='float32', **changes):
+  """Loss of the epoch so far at each step, and the variables behind all."""
+  with devices(count):
+    state, reports = support.train_steps(
+      NETWORK, initial(wide), settings(**changes), steps
     )
-    assert bad == -1
-    losses.append(float(sums['loss']))  # of the epoch so far
-  return losses, state.variables
+  assert all(bad_step == -1 for _, bad_step in reports)
+  return [float(sums['loss']) for sums, _ in reports], state.variables
 
 
 @functools.cache
 def alone(dtype, steps):
-  return curve(on(1), steps, dtype)
+  return curve(1, steps, dtype)
 
 
 @pytest.mark.parametrize('count', [2, 4, 8])
 def test_float64_curves_are_the_same_on_any_number_of_devices(count):
   with jax.enable_x64(True):
-    losses, variables = curve(on(count), 3 * EPOCH, 'float64')
+    losses, variables = curve(count, 3 * EPOCH, 'float64')
     wanted, same = alone('float64', 3 * EPOCH)
     np.testing.assert_allclose(losses, wanted, rtol=1e-9)
     assert_close(variables, same, rtol=1e-8, atol=1e-10)
@@ -125,35 +93,10 @@ def test_float64_curves_are_the_same_on_any_number_of_devices(count):
 
 @pytest.mark.parametrize('count', [2, 8])
 def test_float32_curves_start_the_same_on_any_number_of_devices(count):
-  losses, variables = curve(on(count), 5)
+  losses, variables = curve(count, 5)
   wanted, same = alone('float32', 5)
   np.testing.assert_allclose(losses, wanted, rtol=1e-5)
   assert_close(variables, same, rtol=1e-3, atol=1e-4)
-
-
-def test_a_batch_is_the_same_step_from_the_host_as_from_the_devices():
-  recipe = on(8, crop=0, flip=False)
-  data = drawn_data()
-  key = jax.random.key(3)
-  order_key, _ = jax.random.split(key)
-  order = jax.random.permutation(jax.random.fold_in(order_key, 0), IMAGES)
-  state = training.create(initial(), recipe, TASK)
-  state = devices.everywhere(state, recipe.mesh)
-  for step in range(EPOCH):
-    rows = np.arange(step * BATCH, (step + 1) * BATCH)
-    batch = {name: x[order[rows % IMAGES]] for name, x in data.items()}
-    batch['mask'] = (rows < IMAGES).astype(np.float32)
-    state, sums, _ = training.train_batch(
-      state,
-      devices.by_row(batch, recipe.mesh),
-      devices.everywhere(key, recipe.mesh),
-      network=NETWORK,
-      task=TASK,
-      recipe=recipe,
-    )
-  losses, variables = curve(recipe, EPOCH)
-  np.testing.assert_allclose(sums['loss'], losses[-1], rtol=1e-6)
-  assert_close(state.variables, variables, rtol=1e-5, atol=1e-6)
 
 
 # --- what crosses between devices -------------------------------------------
@@ -178,31 +121,18 @@ def collectives(text):
   return found
 
 
-def compiled_step(recipe, streamed):
-  state = training.create(initial(), recipe, TASK)
-  data, key = drawn_data(), jax.random.key(3)
-  state, key = devices.everywhere((state, key), recipe.mesh)
-  static = {'network': NETWORK, 'task': TASK, 'recipe': recipe}
-  if streamed:
-    batch = {name: x[:BATCH] for name, x in data.items()}
-    batch['mask'] = np.ones(BATCH, np.float32)
-    lowered = training.train_batch.lower(
-      state, devices.by_row(batch, recipe.mesh), key, **static
-    )
-  else:
-    data = devices.everywhere(data, recipe.mesh)
-    lowered = training.train_chunk.lower(state, data, key, 1, **static)
-  return lowered.compile().as_text()
-
-
-@pytest.mark.parametrize('per_device', [False, True])
+@pytest.mark.parametrize('batch_stats', ['global', 'device'])
 @pytest.mark.parametrize('accumulate', [1, 2])
-@pytest.mark.parametrize('streamed', [False, True])
-def test_a_step_reduces_gradients_statistics_and_sums(
-  streamed, accumulate, per_device
-):
-  recipe = on(8, accumulate=accumulate, per_device=per_device)
-  found = collectives(compiled_step(recipe, streamed))
+def test_a_step_reduces_gradients_statistics_and_sums(accumulate, batch_stats):
+  config = settings(accumulate=accumulate, batch_stats=batch_stats)
+  with devices(8):
+    step = compiled_once(NETWORK, TASK, config, config.stages[0], EPOCH)
+    split = as_split(drawn_data())
+    state = step.start(initial(), split.shapes(BATCH))
+    state, key = distributed.everywhere((state, jax.random.key(3)))
+    batch = distributed.by_row(next(split.batches(BATCH)))
+    program = step.advance.lower(state, batch, key, None).compile()
+  found = collectives(program.as_text())
   assert {name for name, _ in found} == {'all-reduce'}
   params = sum(x.size for x in jax.tree.leaves(initial()['params']))
   stats = sum(x.size for x in jax.tree.leaves(initial()['batch_stats']))
@@ -213,12 +143,12 @@ def test_a_step_reduces_gradients_statistics_and_sums(
 
 
 def test_judging_reduces_a_few_sums():
-  variables = devices.everywhere(initial(), mesh_of(8))
-  batch = {name: x[:BATCH] for name, x in drawn_data().items()}
-  batch['mask'] = np.ones(BATCH, np.float32)
-  batch = devices.by_row(batch, mesh_of(8))
+  with devices(8):
+    variables = distributed.everywhere(initial())
+    split = as_split(drawn_data())
+    batch = distributed.by_row(next(split.batches(BATCH)))
   for network in (NETWORK, fs.to_spiking(NETWORK, 'settled', settle=2)):
-    lowered = evaluation._measure.lower(
+    lowered = evaluate._measure.lower(
       variables, batch, network=network, task=TASK
     )
     found = collectives(lowered.compile().as_text())
@@ -243,10 +173,10 @@ def shown_batch(mask=None):
   }
 
 
-compiled = jax.jit(
-  functools.partial(gradients, network=NETWORK, task=TASK),
-  static_argnames=('dtype', 'accumulate', 'remat', 'per_device'),
-)
+def compiled(variables, batch, **how):
+  """`gradients`, traced anew: for the devices of now."""
+  take = functools.partial(gradients, network=NETWORK, task=TASK, **how)
+  return jax.jit(take)(variables, batch)
 
 
 def summed_loss(params, statistics, part):
@@ -310,11 +240,11 @@ def test_accumulated_gradients_are_the_mean_over_real_rows(parts, mask):
 
 @pytest.mark.parametrize('mask', ['full', 'some rows', 'an empty part'])
 def test_statistics_per_device_are_those_of_each_devices_rows(mask):
-  with jax.enable_x64(True):
+  with jax.enable_x64(True), devices(4):
     batch = shown_batch(MASKS[mask])
-    placed = devices.by_row(batch, mesh_of(4))
-    variables = devices.everywhere(initial('float64'), mesh_of(4))
-    ours = compiled(variables, placed, per_device=mesh_of(4))
+    placed = distributed.by_row(batch)
+    variables = distributed.everywhere(initial('float64'))
+    ours = compiled(variables, placed, per_device=True)
     rows = np.arange(BATCH).reshape(4, -1)
     assert_close(ours, oracle(batch, rows, False), rtol=1e-9, atol=1e-12)
     # Otherwise they are those of the whole batch.
@@ -324,14 +254,13 @@ def test_statistics_per_device_are_those_of_each_devices_rows(mask):
 
 
 def test_accumulating_on_each_device_goes_through_its_own_rows():
-  with jax.enable_x64(True):
+  with jax.enable_x64(True), devices(2):
     batch = shown_batch(MASKS['some rows'])
-    variables = devices.everywhere(initial('float64'), mesh_of(2))
     grads, sums, _ = compiled(
-      variables,
-      devices.by_row(batch, mesh_of(2)),
+      distributed.everywhere(initial('float64')),
+      distributed.by_row(batch),
       accumulate=2,
-      per_device=mesh_of(2),
+      per_device=True,
     )
     own = np.arange(BATCH).reshape(2, -1)
     rows = [part[first::2] for part in own for first in (0, 1)]
@@ -365,88 +294,78 @@ def test_bfloat16_gradients_are_near_and_what_is_kept_is_float32():
   cosine = flat @ near / np.linalg.norm(flat) / np.linalg.norm(near)
   assert cosine > 0.95
   # A step of training keeps them, whatever the layers compute in.
-  _, variables = curve(on(2, dtype='bfloat16'), 2)
+  _, variables = curve(2, 2, dtype='bfloat16')
   assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {'float32'}
 
 
 # --- going on with another number of devices --------------------------------
 
 
-def run_stage(directory, recipe, dtype, asked=lambda: None):
-  log = Log(directory)
-  static = {'network': NETWORK, 'task': TASK, 'recipe': recipe}
-  feed = feeding.Resident(drawn_data(), jax.random.key(3), **static)
-  best, _ = running.run_stage(
-    'ann2',
-    NETWORK,
-    initial(dtype),
-    feed,
-    task=TASK,
-    recipe=recipe,
-    score=lambda variables, epoch: {'score': epoch},
-    log=log,
-    directory=directory / 'unfinished' / 'ann2',
-    identity={},
-    save_seconds=math.inf,
-    asked=asked,
-  )
-  log.close()
-  return best
-
-
 def test_a_run_cut_on_eight_devices_goes_on_on_two(tmp_path, monkeypatch):
-  monkeypatch.setattr(running, 'CHUNK_SECONDS', 0)  # chunks of one step
-  calls = iter(range(100))
+  monkeypatch.setattr(loop, 'LOOK_SECONDS', 0)  # looks at each step
+
+  def run_stage(directory, **settings_of_run):
+    return support.run_stage(
+      directory,
+      settings(),
+      network=NETWORK,
+      variables=initial('float64'),
+      **settings_of_run,
+    )
+
   with jax.enable_x64(True):
-    with pytest.raises(SystemExit) as caught:
-      run_stage(
-        tmp_path,
-        on(8),
-        'float64',
-        lambda: signal.SIGTERM if next(calls) == 5 else None,
-      )
+    with devices(8), pytest.raises(SystemExit) as caught:
+      run_stage(tmp_path / 'cut', asked=after(5))
     assert caught.value.code == 143
-    (saved,) = (tmp_path / 'unfinished' / 'ann2').glob('[0-9]*')
+    (saved,) = (tmp_path / 'cut' / 'unfinished' / 'ann2').glob('[0-9]*')
     assert EPOCH < int(saved.name) < 3 * EPOCH
-    resumed = run_stage(tmp_path, on(2), 'float64')
-    _, whole = alone('float64', 3 * EPOCH)
+    with devices(2):
+      resumed, _ = run_stage(tmp_path / 'cut')
+    with devices(1):
+      whole, _ = run_stage(tmp_path / 'whole')
     assert_close(resumed, whole, rtol=1e-8, atol=1e-10)
 
 
 # --- judging and fine-tuning ------------------------------------------------
 
 
-def judged(mesh):
+def judged(count):
   spiking = {
     mode: (fs.to_spiking(NETWORK, mode), initial('float64'))
     for mode in ('signed', 'settled')
   }
-  found = evaluation.compare(
-    NETWORK, initial('float64'), spiking, drawn_data(), batch=BATCH, mesh=mesh
-  )
-  plain = evaluation.evaluate(
-    NETWORK, initial('float64'), drawn_data(), batch=13, mesh=mesh
-  )
-  return found, plain
+  with devices(count):
+    beside = compare.compare(
+      NETWORK, initial('float64'), spiking, drawn_data(), batch=BATCH
+    )
+    plain = evaluate.evaluate(
+      NETWORK, initial('float64'), drawn_data(), batch=13
+    )
+  return beside, plain
 
 
 def test_judging_on_eight_devices_gives_the_numbers_of_one():
   with jax.enable_x64(True):
-    found, plain = judged(mesh_of(8))
-    wanted, same = judged(None)
+    ours, plain = judged(8)
+    wanted, same = judged(1)
   assert plain == same
-  assert jax.tree.structure(found) == jax.tree.structure(wanted)
-  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+  assert jax.tree.structure(ours) == jax.tree.structure(wanted)
+  pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True)
   for a, b in pairs:
     assert a == b or math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
-  for mode, row in found.items():  # whole numbers, so exactly
+  for mode, row in ours.items():  # whole numbers, so exactly
     for name in ('accuracy', 'agreement', 'spikes_per_image'):
       assert row[name] == wanted[mode][name]
 
 
+def tuned(count, tuning, dtype='float32'):
+  snn = fs.to_spiking(NETWORK)
+  with devices(count):
+    return finetune(NETWORK, snn, initial(dtype), drawn_data(), tuning)
+
+
 @pytest.mark.parametrize('schedule', ['sequential', 'parallel'])
 def test_fine_tuning_on_eight_devices_gives_that_of_one(schedule):
-  snn = fs.to_spiking(NETWORK)
   tuning = Tuning(
     schedule=schedule,
     learning_rate=0.01,
@@ -455,35 +374,21 @@ def test_fine_tuning_on_eight_devices_gives_that_of_one(schedule):
     crop=1,
   )
   with jax.enable_x64(True):
-    wanted, records = finetune(
-      NETWORK, snn, initial('float64'), drawn_data(), tuning
-    )
-    tuning = dataclasses.replace(tuning, mesh=mesh_of(8))
-    ours, found = finetune(
-      NETWORK, snn, initial('float64'), drawn_data(), tuning
-    )
+    wanted, records = tuned(1, tuning, 'float64')
+    ours, mine = tuned(8, tuning, 'float64')
     assert_close(ours, wanted, rtol=1e-8, atol=1e-10)
-  for ours, theirs in zip(found, records, strict=True):
+  for ours, theirs in zip(mine, records, strict=True):
     assert ours['layer'] == theirs['layer']
     np.testing.assert_allclose(ours['loss_after'], theirs['loss_after'])
 
 
 def test_fine_tuning_judges_its_layers_on_all_devices():
-  snn = fs.to_spiking(NETWORK)
-  tuning = Tuning(batch=BATCH, crop=0, mesh=mesh_of(8))
-  _, found = finetune(NETWORK, snn, initial(), drawn_data(), tuning)
-  tuning = dataclasses.replace(tuning, mesh=None)
-  _, wanted = finetune(NETWORK, snn, initial(), drawn_data(), tuning)
-  for ours, theirs in zip(found, wanted, strict=True):
-    assert abs(ours['accuracy'] - theirs['accuracy']) <= 1 / IMAGES
+  tuning = Tuning(batch=BATCH, crop=0)
+  (_, ours), (_, wanted) = tuned(8, tuning), tuned(1, tuning)
+  for mine, theirs in zip(ours, wanted, strict=True):
+    assert abs(mine['accuracy'] - theirs['accuracy']) <= 1 / IMAGES
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
   with pytest.raises(fs.UserError, match='multiple of 8'):
-    finetune(
-      NETWORK,
-      fs.to_spiking(NETWORK),
-      initial(),
-      drawn_data(),
-      Tuning(batch=12, mesh=mesh_of(8)),
-    )
+    tuned(8, Tuning(batch=12))

@@ -5,15 +5,15 @@ import re
 
 import jax
 import pytest
+from support.training import devices, experiment
 
 import fastsnn_jax as fs
-from fastsnn_jax import distributed as devices
 from fastsnn_jax import tasks
 from fastsnn_jax.architectures import input_size
 from fastsnn_jax.conversion import finetune as finetuning
 from fastsnn_jax.conversion.finetune import Tuning
 from fastsnn_jax.evaluation import evaluate as evaluation
-from fastsnn_jax.training import step as training
+from fastsnn_jax.training.step import make_step
 
 pytestmark = pytest.mark.once
 
@@ -96,20 +96,16 @@ def operands(text):
   return found
 
 
-def training_step(name, bits=2, **settings):
+def training_step(name, bits=2, on=1, **settings):
   network, variables, batch = case(name, bits)
-  task = tasks.for_network(network)
-  recipe = training.Recipe(
-    steps=100,
-    epoch_steps=10,
-    batch=BATCH,
-    learning_rate=0.1,
-    jitter=0.4,
-    **settings,
-  )
-  state = jax.eval_shape(lambda v: training.create(v, recipe, task), variables)
-  static = {'network': network, 'task': task, 'recipe': recipe}
-  return lowered(training.train_batch, state, batch, the_key(), **static)
+  settings = {'batch': BATCH, 'jitter': 0.4, 'crop': 4, **settings}
+  config = experiment(**settings)
+  with devices(on):
+    step = make_step(
+      network, tasks.for_network(network), config, config.stages[0], 10
+    )
+    state = jax.eval_shape(lambda v: step.start(v, batch), variables)
+    return lowered(step.advance, state, batch, the_key())
 
 
 @networks
@@ -132,40 +128,15 @@ def test_in_bfloat16_every_convolution_of_training_takes_it(name):
   'settings',
   [
     {'accumulate': 2, 'remat': True, 'ema': 0.99, 'dtype': 'bfloat16'},
-    {'method': 'adamw', 'warmup': 5, 'schedule': 'cosine'},
-    {'mesh': 8},
-    {'mesh': 8, 'per_device': True},
+    {'optimizer': 'adamw', 'warmup': 0.5, 'schedule': 'cosine'},
+    {'on': 8},
+    {'on': 8, 'batch_stats': 'device'},
+    {'bits': 32},
   ],
   ids=str,
 )
 def test_the_training_step_lowers_with_its_options(settings):
-  if 'mesh' in settings:
-    settings = {**settings, 'mesh': devices.mesh()}
   training_step('small_resnet8', **settings)
-
-
-def test_the_float_network_and_chunks_of_resident_data_lower():
-  training_step('small_resnet8', bits=32)
-  network, variables, batch = case('small_resnet8')
-  task = tasks.for_network(network)
-  recipe = training.Recipe(
-    steps=100, epoch_steps=10, batch=BATCH, learning_rate=0.1
-  )
-  state = jax.eval_shape(lambda v: training.create(v, recipe, task), variables)
-  data = {
-    name: shape((50, *batch[name].shape[1:]), batch[name].dtype)
-    for name in ('image', 'label')
-  }
-  lowered(
-    training.train_chunk,
-    state,
-    data,
-    the_key(),
-    shape((), 'int32'),
-    network=network,
-    task=task,
-    recipe=recipe,
-  )
 
 
 @networks
@@ -198,19 +169,21 @@ def test_the_fine_tuning_step_lowers(name, schedule):
     layer.name: finetuning.movable(variables['params'], layer)
     for layer in layers
   }
-  lowered(
-    finetuning.tune_chunk,
-    variables,
-    jax.eval_shape(tuning.optimizer().init, moving),
-    variables,
-    shape((50, *batch['image'].shape[1:]), 'uint8'),
-    shape((2, BATCH), 'int32'),
-    jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
-    ann=network,
-    snn=spiking,
-    tuning=tuning,
-    layers=layers,
-  )
+  with devices(1):
+    lowered(
+      finetuning.tune_chunk,
+      variables,
+      jax.eval_shape(tuning.optimizer().init, moving),
+      variables,
+      shape((50, *batch['image'].shape[1:]), 'uint8'),
+      shape((2, BATCH), 'int32'),
+      jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
+      ann=network,
+      snn=spiking,
+      task=tasks.for_network(network),
+      tuning=tuning,
+      layers=layers,
+    )
 
 
 def test_what_is_looked_for_would_be_found():

@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 
 import pytest
+from support.training import devices
 
 FILE = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks' / 'memory.py'
 IMAGE, BATCH = (8, 8, 1), 32
@@ -22,8 +23,14 @@ def network(memory):
   return memory.built('small_resnet8', IMAGE)
 
 
-def check(found, low, high):
-  needed, times = found
+@pytest.fixture(autouse=True)
+def one_device():
+  with devices(1):
+    yield
+
+
+def check(measured, low, high):
+  needed, times = measured
   assert needed > 0
   assert low <= times <= high
 

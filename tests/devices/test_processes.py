@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import signal
 import socket
@@ -13,34 +12,23 @@ import time
 import jax
 import numpy as np
 import pytest
+from support.models import TINY_RESNET
 from support.pictures import encode, smooth, write_tfds
-from test_experiment import REGISTER
+from support.shared import ROOT
 
 from fastsnn_jax.checkpoint import store as checkpoint
 from fastsnn_jax.training.log import Log
 
 pytestmark = pytest.mark.once
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-IMAGES, HELD_OUT, TEST = 32, 6, 7
+IMAGES, HELD_OUT, TEST, JUDGED = 32, 6, 7, 13
 
-JOB = (
-  REGISTER
-  + """
-import sys
-from fastsnn_jax.command import convert_command, run, train_command
-
-run({'train': train_command, 'convert': convert_command}[sys.argv.pop(1)])
-"""
-)
-CONFIG = """
+CONFIG = f"""{TINY_RESNET}
 import os
 
-from fastsnn_jax.config import Conversion, Data, Experiment, Stage
-
-config = Experiment(
+config = fs.Experiment(
   model='tiny_resnet',
-  data=Data(
+  data=fs.Data(
     'cifar10',
     path=os.environ['PICTURES'],
     batch=8,
@@ -50,13 +38,37 @@ config = Experiment(
     size=8,
   ),
   stages=(
-    Stage(32, epochs=2, learning_rate=0.02, schedule='constant'),
-    Stage(2, epochs=1, learning_rate=0.01),
+    fs.Stage(32, epochs=2, learning_rate=0.02, schedule='constant'),
+    fs.Stage(2, epochs=1, learning_rate=0.01),
   ),
-  convert=Conversion(
+  convert=fs.Conversion(
     bits=(2,), mode=('signed', 'settled'), tune=('sequential', 'parallel')
   ),
 )
+"""
+
+# As a user's own program: nothing in it speaks of processes.
+JUDGE = f"""
+import json
+import sys
+
+from fastsnn_jax import distributed
+
+distributed.start()
+
+import numpy as np
+
+{TINY_RESNET}
+network, variables = fs.load(sys.argv[2])
+random = np.random.default_rng(0)
+data = {{
+  'image': random.integers(0, 256, ({JUDGED}, 8, 8, 3)).astype(np.uint8),
+  'label': random.integers(0, 3, {JUDGED}),
+}}
+twins = {{'signed': (fs.to_spiking(network), variables)}}
+row = fs.compare(network, variables, twins, data, batch=4)['signed']
+answer = fs.evaluate(network, variables, data, batch=4)
+print(json.dumps([answer, row], default=float))
 """
 
 
@@ -72,7 +84,7 @@ def pictures(tmp_path_factory):
   parts = {'train': rows[:IMAGES], 'test': rows[IMAGES:]}
   write_tfds(folder, parts, shape=(None, None, 3))
   (folder / 'config.py').write_text(CONFIG)
-  (folder / 'job.py').write_text(JOB)
+  (folder / 'judge.py').write_text(JUDGE)
   return folder
 
 
@@ -84,14 +96,16 @@ class Launch:
       free.bind(('127.0.0.1', 0))
       port = free.getsockname()[1]
     self._started = []
+    folder = pictures if command == 'judge' else ROOT
+    program = folder / f'{command}.py'
     for number in range(processes):
       mine = f'{workdir}{number}' if apart else str(workdir)
-      arguments = [command, '--workdir', mine]
-      if command == 'train':
+      arguments = ['--workdir', mine]
+      if command != 'judge':
         arguments += ['--config', str(pictures / 'config.py')]
       environment = {
         **os.environ,
-        'PYTHONPATH': str(ROOT),
+        'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')]),
         'PICTURES': str(pictures),
         'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false '
         f'--xla_force_host_platform_device_count={2 // processes}',
@@ -102,7 +116,7 @@ class Launch:
         environment['JAX_PROCESS_ID'] = str(number)
       self._started.append(
         subprocess.Popen(
-          [sys.executable, str(pictures / 'job.py'), *arguments],
+          [sys.executable, str(program), *arguments],
           env=environment,
           stdout=subprocess.PIPE,
           stderr=subprocess.STDOUT,
@@ -190,6 +204,17 @@ def test_the_first_process_writes_and_speaks_for_all(alone, together):
   for said in (cut[1], again[1]):
     assert all('cannot be decoded' in line for line in own(said))
   assert any('cannot be decoded' in said for said in cut + again)
+
+
+def test_two_processes_judge_all_images(alone, pictures):
+  (wanted,) = Launch(pictures, alone / 'ann2', 'judge', 1).end()
+  accuracy, row = json.loads(own(wanted)[-1])
+  for said in Launch(pictures, alone / 'ann2', 'judge', 2).end():
+    ours, mine = json.loads(own(said)[-1])
+    assert ours == accuracy
+    assert mine['images'] == row['images'] == JUDGED
+    for name in ('accuracy', 'agreement', 'spikes_per_image'):
+      assert mine[name] == row[name], name
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from fastsnn_jax.conversion import finetune as finetuning
 from fastsnn_jax.torch_interop.names import leaves
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 from fastsnn_jax.training import step as training
+from fastsnn_jax.training.optimizer import make_optimizer
 
 
 class _Case:
@@ -125,8 +126,13 @@ def _assert_within(deviations, bound, what):
 # --- training ---------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnames=('network', 'recipe'))
-def _train(state, batch, *, network, recipe):
+def _optimizer(config):
+  optimizer = make_optimizer(config, config.stages[0], epoch_steps=1)
+  return optax.chain(_recorder(), optimizer)
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'config'))
+def _train(state, batch, *, network, config):
   """(state, loss, levels of weights and activations) of one training step."""
   variables, images = state.variables, batch['image']
   after = training.train_step(
@@ -134,7 +140,7 @@ def _train(state, batch, *, network, recipe):
     batch,
     network=network,
     task=tasks.for_network(network),
-    optimizer=optax.chain(_recorder(), recipe.optimizer()),
+    optimizer=_optimizer(config),
   )
   loss = after.sums['loss'] - state.sums['loss']
   levels = []
@@ -168,24 +174,17 @@ def test_training_steps(name):
   with jax.enable_x64(True):
     case = _Case(name)
     data, meta = case.data, case.meta
-    recipe = training.Recipe(
-      steps=300,  # far from the schedule's first drop
-      epoch_steps=1,
-      batch=meta['batch'],
-      learning_rate=meta['lr'],
+    config = fs.Experiment(
+      # 300 steps: far from the schedule's first drop.
+      stages=(
+        fs.Stage(32, 300, meta['lr'], weight_decay=meta['weight_decay']),
+      ),
       momentum=meta['momentum'],
-      weight_decay=meta['weight_decay'],
     )
-    state = training.create(
-      case.variables, recipe, tasks.for_network(case.network)
-    )
-    state = state._replace(
-      opt_state=optax.chain(_recorder(), recipe.optimizer()).init(
-        case.variables['params']
-      )
-    )
+    sums = dict.fromkeys(('correct', 'count', 'loss'), jnp.float64(0))
+    state = training.create(case.variables, _optimizer(config), sums)
     images = case.images().reshape(2, meta['batch'], 32, 32, 3)
-    step = functools.partial(_train, network=case.network, recipe=recipe)
+    step = functools.partial(_train, network=case.network, config=config)
     added = {path: bias for path, (_, bias) in case.biases.items()}
     for s in range(2):
       batch = {

@@ -1,49 +1,61 @@
-"""Options beside the reference's recipe, against NumPy written for them."""
-
-import dataclasses
-import signal
+"""Options beside the official recipe, against NumPy written for them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_devices import (
+from support.training import (
   CLASSES,
-  EPOCH,
-  NETWORK,
-  RECIPE,
-  TASK,
+  after,
   assert_close,
+  assert_equal_bits,
+  devices,
+  experiment,
   initial,
   run_stage,
+  tiny,
+  train_steps,
 )
-from test_training import drawn_data
 
 from fastsnn_jax import tasks
-from fastsnn_jax.training import loop as running
-from fastsnn_jax.training import step as training
+from fastsnn_jax.training import loop
+from fastsnn_jax.training.optimizer import learning_rate, make_optimizer
+from fastsnn_jax.training.step import keep_best
 
-OPTIONS = dataclasses.replace(
-  RECIPE, method='adamw', warmup=5, ema=0.8, jitter=0.3, learning_rate=0.01
-)
+EPOCH, STEPS = 7, 21
+NETWORK = tiny()
+TASK = tasks.for_network(NETWORK)
+OPTIONS = {
+  'optimizer': 'adamw',
+  'warmup': 5 / EPOCH,
+  'ema': 0.8,
+  'jitter': 0.3,
+  'learning_rate': 0.01,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+  with devices(1):
+    yield
 
 
 @pytest.mark.parametrize('decay', ['all', 'kernels'])
 def test_adamw(decay):
-  recipe = dataclasses.replace(
-    RECIPE, method='adamw', decay=decay, weight_decay=0.1, learning_rate=0.02
+  config = experiment(
+    optimizer='adamw', decay=decay, weight_decay=0.1, learning_rate=0.02
   )
   random = np.random.default_rng(0)
   shapes = {'kernel': (3, 2), 'theta': (), 'weight_alpha': (), 'bias': (2,)}
   params = {'layer': {k: random.normal(size=s) for k, s in shapes.items()}}
-  optimizer = recipe.optimizer()
+  optimizer = make_optimizer(config, config.stages[0], EPOCH)
   ours = jax.tree.map(jnp.float32, params)
   state = optimizer.init(ours)
   first, second = (
     {name: np.zeros(shape) for name, shape in shapes.items()} for _ in range(2)
   )
-  for step in range(recipe.steps):
-    rate = 0.02 * (1 + np.cos(np.pi * step / recipe.steps)) / 2
+  for step in range(STEPS):
+    rate = 0.02 * (1 + np.cos(np.pi * step / STEPS)) / 2
     grads = jax.tree.map(lambda p: random.normal(size=np.shape(p)), params)
     updates, state = optimizer.update(
       jax.tree.map(jnp.float32, grads), state, ours
@@ -62,10 +74,14 @@ def test_adamw(decay):
 
 @pytest.mark.parametrize('schedule', ['cosine', 'constant', 'step'])
 def test_the_rate_rises_in_the_warmup(schedule):
-  recipe = dataclasses.replace(RECIPE, schedule=schedule, warmup=5)
-  usual = dataclasses.replace(recipe, warmup=0).schedule_of_rate()
-  rate = recipe.schedule_of_rate()
-  for step in range(recipe.steps):
+  rate, usual = (
+    learning_rate(config, config.stages[0], EPOCH)
+    for config in (
+      experiment(schedule=schedule, warmup=warmup)
+      for warmup in (5 / EPOCH, 0.0)
+    )
+  )
+  for step in range(STEPS):
     share = (0.2, 0.4, 0.6, 0.8, 1.0)[min(step, 4)]
     np.testing.assert_allclose(rate(step), share * usual(step), rtol=1e-6)
 
@@ -86,23 +102,15 @@ def test_label_smoothing():
   _, plain = TASK.loss(jnp.asarray(outputs), batch)
   for name in ('correct', 'count'):  # the answers are not smoothed
     assert sums[name] == plain[name]
-  assert task is tasks.for_network(NETWORK, smoothing=0.2)  # compiled once
+  again = tasks.for_network(NETWORK, smoothing=0.2)
+  assert (again, hash(again)) == (task, hash(task))  # compiled once
 
 
 def test_the_moving_average_follows_each_step_and_is_what_is_judged():
-  state = training.create(initial(), OPTIONS, TASK)
-  data = jax.tree.map(jnp.asarray, drawn_data())
+  config, state = experiment(**OPTIONS), None
   average = jax.tree.map(np.array, initial())
   for step in range(EPOCH):
-    state, _, _ = training.train_chunk(
-      state,
-      data,
-      jax.random.key(3),
-      step + 1,
-      network=NETWORK,
-      task=TASK,
-      recipe=OPTIONS,
-    )
+    state, _ = train_steps(NETWORK, initial(), config, 1, state=state)
     decay = 0.8 * (1 - np.exp(-(step + 1) / 2000))
     average = jax.tree.map(
       lambda a, v, decay=decay: decay * a + (1 - decay) * np.asarray(v),
@@ -110,29 +118,23 @@ def test_the_moving_average_follows_each_step_and_is_what_is_judged():
       state.variables,
     )
   assert_close(state.average, average, rtol=1e-5, atol=1e-6)
-  state = training.keep_best(state, 0.5)
-  jax.tree.map(np.testing.assert_array_equal, state.best, state.average)
-  plain = training.create(initial(), RECIPE, TASK)
+  state = keep_best(state, 0.5)
+  assert_equal_bits(state.best, state.average)
+  plain, _ = train_steps(NETWORK, initial(), experiment(), 1)
   assert plain.average == {}
-  assert plain.shown is plain.variables
+  assert plain.judged is plain.variables
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_a_cut_run_with_all_options_goes_on_to_the_same_bits(
   tmp_path, monkeypatch, accumulate
 ):
-  recipe = dataclasses.replace(
-    OPTIONS, accumulate=accumulate, remat=True, dtype='bfloat16'
+  config = experiment(
+    **OPTIONS, accumulate=accumulate, remat=True, dtype='bfloat16'
   )
-  monkeypatch.setattr(running, 'CHUNK_SECONDS', 0)  # chunks of one step
-  whole = run_stage(tmp_path / 'whole', recipe, 'float32')
-  calls = iter(range(100))
+  monkeypatch.setattr(loop, 'LOOK_SECONDS', 0)  # looks at each step
+  whole, _ = run_stage(tmp_path / 'whole', config)
   with pytest.raises(SystemExit):
-    run_stage(
-      tmp_path / 'cut',
-      recipe,
-      'float32',
-      lambda: signal.SIGTERM if next(calls) == 4 else None,
-    )
-  resumed = run_stage(tmp_path / 'cut', recipe, 'float32')
-  jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    run_stage(tmp_path / 'cut', config, asked=after(4))
+  resumed, _ = run_stage(tmp_path / 'cut', config)
+  assert_equal_bits(resumed, whole)
