@@ -137,6 +137,8 @@ def everywhere(tree, *, alias: bool = False):
 def _copy(x, alias):
   sharding = NamedSharding(mesh(), PartitionSpec())
   if jax.process_count() == 1:
+    if not alias and isinstance(x, jax.Array):
+      x = jax.numpy.copy(x)  # else the first of several devices shares x
     return jax.device_put(x, sharding, may_alias=alias)
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     data = _copy(jax.random.key_data(x), alias)
