@@ -16,7 +16,12 @@ import threading
 import numpy as np
 from absl import flags
 
-from fastsnn_jax.data.dataset import Split, batch_shapes, own_rows
+from fastsnn_jax.data.dataset import (
+  Split,
+  batch_shapes,
+  check_example,
+  own_rows,
+)
 from fastsnn_jax.data.decode import Undecodable
 from fastsnn_jax.data.workers import cores
 from fastsnn_jax.errors import UserError
@@ -29,7 +34,7 @@ _SHARED = '/dev/shm'  # where Linux keeps what processes share
 def as_it_is(record, draws) -> dict:
   """The `prepare` of records that are examples already."""
   del draws
-  return record
+  return {name: np.asarray(x) for name, x in check_example(record).items()}
 
 
 class Stream(Split):
@@ -112,12 +117,14 @@ class Stream(Split):
       example = prepare(self._source[self._rows[index]], draws)
     except Undecodable:
       example, skipped = blank, index
-    shape = np.shape(example['image'])
-    if shape != blank['image'].shape:
+    shapes, before = (
+      {k: np.shape(x) for k, x in e.items()} for e in (example, blank)
+    )
+    if shapes != before:
       raise UserError(
-        f'{self.name(index)} has the shape {shape}, those before '
-        f'{blank["image"].shape}; images taken as they are must have one, so '
-        'give a size to bring them to'
+        f'{self.name(index)} has the shapes {shapes}, those before {before}; '
+        'examples taken as they are must have one shape, so give a size to '
+        'bring images to, and fill up lists of boxes'
       )
     counts = position < len(self) and skipped < 0
     return {**example, 'mask': np.float32(counts), 'skipped': np.int64(skipped)}

@@ -69,6 +69,7 @@ class Detection(Task):
 
   metric: ClassVar[str] = METRIC
   verb: ClassVar[str] = 'detect'
+  labels: ClassVar = {'boxes': 2, 'label': 1}
   _of_network: ClassVar = ('anchors', 'stride', 'overlap')
 
   @classmethod
@@ -81,9 +82,14 @@ class Detection(Task):
     side = settings.size or model.size
     fields = {**super().network_fields(settings, model, dataset), 'size': side}
     if settings.anchors:
-      boxes = (dataset.train.column(name) for name in ('boxes', 'label'))
+      columns = [dataset.train.column(name) for name in cls.labels]
+      if any(column is None for column in columns):
+        raise UserError(
+          f'data.anchors={settings.anchors}: they are fitted to boxes in '
+          'memory, which these examples have not; leave it out'
+        )
       cells = side // model.stride
-      fields['anchors'] = anchors.fit(*boxes, settings.anchors, cells)
+      fields['anchors'] = anchors.fit(*columns, settings.anchors, cells)
     return fields
 
   def check(self, dataset):
