@@ -55,11 +55,11 @@ class Stream(Split):
   """
 
   def __init__(self, source, prepare, training=None, *, workers=0, rows=None):
-    if not len(source):
-      raise UserError('the split has no examples; it needs at least one')
     self._source, self._workers = source, workers
     self._prepare, self._training = prepare, training or prepare
     self._rows = np.arange(len(source)) if rows is None else rows
+    if not len(self._rows):
+      raise UserError('the split has no examples; it needs at least one')
     self._skipped, self._told = {}, 0
 
   def __len__(self):
@@ -98,8 +98,8 @@ class Stream(Split):
     self._told += len(names)
     listed = ', '.join(names[:3]) + (', …' if names[3:] else '')
     return [
-      f'{len(names)} {again}of {len(self)} pictures cannot be decoded and count '
-      f'nothing ({listed})'
+      f'{len(names)} {again}of {len(self)} pictures cannot be decoded and '
+      f'count nothing ({listed})'
     ]
 
   def example(self, shuffle, size: int, number: int) -> dict:
@@ -223,7 +223,7 @@ class _Rows:
 
   def __init__(self, split, shuffle, size, start, mine, first, count):
     self._example = functools.partial(split.example, shuffle, size)
-    self._size, self._start = size, start
+    self._size, self._start = size, int(start)
     self._mine, self._first, self._count = mine, first, count
 
   def __len__(self):

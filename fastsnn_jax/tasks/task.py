@@ -72,7 +72,7 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def loss(self, outputs, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(mean over the real rows, sums to report with 'loss' and 'count'); jit."""
+    """(mean over the real rows, sums of them: 'loss', 'count', …); jit."""
 
   @abc.abstractmethod
   def predict(self, outputs) -> Any:
@@ -178,6 +178,7 @@ class Task(abc.ABC):
 
   def check(self, dataset) -> None:
     """Raises a UserError where the data lack what the metrics need."""
+    del dataset
 
   # --- images ---------------------------------------------------------------
 
