@@ -3,7 +3,7 @@
 For a firing layer behind the first: the target is the quantised ANN's
 activation, the input the spiking network's mean input to the layer, the value
 the spiking layer's mean output, and the gradient that of the layer's quantised
-twin at the mean input (spec/classification.md 5). Only the layer's own weights
+twin at the mean input (reference behaviour C5). Only the layer's own weights
 move, theta stays.
 
 'sequential' tunes one layer after another, each behind the tuned ones before
@@ -43,11 +43,15 @@ class Tuning:
     weight_decay: on all that moves.
     batch: images per step; an incomplete last batch is left out.
     batch_norm: 'train' normalises the twin with the batch's statistics and
-      updates the running ones, as the reference does for ResNets; 'eval'
+      updates the running ones, as the official code does for ResNets; 'eval'
       leaves them, as it does for the CIFAR AlexNet and VGG.
     accept: 'better' keeps an update only where the spiking network's score on
-      the tuning images rises; 'always' keeps each (the reference's --force).
+      the tuning images rises; 'always' keeps each (--force in the official
+      code).
     crop, flip: augmentation of the tuning images.
+
+  >>> Tuning(epochs=2).schedule
+  'sequential'
   """
 
   schedule: str = 'sequential'
@@ -172,18 +176,7 @@ def tune_step(tuned, opt_state, frozen, images, *, ann, snn, tuning, layers):
   donate_argnames=('tuned', 'opt_state'),
 )
 def tune_chunk(
-  tuned,
-  opt_state,
-  frozen,
-  images,
-  rows,
-  keys,
-  *,
-  ann,
-  snn,
-  task,
-  tuning,
-  layers,
+  tuned, opt_state, frozen, images, rows, keys, *, task, tuning, **static
 ):
   """Steps over batches of rows, [steps, batch], of images on the device."""
 
@@ -197,14 +190,7 @@ def tune_chunk(
     drawn = distributed.keep_by_row(drawn)
     shown = task.present(drawn)
     tuned, opt_state, losses = tune_step(
-      tuned,
-      opt_state,
-      frozen,
-      shown,
-      ann=ann,
-      snn=snn,
-      tuning=tuning,
-      layers=layers,
+      tuned, opt_state, frozen, shown, tuning=tuning, **static
     )
     return (tuned, opt_state), losses
 
@@ -242,9 +228,22 @@ def finetune(
     (tuned variables, records): a record per layer (sequential) or epoch
     (parallel) with the losses of its first and last tenth, the score and
     whether the update was kept.
+
+  Raises:
+    UserError: too few images for a batch, a batch that the devices cannot share
+      out, or no labels to score with.
+
+  >>> import fastsnn_jax as fs
+  >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
+  >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  >>> images = np.arange(16 * 64, dtype=np.uint8).reshape(16, 8, 8, 1)
+  >>> tuned, records = fs.finetune(
+  ...   ann, fs.to_spiking(ann), variables, {'image': images},
+  ...   fs.Tuning('parallel', batch=16, accept='always'))
+  >>> [(record['layer'], record['accepted']) for record in records]
+  [('all', True)]
   """
   task, tuning = task or tasks.for_network(ann), tuning or Tuning()
-  tuned = jax.tree.map(jnp.array, variables)  # its buffers are donated
   behind_first = snn.firing[1:]
   data = as_split(data).in_memory()
   size = len(data)
@@ -255,11 +254,16 @@ def finetune(
       'is needed; take a smaller batch or more images'
     )
   distributed.check_batch('batch', tuning.batch)
-  tuned = distributed.everywhere(tuned)
+  tuned = distributed.everywhere(variables)
   variables, images = distributed.everywhere(
     (variables, data['image']), alias=True
   )
   judged = tuning.accept == 'better'
+  if judged and set(data.arrays) == {'image'}:
+    raise UserError(
+      "accept='better' takes labels, by which layers are scored, but the data "
+      "hold images only; use Tuning(accept='always')"
+    )
 
   def score(tuned):
     return evaluate(snn, tuned, data, task=task, batch=batch)[task.metric]
@@ -267,7 +271,7 @@ def finetune(
   if tuning.schedule == 'sequential':
     groups = [(layer,) for layer in behind_first]
   else:
-    groups = [behind_first] if behind_first else []
+    groups = [tuple(behind_first)] if behind_first else []
   best = score(tuned) if judged else None
   records, epochs_done = [], 0
   for layers in groups:
@@ -290,7 +294,7 @@ def finetune(
         snn=snn,
         task=task,
         tuning=tuning,
-        layers=tuple(layers),
+        layers=layers,
       )
       now = score(tuned) if judged else None
       accepted = not judged or now > best

@@ -33,6 +33,10 @@ CLASSES = {
 }
 
 
+_IGNORED = 255  # in masks: no class
+_SAMPLE = 1024  # images of a stream whose mean and deviation are measured
+
+
 class Shuffle(NamedTuple):
   """What fixes the order and the draws of a stage of training, for good."""
 
@@ -41,17 +45,17 @@ class Shuffle(NamedTuple):
 
   @property
   def init_key(self) -> jax.Array:
-    """Of the initial values."""
+    """Key of the initial values."""
     return self._keys()[0]
 
   @property
   def order_key(self) -> jax.Array:
-    """Of the order of the examples."""
+    """Key of the order of the examples."""
     return jax.random.split(self._keys()[1])[0]
 
   @property
   def draw_key(self) -> jax.Array:
-    """Of the augmentation."""
+    """Key of the augmentation."""
     return jax.random.split(self._keys()[1])[1]
 
   @property
@@ -136,8 +140,8 @@ class Split(abc.ABC):
 
   def split(self, fraction: float, seed: int) -> tuple['Split', 'Split']:
     """(training part, held-out part), by a shuffle that `seed` fixes."""
-    kept, held = split_rows(len(self), fraction, seed)
-    return self.take(kept), self.take(held)
+    rest, held = split_rows(len(self), fraction, seed)
+    return self.take(rest), self.take(held)
 
   def steps(self, size: int) -> int:
     """Batches of an epoch."""
@@ -268,10 +272,14 @@ def as_split(data) -> Split:
   """A split of data of one's own.
 
   Args:
-    data: a dict of arrays; a sequence of examples, with `len` and `[i]`, such
-      as a list or a `grain.MapDataset`, which is read as it is needed; or any
-      other iterable of examples, such as a `grain.IterDataset`, which is read
-      into memory once. An example is a dict, {'image': [H, W, C], 'label': …}.
+    data: a dict of arrays; a list of examples, or another iterable of them such
+      as a generator or a `grain.IterDataset`, which is read into memory once;
+      or a sequence of examples, with `len` and `[i]`, such as a
+      `grain.MapDataset`, which is read as it is needed. An example is a dict,
+      {'image': [H, W, C], 'label': …}; images are uint8 or floats in 0..255.
+
+  Raises:
+    UserError: something else, or examples that do not fit together.
 
   >>> examples = [{'image': np.zeros((2, 2, 1), np.uint8), 'label': 3}]
   >>> as_split(iter(examples)).column('label').tolist()
@@ -280,8 +288,9 @@ def as_split(data) -> Split:
   if isinstance(data, Split):
     return data
   if isinstance(data, Mapping):
-    return Arrays({name: np.asarray(x) for name, x in data.items()})
-  if hasattr(data, '__len__') and hasattr(data, '__getitem__'):
+    return Arrays({name: _stacked(name, x) for name, x in data.items()})
+  sequence = hasattr(data, '__len__') and hasattr(data, '__getitem__')
+  if sequence and not isinstance(data, list | tuple):
     from fastsnn_jax.data.stream import Stream, as_it_is
 
     return Stream(data, as_it_is)
@@ -290,12 +299,37 @@ def as_split(data) -> Split:
       f'data of type {type(data).__name__}; give a dict of arrays, a sequence '
       "or an iterable of examples {'image': …, 'label': …}"
     )
-  examples = [dict(example) for example in data]
+  examples = [check_example(example) for example in data]
   if not examples:
     raise UserError('the iterable gave no example; at least one is needed')
+  if odd := [e for e in examples if e.keys() != examples[0].keys()]:
+    raise UserError(
+      f'examples with {sorted(examples[0])} and with {sorted(odd[0])}; all '
+      'must have the same labels'
+    )
   return Arrays(
-    {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    {name: _stacked(name, [e[name] for e in examples]) for name in examples[0]}
   )
+
+
+def check_example(example) -> dict:
+  """The example, if it is one; otherwise a UserError is raised."""
+  if not isinstance(example, Mapping) or 'image' not in example:
+    raise UserError(
+      f'an example of type {type(example).__name__}; it must be a dict with '
+      "'image' and labels, {'image': …, 'label': …}"
+    )
+  return dict(example)
+
+
+def _stacked(name, rows):
+  try:
+    return np.asarray(rows)
+  except ValueError as error:  # NumPy's text does not say which
+    raise UserError(
+      f'{name!r} has rows of several shapes, which make no array; bring '
+      'images to one size, and fill up lists of boxes with label -1'
+    ) from error
 
 
 def as_dataset(data, name: str = 'own') -> Dataset:
@@ -303,9 +337,9 @@ def as_dataset(data, name: str = 'own') -> Dataset:
 
   Args:
     data: a `Dataset`; or a dict with 'train' and 'test', each as `as_split`
-      takes it, and if known 'validation', 'classes', 'mean' and 'std'. Without
-      them classes are numbered from the labels, and mean and standard deviation
-      are those of the training images.
+      takes it, and optionally 'validation', 'name', 'classes', 'mean' and
+      'std'. Without them classes are numbered from the labels, and mean and
+      standard deviation are those of the training images.
     name: what it is called, if it does not say so.
 
   Raises:
@@ -322,21 +356,17 @@ def as_dataset(data, name: str = 'own') -> Dataset:
       f'data of type {type(data).__name__}; give a Dataset, or a dict with '
       "'train' and 'test', such as {'train': {'image': …, 'label': …}, …}"
     )
-  parts = {
-    part: as_split(data[part])
-    for part in ('train', 'test', 'validation')
-    if data.get(part) is not None
-  }
-  return assemble(
-    data.get('name', name),
-    **parts,
-    classes=data.get('classes'),
-    mean_std=(data.get('mean'), data.get('std')),
-  )
+  known = {field.name for field in dataclasses.fields(Dataset)} - {'notes'}
+  if strange := sorted(set(data) - known):
+    raise UserError(
+      f'data: {strange[0]!r} is no part of a data set; there are '
+      f'{", ".join(sorted(known))}'
+    )
+  return assemble(**{'name': name, **data})
 
 
 def assemble(
-  name, train, test, classes=None, validation=None, mean_std=(None, None)
+  name, train, test, classes=None, validation=None, mean=None, std=None
 ) -> Dataset:
   """Checks splits against each other and adds what is known of the set.
 
@@ -344,53 +374,89 @@ def assemble(
     name: of the data set; the known ones bring mean, std and classes.
     train, test, validation: as `as_split` takes them.
     classes: names of the classes, or None for the known or numbered ones.
-    mean_std: per channel, of images in 0..1; None for the known or measured.
+    mean, std: per channel, of images in 0..1; None for the known or measured.
 
   Raises:
-    UserError: an empty split, images of two sizes, a label without a class.
+    UserError: an empty split, images of two sizes or that are no pixels, a
+      label without a class.
   """
   parts = {'train': as_split(train), 'test': as_split(test)}
   if validation is not None:
     parts['validation'] = as_split(validation)
   for part, split in parts.items():
-    if not len(split) or 0 in split.shape:
-      raise UserError(
-        f'{name}: the {part} split holds no images ({len(split)} of shape '
-        f'{split.shape}); it needs at least one'
-      )
-  shapes = [split.shape for split in parts.values()]
-  if len(set(shapes)) > 1:
+    _check_images(f'{name}: the {part} split', split)
+  shape, *others = (split.shape for split in parts.values())
+  if odd := [other for other in others if other != shape]:
     raise UserError(
-      f'{name}: training images have shape {shapes[0]}, test images '
-      f'{shapes[1]}; all splits must come from one set'
+      f'{name}: training images have shape {shape}, others {odd[0]}; all '
+      'splits must come from one set'
     )
+  classes = tuple(classes or CLASSES.get(name, ()))
   columns = [split.column('label') for split in parts.values()]
-  labels = [np.ravel(x) for x in columns if x is not None]
-  whole = labels and all(np.issubdtype(x.dtype, np.integer) for x in labels)
-  if whole:
-    # Wide enough that the count of classes does not wrap at label 255.
-    labels = np.concatenate(labels).astype(np.int64)
-    if classes is None:
-      number = range(labels.max(initial=0) + 1)
-      classes = CLASSES.get(name) or tuple(map(str, number))
-    single = columns[0].ndim == 1  # masks have 255, boxes -1 for no class
-    if single and (labels.min() < 0 or labels.max() >= len(classes)):
-      raise UserError(
-        f'{name}: labels run from {labels.min()} to {labels.max()}, but there '
-        f'are {len(classes)} classes; labels must be 0 to {len(classes) - 1}'
-      )
-  known = MEAN_STD.get(name, ((), ()))
-  mean, std = (
-    k if given is None else tuple(given)
-    for given, k in zip(mean_std, known, strict=True)
-  )
-  if len(mean) != shapes[0][-1] or len(std) != len(mean):
-    mean, std = statistics(next(parts['train'].batches(1024))['image'])
-    if isinstance(parts['train'], Arrays):
-      mean, std = statistics(parts['train']['image'])
+  classes = _classes(name, [x for x in columns if x is not None], classes)
+  if not classes:
+    raise UserError(
+      f'{name}: its labels do not say which classes there are; give '
+      "'classes', their names"
+    )
+  if (mean is None) != (std is None):
+    raise UserError(f'{name}: mean={mean}, std={std}; give both or neither')
+  if mean is None:
+    mean, std = MEAN_STD.get(name, ((), ()))
+    if len(mean) != shape[-1]:
+      sample = parts['train']
+      if not isinstance(sample, Arrays):
+        sample = sample.some(_SAMPLE, seed=0).in_memory()
+      mean, std = statistics(sample['image'])
+  if not len(mean) == len(std) == shape[-1]:
+    raise UserError(
+      f'{name}: mean={mean}, std={std} for images of shape {shape}; give one '
+      'number for each channel, the last dimension'
+    )
   return Dataset(
-    name, classes=tuple(classes or ()), mean=mean, std=std, **parts
+    name, classes=classes, mean=tuple(mean), std=tuple(std), **parts
   )
+
+
+def _check_images(what, split):
+  if not len(split) or 0 in split.shape:
+    raise UserError(
+      f'{what} holds no images ({len(split)} of shape {split.shape}); it needs '
+      'at least one'
+    )
+  if len(split.shape) != 3:
+    raise UserError(
+      f'{what} has images of shape {split.shape}, but they must be [H, W, C]; '
+      'give grey ones a channel: images[..., None]'
+    )
+  images = split.column('image')
+  if images is not None and not np.issubdtype(images.dtype, np.uint8):
+    low, high = images.min(), images.max()
+    if not 0 <= low <= high <= 255 or (0 < high <= 1):
+      raise UserError(
+        f'{what} has values from {low} to {high}; images must have pixels of 0 '
+        'to 255, so multiply what lies in 0 to 1 by 255'
+      )
+
+
+def _classes(name, columns, classes):
+  """The names of the classes, if they are as many as the labels need."""
+  if not all(np.issubdtype(x.dtype, np.integer) for x in columns):
+    return classes
+  # Wide enough that the count of classes does not wrap at label 255.
+  labels = np.concatenate([[], *map(np.ravel, columns)]).astype(int)
+  single = all(x.ndim == 1 for x in columns)
+  if any(x.ndim == 3 for x in columns):
+    labels = labels[labels != _IGNORED]
+  low, high = (labels.min(), labels.max()) if labels.size else (0, -1)
+  classes = classes or tuple(map(str, range(high + 1)))
+  # Boxes have -1 for no object.
+  if high >= len(classes) or (single and low < 0):
+    raise UserError(
+      f'{name}: labels run from {low} to {high}, but there are {len(classes)} '
+      f'classes; labels must be 0 to {len(classes) - 1}'
+    )
+  return classes
 
 
 def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -431,15 +497,15 @@ def split_rows(rows: int, fraction: float, seed: int):
   Raises:
     UserError: one of them is out of range.
 
-  >>> kept, held = split_rows(10, 0.3, seed=0)
-  >>> len(kept), len(held)
+  >>> rest, held = split_rows(10, 0.3, seed=0)
+  >>> len(rest), len(held)
   (7, 3)
   """
   if not (0 < fraction < 1 and seed >= 0 and rows > 1):
     raise UserError(
-      f'{rows} examples, of which a share of {fraction} is held out by the seed '
-      f'{seed}; there must be 2 or more, a share between 0 and 1, and a seed of '
-      '0 or more'
+      f'{rows} examples, of which a share of {fraction} is held out by the '
+      f'seed {seed}; there must be 2 or more, a share between 0 and 1, and a '
+      'seed of 0 or more'
     )
   # NumPy promises the raw stream of a bit generator for ever, but not what
   # `Generator.permutation` makes of it.

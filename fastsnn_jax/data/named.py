@@ -15,8 +15,12 @@ def register(name: str, load: Callable) -> None:
   """Makes a data set of one's own known by name, to configs and commands.
 
   Args:
-    name: that `Data.name` then takes.
-    load: (path or None) -> a `Dataset`, or what `as_dataset` takes.
+    name: that `Data.name` then takes; it comes before a known one.
+    load: (`Data.path`, a string or None) -> a `Dataset`, or what `as_dataset`
+      takes. Called anew by each command.
+
+  Raises:
+    UserError: `load` cannot be called.
 
   >>> import numpy as np
   >>> part = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
@@ -24,6 +28,11 @@ def register(name: str, load: Callable) -> None:
   >>> own('blank', None).name
   'blank'
   """
+  if not callable(load):
+    raise UserError(
+      f'register_dataset {name!r}: {type(load).__name__} is no function; give '
+      'one of the path that returns the data'
+    )
   _OWN[name] = load
 
 
@@ -64,8 +73,8 @@ def load(name: str, path: str | None = None) -> Dataset:
   if path is None:
     if name not in _TFDS:
       raise UserError(
-        f'data set {name!r} needs the path of its directory; only '
-        f'{", ".join(names()[:-1])} are known without'
+        f'data set {name!r} needs the path of its directory; known names are '
+        f'{", ".join(names())} (any directory of idx files)'
       )
     train, test, classes = tfds.load(name)
     return assemble(name, train, test, CLASSES.get(name) or classes)

@@ -16,7 +16,12 @@ import threading
 import numpy as np
 from absl import flags
 
-from fastsnn_jax.data.dataset import Split, batch_shapes, own_rows
+from fastsnn_jax.data.dataset import (
+  Split,
+  batch_shapes,
+  check_example,
+  own_rows,
+)
 from fastsnn_jax.data.decode import Undecodable
 from fastsnn_jax.data.workers import cores
 from fastsnn_jax.errors import UserError
@@ -29,7 +34,7 @@ _SHARED = '/dev/shm'  # where Linux keeps what processes share
 def as_it_is(record, draws) -> dict:
   """The `prepare` of records that are examples already."""
   del draws
-  return record
+  return {name: np.asarray(x) for name, x in check_example(record).items()}
 
 
 class Stream(Split):
@@ -50,11 +55,11 @@ class Stream(Split):
   """
 
   def __init__(self, source, prepare, training=None, *, workers=0, rows=None):
-    if not len(source):
-      raise UserError('the split has no examples; it needs at least one')
     self._source, self._workers = source, workers
     self._prepare, self._training = prepare, training or prepare
     self._rows = np.arange(len(source)) if rows is None else rows
+    if not len(self._rows):
+      raise UserError('the split has no examples; it needs at least one')
     self._skipped, self._told = {}, 0
 
   def __len__(self):
@@ -93,8 +98,8 @@ class Stream(Split):
     self._told += len(names)
     listed = ', '.join(names[:3]) + (', …' if names[3:] else '')
     return [
-      f'{len(names)} {again}of {len(self)} pictures cannot be decoded and count '
-      f'nothing ({listed})'
+      f'{len(names)} {again}of {len(self)} pictures cannot be decoded and '
+      f'count nothing ({listed})'
     ]
 
   def example(self, shuffle, size: int, number: int) -> dict:
@@ -112,12 +117,14 @@ class Stream(Split):
       example = prepare(self._source[self._rows[index]], draws)
     except Undecodable:
       example, skipped = blank, index
-    shape = np.shape(example['image'])
-    if shape != blank['image'].shape:
+    shapes, before = (
+      {k: np.shape(x) for k, x in e.items()} for e in (example, blank)
+    )
+    if shapes != before:
       raise UserError(
-        f'{self.name(index)} has the shape {shape}, those before '
-        f'{blank["image"].shape}; images taken as they are must have one, so '
-        'give a size to bring them to'
+        f'{self.name(index)} has the shapes {shapes}, those before {before}; '
+        'examples taken as they are must have one shape, so give a size to '
+        'bring images to, and fill up lists of boxes'
       )
     counts = position < len(self) and skipped < 0
     return {**example, 'mask': np.float32(counts), 'skipped': np.int64(skipped)}
@@ -216,7 +223,7 @@ class _Rows:
 
   def __init__(self, split, shuffle, size, start, mine, first, count):
     self._example = functools.partial(split.example, shuffle, size)
-    self._size, self._start = size, start
+    self._size, self._start = size, int(start)
     self._mine, self._first, self._count = mine, first, count
 
   def __len__(self):

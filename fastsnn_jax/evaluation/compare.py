@@ -47,6 +47,15 @@ def compare(
     activation| / theta), differing (share of counts that differ) and
     firing_rate; with settling 'quiet_histogram', the images whose last spike
     came at step t, and 'quiet_step', the last of those steps.
+
+  >>> import fastsnn_jax as fs
+  >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
+  >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  >>> data = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
+  >>> settled = fs.to_spiking(ann, 'settled')
+  >>> rows = fs.compare(ann, variables, {'settled': (settled, variables)}, data)
+  >>> rows['settled']['agreement'], rows['settled']['steps']
+  (1.0, 11)
   """
   task = task or tasks.for_network(ann)
   split = as_split(data)
@@ -60,15 +69,15 @@ def compare(
   )
 
   def judge(batch):
-    twin, found = _ann(ann_variables, batch, network=ann, task=task)
+    twin, sums = _ann(ann_variables, batch, network=ann, task=task)
     # A program for each network, or the memory of all were needed at once.
     for label, network in networks.items():
       mine = _compare(
         trees[label], fans, batch, twin, network=network, task=task
       )
       for part, value in mine.items():
-        found[part] = {**found[part], label: value}
-    return found
+        sums[part].setdefault('spiking', {})[label] = value
+    return sums
 
   total = accumulate(judge, split, batch, advance=advance)
   macs = operations.macs(ann, ann_variables, shape)
@@ -125,10 +134,10 @@ def _compare(variables, fans, batch, twin, *, network, task):
     'synops': _synops(network, spikes, fans, batch['mask']),
     'quiet': _quiet(spikes, batch['mask']),
   }
-  found = {'sums': sums, 'max': jnp.max(difference)}
+  result = {'sums': sums, 'max': jnp.max(difference)}
   if task.truth(batch):
-    found['rows'] = jax.vmap(task.rows, out_axes=1)(predicted)
-  return found
+    result['rows'] = jax.vmap(task.rows, out_axes=1)(predicted)
+  return result
 
 
 def _layer_sums(network, variables, activations, targets, mask):
@@ -177,22 +186,22 @@ def _quiet(spikes, mask):
 
 def _of_ann(total, task):
   """The columns that all rows share."""
-  kept = total.get('rows')
-  kept = kept and {'found': kept['ann'], 'truth': kept['truth']}
+  rows = total.get('rows')
+  rows = rows and {'found': rows['ann'], 'truth': rows['truth']}
   sums = total['sums']['ann']
-  metric = task.summarize(sums, kept)[task.metric]
-  found = {task.metric: metric, **task.details(sums, kept)}
-  return {f'ann_{name}': value for name, value in found.items()}
+  metric = task.summarize(sums, rows)[task.metric]
+  columns = {task.metric: metric, **task.details(sums, rows)}
+  return {f'ann_{name}': value for name, value in columns.items()}
 
 
 def _row(network, total, label, task, of_ann, macs, neurons, images):
-  mine, steps = total['sums'][label], network.neuron.total_steps
+  mine, steps = total['sums']['spiking'][label], network.neuron.total_steps
   rows = total.get('rows')
 
   def at(t):
     """What the task takes for the answers after step t."""
     kept = rows and {
-      'found': jax.tree.map(lambda x: x[:, t], rows[label]),
+      'found': jax.tree.map(lambda x: x[:, t], rows['spiking'][label]),
       'truth': rows['truth'],
     }
     return jax.tree.map(lambda x: x[t], mine['metric']), kept
@@ -214,7 +223,7 @@ def _row(network, total, label, task, of_ann, macs, neurons, images):
     'steps': steps,
     task.metric: over_time[-1],
     'agreement': agree[-1],
-    'max_logit_difference': float(total['max'][label]),
+    'max_logit_difference': float(total['max']['spiking'][label]),
     'mean_firing_rate': sum(spikes.values()) / sum(neurons.values()) / steps,
     'spikes_per_image': sum(spikes.values()),
     'synops_per_image': float(mine['synops']) / images

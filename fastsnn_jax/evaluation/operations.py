@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fastsnn_jax.nn.network import IMAGE, Network, own_variables
 
@@ -35,13 +36,19 @@ def connections(network: Network, variables, image_shape):
     {layer: tuple with an array per input, of the input's shape without batch}.
     An identity shortcut is one connection; an image has its entry as well.
   """
-  result = {}
-  for layer, shapes in _input_shapes(network, variables, image_shape):
-    zeros = [jnp.zeros(s.shape, jnp.float32) for s in shapes]
-    output, transpose = jax.vjp(layer.synapse.connect, *zeros)
-    fans = transpose(jnp.ones_like(output))
-    result[layer.name] = tuple(fan[0] for fan in fans)
-  return result
+  layers = list(_input_shapes(network, variables, image_shape))
+
+  @jax.jit  # one program, in place of several for each layer
+  def fans(one):  # an argument, or the compiler would compute with constants
+    result = {}
+    for layer, shapes in layers:
+      ones = [jnp.broadcast_to(one, shape.shape) for shape in shapes]
+      output, transpose = jax.vjp(layer.synapse.connect, *ones)
+      inputs = transpose(jnp.broadcast_to(one, output.shape))
+      result[layer.name] = tuple(fan[0] for fan in inputs)
+    return result
+
+  return fans(np.float32(1))
 
 
 def _input_shapes(network, variables, image_shape):

@@ -8,6 +8,7 @@ dicts: 'image', the labels of the task, and 'mask', 1.0 where a row is real and
 import abc
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -33,6 +34,29 @@ class Task(abc.ABC):
       are.
     metric: the name in `summarize` by which networks are compared.
     verb: the public function that answers raw images.
+    labels: names of the labels that a data set must have, and the dimensions
+      of each for one example.
+
+  A regression, for networks of one output:
+
+  >>> import fastsnn_jax as fs, jax.numpy as jnp
+  >>> @dataclasses.dataclass(frozen=True)
+  ... class Regression(fs.Task):
+  ...   metric = 'minus_error'  # the larger the better
+  ...   def predict(self, outputs):
+  ...     return outputs[:, 0]
+  ...   def measure(self, predictions, batch):
+  ...     errors = jnp.abs(predictions - batch['label']) * batch['mask']
+  ...     return {'loss': errors.sum(), 'count': batch['mask'].sum()}
+  ...   def loss(self, outputs, batch):
+  ...     sums = self.measure(self.predict(outputs), batch)
+  ...     return sums['loss'] / jnp.maximum(sums['count'], 1), sums
+  ...   def summarize(self, sums, kept=None):
+  ...     return {'minus_error': -float(sums['loss'] / sums['count'])}
+  >>> task = Regression(classes=1, mean=(0.5,), std=(0.25,))
+  >>> batch = {'label': jnp.array([1.0, 5.0]), 'mask': jnp.array([1.0, 0.0])}
+  >>> task.summarize(task.loss(jnp.array([[3.0], [4.0]]), batch)[1])
+  {'minus_error': -2.0}
   """
 
   classes: int
@@ -42,12 +66,13 @@ class Task(abc.ABC):
 
   metric: ClassVar[str]
   verb: ClassVar[str] = 'evaluate'
+  labels: ClassVar[Mapping[str, int]] = {}
 
   # --- what a task has to give ----------------------------------------------
 
   @abc.abstractmethod
   def loss(self, outputs, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(mean over the real rows, sums to report with 'loss' and 'count'); jit."""
+    """(mean over the real rows, sums of them: 'loss', 'count', …); jit."""
 
   @abc.abstractmethod
   def predict(self, outputs) -> Any:
@@ -110,8 +135,20 @@ class Task(abc.ABC):
 
   @classmethod
   def network_fields(cls, settings, model, dataset) -> dict[str, Any]:
-    """Fields of the `Network` that the data decide."""
+    """Fields of the `Network` that the data decide.
+
+    Raises:
+      UserError: the data lack labels that the task needs.
+    """
     del settings, model
+    shapes = dataset.train.shapes(1)
+    for name, dimensions in cls.labels.items():
+      if name not in shapes or len(shapes[name].shape) != 1 + dimensions:
+        what = f'shape {shapes[name].shape[1:]}' if name in shapes else 'none'
+        raise UserError(
+          f'{dataset.name}: {cls.__name__} needs {name!r} with {dimensions} '
+          f'dimensions for each image, but it has {what}'
+        )
     return {'mean': dataset.mean, 'std': dataset.std}
 
   def for_training(self, train, *, smoothing=0.0, balance=0.0) -> Self:
@@ -135,10 +172,13 @@ class Task(abc.ABC):
   def labelled(self, split) -> bool:
     """Whether a split can be judged: some example has a label."""
     labels = split.column('label')
-    return labels is None or bool(np.any(labels >= 0))
+    if labels is None or not np.issubdtype(labels.dtype, np.integer):
+      return True
+    return bool(np.any(labels >= 0))
 
   def check(self, dataset) -> None:
     """Raises a UserError where the data lack what the metrics need."""
+    del dataset
 
   # --- images ---------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: the gradient of the spec's section 5.1, and who may move."""
+"""Fine-tuning: the gradient (reference behaviour C5.1), and who may move."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
+from fastsnn_jax import tasks
 from fastsnn_jax.conversion import finetune as finetuning
 from fastsnn_jax.conversion.finetune import Tuning
 from fastsnn_jax.nn.layers import Conv, Dense
@@ -245,11 +246,18 @@ def test_parallel_gives_each_layer_its_own_gradient():
 # --- the whole job ----------------------------------------------------------
 
 
-def run(data, **settings):
+def run(data, task=None, **settings):
   tuning = Tuning(**{'batch': 16, 'crop': 0, 'flip': False, **settings})
   seen = []
   tuned, records = fs.finetune(
-    ANN, SNN, variables(), data, tuning, on_layer=seen.append, batch=25
+    ANN,
+    SNN,
+    variables(),
+    data,
+    tuning,
+    task=task,
+    on_layer=seen.append,
+    batch=25,
   )
   assert seen == records
   return tuned, records
@@ -368,3 +376,27 @@ def test_too_few_images_are_refused():
 def test_a_word_that_is_none_of_the_choices_is_refused(name):
   with pytest.raises(fs.UserError, match=f"{name}='sideways'"):
     Tuning(**{name: 'sideways'})
+
+
+def test_images_without_labels_are_tuned_with_where_nothing_is_scored():
+  images = {'image': pictures(16)['image']}
+  settings = {'schedule': 'parallel', 'learning_rate': 0.1}
+  tuned, _ = run(images, accept='always', **settings)
+  labelled, _ = run(pictures(16), accept='always', **settings)
+  assert not differing(tuned, labelled)
+  with pytest.raises(fs.UserError, match="accept='always'"):
+    run(images, accept='better')
+
+
+def test_a_task_of_ones_own_presents_the_images_that_are_tuned_with():
+  class Darker(type(tasks.for_network(ANN))):
+    def present(self, images):
+      return super().present(images // 2)
+
+  data = pictures(16)
+  dark = {**data, 'image': data['image'] // 2}
+  settings = {'accept': 'always', 'schedule': 'parallel', 'learning_rate': 0.1}
+  task = Darker(classes=CLASSES, mean=ANN.mean, std=ANN.std)
+  tuned, _ = run(data, task=task, **settings)
+  wanted, _ = run(dark, **settings)
+  assert not differing(tuned, wanted)

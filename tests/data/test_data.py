@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pictures import encode, write_tfds
 
+import fastsnn_jax as fs
 from fastsnn_jax import data
-from fastsnn_jax.data.dataset import statistics
+from fastsnn_jax.data.dataset import split_rows, statistics
 from fastsnn_jax.data.readers import tfds as tfds_reader
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment.workdir import open_data
 
 
 def _shared(item):
@@ -449,6 +451,26 @@ def test_unknown_names_and_missing_directories(tmp_path):
   assert 'path' in _fails('idx')
 
 
+def test_a_data_set_of_ones_own_has_a_name(monkeypatch):
+  monkeypatch.setattr(data.named, '_OWN', {})
+  part = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
+  paths = []
+
+  def load(path):
+    paths.append(path)
+    return {'train': part, 'test': part}
+
+  fs.register_dataset('blank', load)
+  found = open_data(fs.Experiment('small_resnet8', fs.Data('blank', 'there')))
+  assert (found.name, found.classes, paths) == (
+    'blank',
+    tuple('0123'),
+    ['there'],
+  )
+  with pytest.raises(UserError, match='dict is no function'):
+    fs.register_dataset('blank', {'train': part, 'test': part})
+
+
 # ------------------------------------------------------------------- split
 
 
@@ -458,21 +480,20 @@ def test_unknown_names_and_missing_directories(tmp_path):
   st.integers(0, 2**32),
 )
 def test_split_is_disjoint_complete_and_repeats(rows, fraction, seed):
-  arrays = {'image': np.arange(2 * rows).reshape(rows, 2)}
-  arrays['label'] = arrays['image'][:, 0] // 2
-  train, held_out = data.split(arrays, fraction, seed)
-  again = data.split(arrays, fraction, seed)
-  assert len(held_out['label']) == min(max(round(rows * fraction), 1), rows - 1)
+  images = np.arange(2 * rows).reshape(rows, 2, 1, 1)
+  arrays = data.Arrays({'image': images, 'label': images[:, 0, 0, 0] // 2})
+  train, held_out = arrays.split(fraction, seed)
+  again = arrays.split(fraction, seed)
+  assert len(held_out) == min(max(round(rows * fraction), 1), rows - 1)
   labels = np.concatenate([train['label'], held_out['label']])
   assert sorted(labels.tolist()) == list(range(rows))
   for part, same in zip((train, held_out), again, strict=True):
-    np.testing.assert_array_equal(part['image'][:, 0] // 2, part['label'])
+    np.testing.assert_array_equal(part['image'][:, 0, 0, 0] // 2, part['label'])
     np.testing.assert_array_equal(part['label'], same['label'])
 
 
 def test_split_follows_the_seed_for_good():
-  arrays = {'label': np.arange(8)}
-  first, second = (data.split(arrays, 0.5, seed)[1]['label'] for seed in (0, 1))
+  first, second = (split_rows(8, 0.5, seed)[1] for seed in (0, 1))
   # Written down: a new NumPy must not change which rows are held out.
   assert first.tolist() == [3, 2, 1, 6]
   assert second.tolist() != first.tolist()
@@ -480,14 +501,14 @@ def test_split_follows_the_seed_for_good():
 
 @pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
 def test_split_refuses_a_fraction(fraction):
-  with pytest.raises(UserError, match='fraction is'):
-    data.split({'label': np.arange(4)}, fraction, 0)
+  with pytest.raises(UserError, match='a share of'):
+    split_rows(4, fraction, 0)
 
 
 def test_split_refuses_other_input():
-  with pytest.raises(UserError, match='seed is -1'):
-    data.split({'label': np.arange(4)}, 0.5, -1)
-  with pytest.raises(UserError, match='at least 2'):
-    data.split({'label': np.arange(1)}, 0.5, 0)
+  with pytest.raises(UserError, match='the seed -1'):
+    split_rows(4, 0.5, -1)
+  with pytest.raises(UserError, match='1 examples'):
+    split_rows(1, 0.5, 0)
   with pytest.raises(UserError, match='same number'):
-    data.split({'label': np.arange(4), 'image': np.arange(3)}, 0.5, 0)
+    data.Arrays({'label': np.arange(4), 'image': np.zeros((3, 1, 1, 1))})

@@ -1,18 +1,16 @@
 """Data sets on disk: order, resuming, processes, workers, what is skipped."""
 
 import itertools
-import math
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
-import threading
-import time
 from types import SimpleNamespace
+from unittest import mock
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -20,21 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pictures import encode, smooth, write_tfds
 
-from fastsnn_jax import data
-from fastsnn_jax.data import prefetch
-from fastsnn_jax.data import workers as workers_module
-from fastsnn_jax.data.order import Draws, permutation
-from fastsnn_jax.data.stream import Source
+import fastsnn_jax as fs
+from fastsnn_jax import data, tasks
+from fastsnn_jax.data import stream as streaming
+from fastsnn_jax.data.named import records
+from fastsnn_jax.data.stream import Draws, Stream, permutation
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.evaluation import evaluate as evaluation
 from fastsnn_jax.experiment.config import Data
-from fastsnn_jax.experiment.opening import network_of, open_data
+from fastsnn_jax.tasks.classification.data import Decode, open_data
 
 
 class Pictures:
   """Records in memory; the label is the number of the example."""
-
-  channels = 3
 
   def __init__(self, encoded):
     self._encoded = encoded
@@ -43,7 +38,7 @@ class Pictures:
     return len(self._encoded)
 
   def __getitem__(self, index):
-    return self._encoded[index], int(index)
+    return self._encoded[index], {'label': np.int32(index)}
 
   def name(self, index):
     return f'picture {index}'
@@ -59,12 +54,39 @@ def _source(count, damaged=(), shape=(12, 10)):
     y, x = i % 20, i % 7
     picture = _SMOOTH[y : y + shape[0], x : x + shape[1]]
     encoded.append(b'damaged' if i in damaged else encode(picture))
-  return Source(Pictures(encoded))
+  return Pictures(encoded)
 
 
-def _loader(source, **options):
-  defaults = {'batch': 6, 'seed': 1, 'size': 8, 'train': True}
-  return data.Loader(source, **defaults | options)
+def _stream(source, size=8, *, cut=False, channels=3, workers=0):
+  return Stream(
+    source,
+    Decode(size, channels, cut=False),
+    Decode(size, channels, cut=cut),
+    workers=workers,
+  )
+
+
+def _training(stream, start=0, *, batch=6, seed=1, process=0, count=1):
+  """Batches of training, as a process of several would see them."""
+  return _batches(
+    stream, batch, process, count, shuffle=data.Shuffle(seed), start=start
+  )
+
+
+def _evaluation(stream, batch=6, process=0, count=1):
+  return list(_batches(stream, batch, process, count))
+
+
+def _batches(stream, batch, process, count, **options):
+  with _process(process, count):
+    return stream.batches(batch, **options)
+
+
+def _process(index, count):
+  """What JAX says in one of several processes."""
+  return mock.patch.multiple(
+    jax, process_index=lambda: index, process_count=lambda: count
+  )
 
 
 def _take(iterator, count):
@@ -103,16 +125,14 @@ def test_the_order_is_fixed_for_good():
 @settings(max_examples=12)
 @given(st.integers(1, 25), st.integers(1, 3), st.sampled_from([1, 2, 3]))
 def test_each_example_once_per_epoch(size, share, processes):
-  source, batch = _source(size), share * processes
-  epochs = []
-  for process in range(processes):
-    loader = _loader(
-      source, batch=batch, process_index=process, process_count=processes
-    )
-    steps = 2 * loader.epoch_steps
-    epochs.append(_take(loader.training(0), steps))
-    assert loader.epoch_steps == -(-size // batch)
-  whole = _take(_loader(source, batch=batch).training(0), steps)
+  stream, batch = _stream(_source(size)), share * processes
+  steps = 2 * stream.steps(batch)
+  assert stream.steps(batch) == -(-size // batch)
+  epochs = [
+    _take(_training(stream, batch=batch, process=i, count=processes), steps)
+    for i in range(processes)
+  ]
+  whole = _take(_training(stream, batch=batch), steps)
   for step, parts in enumerate(zip(*epochs, strict=True)):
     for key, value in whole[step].items():
       joined = np.concatenate([part[key] for part in parts])
@@ -126,29 +146,26 @@ def test_each_example_once_per_epoch(size, share, processes):
     np.testing.assert_array_equal(labels, np.resize(labels[:size], len(labels)))
 
 
-@pytest.mark.parametrize('crop', ['none', 'random_resized'])
-def test_starting_in_mid_epoch_is_going_on(crop):
-  source = _source(20)
-  whole = _take(_loader(source, crop=crop).training(0), 9)
+@pytest.mark.parametrize('cut', [False, True])
+def test_starting_in_mid_epoch_is_going_on(cut):
+  stream = _stream(_source(20), cut=cut)
+  whole = _take(_training(stream), 9)
   for start in (1, 3, 4, 6):
-    again = _take(_loader(source, crop=crop).training(start), 9 - start)
+    again = _take(_training(stream, start), 9 - start)
     _same(again, whole[start:])
 
 
 def test_far_ahead_positions_do_not_overflow():
-  options = {'crop': 'random_resized'}
-  start = np.int32(2**31 - 1)
-  one = _take(_loader(_source(8), **options).training(start), 2)
-  two = _take(_loader(_source(8), **options).training(2**31 - 1), 2)
+  stream = _stream(_source(8), cut=True)
+  one = _take(_training(stream, np.int32(2**31 - 1)), 2)
+  two = _take(_training(stream, 2**31 - 1), 2)
   _same(one, two)
 
 
 def test_crops_follow_seed_and_step_not_processes():
-  source = _source(8)
-  options = {'batch': 4, 'crop': 'random_resized'}
+  stream = _stream(_source(8), cut=True)
   one, two = (
-    _take(_loader(source, **options, seed=seed).training(0), 4)
-    for seed in (1, 2)
+    _take(_training(stream, batch=4, seed=seed), 4) for seed in (1, 2)
   )
   by_label = [
     {int(y): x for b in epoch for x, y in zip(b['image'], b['label'], strict=1)}
@@ -157,11 +174,7 @@ def test_crops_follow_seed_and_step_not_processes():
   for a, b in itertools.combinations(by_label, 2):
     assert any((a[label] != b[label]).any() for label in a)
   parts = [
-    _take(
-      _loader(source, **options, process_index=i, process_count=4).training(0),
-      4,
-    )
-    for i in range(4)
+    _take(_training(stream, batch=4, process=i, count=4), 4) for i in range(4)
   ]
   for step, batch in enumerate(one):
     images = np.concatenate([part[step]['image'] for part in parts])
@@ -169,37 +182,33 @@ def test_crops_follow_seed_and_step_not_processes():
 
 
 def test_what_a_batch_is():
-  loader = _loader(_source(20), process_index=1, process_count=2)
-  (batch,) = _take(loader.training(0), 1)
+  stream = _stream(_source(20))
+  (batch,) = _take(_training(stream, process=1, count=2), 1)
   assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
     'image': ((3, 8, 8, 3), 'uint8'),
     'label': ((3,), 'int32'),
     'mask': ((3,), 'float32'),
   }
-  assert loader.shape == (8, 8, 3)
+  assert stream.shape == (8, 8, 3)
+  whole = {k: ((6, *v.shape[1:]), v.dtype) for k, v in batch.items()}
+  assert {k: (v.shape, v.dtype) for k, v in stream.shapes(6).items()} == whole
 
 
 def test_training_without_crops_sees_what_evaluation_sees():
-  source = _source(8)
+  stream = _stream(_source(8))
   shown = {}
-  for batch in _loader(source, batch=4).evaluation():
+  for batch in _evaluation(_stream(_source(8), cut=True), 4):
     shown |= dict(zip(batch['label'].tolist(), batch['image'], strict=True))
-  for options in ({}, {'train': False, 'crop': 'random_resized'}):
-    loader = _loader(source, batch=4, **options)
-    for batch in _take(loader.training(0), 2):
-      for image, label in zip(batch['image'], batch['label'], strict=True):
-        np.testing.assert_array_equal(image, shown[int(label)])
+  for batch in _take(_training(stream, batch=4), 2):
+    for image, label in zip(batch['image'], batch['label'], strict=True):
+      np.testing.assert_array_equal(image, shown[int(label)])
 
 
 def test_evaluation_is_one_pass_in_order():
-  source = _source(10)
-  parts = []
+  stream, parts = _stream(_source(10), cut=True), []
   for process in range(2):
-    loader = _loader(
-      source, batch=4, process_index=process, process_count=2, train=False
-    )
-    parts.append(list(loader.evaluation()))
-    _same(parts[-1], list(loader.evaluation()))
+    parts.append(_evaluation(stream, 4, process, 2))
+    _same(parts[-1], _evaluation(stream, 4, process, 2))
   labels = [x['label'].tolist() for both in zip(*parts, strict=1) for x in both]
   assert labels == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [0, 1]]
   assert [x['mask'].tolist() for x in parts[0]] == [[1, 1]] * 3
@@ -209,24 +218,27 @@ def test_evaluation_is_one_pass_in_order():
 # ------------------------------------------------------------------ skipped
 
 
-def test_damaged_pictures_keep_their_rows_and_are_counted():
-  source = _source(10, damaged=(2, 7))
-  loader = _loader(source, batch=4)
-  batches = list(loader.evaluation())
+def test_damaged_pictures_keep_their_rows_and_are_told_once():
+  stream = _stream(_source(10, damaged=(2, 7)))
+  batches = _evaluation(stream, 4)
   mask = np.concatenate([x['mask'] for x in batches])
   assert mask.tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 0, 0]
   assert (batches[0]['image'][2] == 127).all()
-  assert batches[0]['label'].tolist() == [0, 1, 2, 3]
-  assert loader.skipped == 2
-  assert loader.skipped_names == ('picture 2', 'picture 7')
-  _take(loader.training(0), 6)
-  assert loader.skipped == 2  # each once, however often it was met
+  labels = np.concatenate([x['label'] for x in batches])
+  assert labels[mask > 0].tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+  assert stream.complaints() == [
+    '2 of 10 pictures cannot be decoded and count nothing '
+    '(picture 2, picture 7)'
+  ]
+  _take(_training(stream, batch=4), 6)
+  assert stream.complaints() == []  # each once, however often it was met
+  assert stream.in_memory()['label'].tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
 
 
 def test_pictures_that_mostly_fail_are_an_error():
-  loader = _loader(_source(12, damaged=range(9)), batch=4)
+  stream = _stream(_source(12, damaged=range(9)))
   with pytest.raises(UserError, match=r'8 of 12|9 of 12') as error:
-    list(loader.evaluation())
+    _evaluation(stream, 4)
   assert 'picture 0' in str(error.value)
 
 
@@ -234,20 +246,16 @@ def test_pictures_that_mostly_fail_are_an_error():
 
 
 def test_pictures_as_they_are():
-  source = _source(5)
-  loader = _loader(source, batch=5, size=None)
-  (batch,) = loader.evaluation()
-  assert loader.shape == (12, 10, 3)
+  stream = _stream(_source(5), None)
+  (batch,) = _evaluation(stream, 5)
+  assert stream.shape == (12, 10, 3)
   np.testing.assert_array_equal(batch['image'][0], _SMOOTH[:12, :10])
 
 
 def test_grey_sets_stay_grey():
-  grey = [encode(_SMOOTH[:9, :9, 0]) for _ in range(3)]
-  records = Pictures(grey)
+  source = Pictures([encode(_SMOOTH[:9, :9, 0]) for _ in range(3)])
   for channels, expected in ((None, 1), (1, 1), (3, 3)):
-    records.channels = channels
-    loader = _loader(Source(records), batch=3, size=None)
-    (batch,) = loader.evaluation()
+    (batch,) = _evaluation(_stream(source, None, channels=channels), 3)
     assert batch['image'].shape == (3, 9, 9, expected)
     np.testing.assert_array_equal(
       batch['image'][0, :, :, 0], _SMOOTH[:9, :9, 0]
@@ -257,57 +265,171 @@ def test_grey_sets_stay_grey():
 def test_pictures_as_they_are_must_have_one_shape():
   good = encode(_SMOOTH[:9, :9])
   for other in (_SMOOTH[:9, :8], np.zeros((8, 9), np.uint8)):
-    records = Pictures([good, good, encode(other)])
-    loader = _loader(Source(records), batch=3, size=None)
+    stream = _stream(Pictures([good, good, encode(other)]), None)
     with pytest.raises(UserError, match='picture 2') as error:
-      list(loader.evaluation())
+      _evaluation(stream, 3)
     assert '(9, 9, 3)' in str(error.value)
     assert 'give a size' in str(error.value)
   with pytest.raises(UserError, match='are no pictures'):
-    _loader(_source(3, damaged=range(3)), size=None)
+    _ = _stream(_source(3, damaged=range(3)), None).shape
 
 
-# ------------------------------------------------------------------ sources
+# -------------------------------------------------------------------- parts
 
 
 def test_splitting_gives_the_rows_of_a_split_in_memory():
-  source = _source(20)
-  wanted = data.split({'label': np.arange(20)}, 0.3, 5)
-  for got, arrays in zip(source.split(0.3, 5), wanted, strict=True):
-    labels = [got[i][1] for i in range(len(got))]
-    assert labels == arrays['label'].tolist()
-  part = source.take([4, 2, 9]).take([1, 0])
-  assert [part[i][1] for i in range(2)] == [2, 4]
+  stream = _stream(_source(20))
+  arrays = {'image': np.zeros((20, 1, 1, 1)), 'label': np.arange(20)}
+  for got, wanted in zip(
+    stream.split(0.3, 5), data.Arrays(arrays).split(0.3, 5), strict=True
+  ):
+    labels = np.concatenate([x['label'] for x in _evaluation(got, 1)])
+    assert labels.tolist() == wanted['label'].tolist()
+  part = stream.take([4, 2, 9]).take([1, 0])
+  assert [int(x['label'][0]) for x in _evaluation(part, 1)] == [2, 4]
   assert part.name(1) == 'picture 4'
-  for rows in ([3], [-1]):
-    with pytest.raises(UserError, match='must be 0 to 1'):
-      part.take(rows)
+  assert len(stream.some(7, 0)) == 7
+  with pytest.raises(UserError, match='no examples'):
+    stream.take([])
+
+
+# ------------------------------------------------------------ data of one's own
+
+
+def _own(count=6, side=4, dtype=np.uint8):
+  random = np.random.default_rng(count)
+  return {
+    'image': random.integers(0, 256, (count, side, side, 1)).astype(dtype),
+    'label': np.arange(count) % 3,
+  }
+
+
+def _examples(arrays):
+  return [
+    {name: x[i] for name, x in arrays.items()}
+    for i in range(len(arrays['image']))
+  ]
+
+
+def test_examples_in_any_form_give_the_batches_of_their_arrays():
+  arrays = _own()
+  examples = _examples(arrays)
+  wanted = list(data.as_split(arrays).batches(4))
+  source = grain.MapDataset.source(examples)
+  for form in (
+    examples,
+    tuple(examples),
+    (example for example in examples),
+    source,
+    source.to_iter_dataset(),
+  ):
+    split = data.as_split(form)
+    _same(list(split.batches(4)), wanted)
+    assert isinstance(split, data.Arrays) != (form is source)
+    _take(split.batches(4, shuffle=data.Shuffle(0)), 3)
+
+
+def test_examples_in_any_form_make_a_data_set():
+  arrays = _own(40)
+  whole = data.as_dataset({'train': arrays, 'test': arrays})
+  assert whole.classes == ('0', '1', '2')
+  lazy = grain.MapDataset.source(_examples(arrays))
+  with pytest.raises(UserError, match="give 'classes', their names"):
+    data.as_dataset({'train': lazy, 'test': lazy})
+  parts = {'train': lazy, 'test': lazy, 'classes': 'abc'}
+  streamed = data.as_dataset(parts, 'mine')
+  assert (streamed.name, streamed.classes) == ('mine', ('a', 'b', 'c'))
+  # Of all images: fewer than are sampled.
+  assert streamed.mean == pytest.approx(whole.mean)
+  assert streamed.std == pytest.approx(whole.std)
+
+
+def test_the_statistics_of_a_stream_are_those_of_every_process():
+  lazy = data.as_split(grain.MapDataset.source(_examples(_own(50))))
+  parts = {'train': lazy, 'test': lazy, 'classes': 'abc'}
+  wanted = data.as_dataset(parts)
+  for process in range(2):
+    with _process(process, 2):
+      found = data.as_dataset(parts)
+    assert (found.mean, found.std) == (wanted.mean, wanted.std)
+
+
+def test_masks_boxes_and_floats_of_ones_own():
+  image = _own()['image']
+  masks = np.full((6, 4, 4), 255, np.uint8)
+  masks[0, 0, 0] = 2
+  boxes = {'boxes': np.zeros((6, 2, 4)), 'label': np.full((6, 2), -1)}
+  boxes['label'][1] = 4
+  for labels, classes in (({'label': masks}, 3), (boxes, 5)):
+    part = {'image': image, **labels}
+    found = data.as_dataset({'train': part, 'test': part})
+    assert len(found.classes) == classes
+    with pytest.raises(UserError, match=f'there are {classes - 1} classes'):
+      data.as_dataset(
+        {'train': part, 'test': part, 'classes': 'abcdef'[: classes - 1]}
+      )
+  part = {'image': image, 'label': np.linspace(-1, 1, 6)}
+  names = ['height']
+  found = data.as_dataset({'train': part, 'test': part, 'classes': names})
+  assert found.classes == ('height',)
+
+
+def _refused(part, message, **more):
+  with pytest.raises(UserError, match=message) as caught:
+    data.as_dataset({'train': part, 'test': part, **more})
+  assert '\n' not in str(caught.value)
+
+
+def test_what_is_no_data_set_is_refused():
+  arrays = _own()
+  image, label = arrays['image'], arrays['label']
+  _refused({'label': label}, "a split needs 'image'")
+  _refused({'image': image, 'label': label[:3]}, 'the same number of rows')
+  _refused({'image': image[..., 0], 'label': label}, r'images\[\.\.\., None\]')
+  _refused({'image': image / 255, 'label': label}, 'multiply .* by 255')
+  _refused({'image': image * np.nan, 'label': label}, 'pixels of 0 to 255')
+  _refused({'image': image - 999.0, 'label': label}, 'pixels of 0 to 255')
+  _refused({'image': image[:0], 'label': label[:0]}, 'holds no images')
+  _refused({'image': image, 'label': label - 1}, 'labels run from -1 to 1')
+  _refused(arrays, "'val' is no part", val=arrays)
+  _refused(arrays, 'give both or neither', mean=(0.5,))
+  _refused(arrays, 'one number for each channel', mean=(0.5, 1), std=(1, 1))
+  _refused([image[0]], 'of type ndarray')
+  _refused([], 'at least one')
+  _refused([{'image': image[0]}, _examples(arrays)[0]], 'the same labels')
+  _refused(
+    [{'image': image[0]}, {'image': image[0, :2]}],
+    "'image' has rows of several",
+  )
+  _refused(7, 'of type int')
+  with pytest.raises(UserError, match="'train' and 'test'"):
+    data.as_dataset(arrays)
+  other = _own(side=5)
+  with pytest.raises(UserError, match='must come from one set'):
+    data.as_dataset({'train': arrays, 'test': other})
+  with pytest.raises(UserError, match='of type tuple'):
+    data.as_split(grain.MapDataset.source([(image[0], 1)])).shape  # noqa: B018
+  floats = {'image': image.astype(np.float32), 'label': label}
+  assert data.as_dataset({'train': floats, 'test': floats}).mean == (
+    pytest.approx((image.mean() / 255,), abs=1e-3)
+  )
 
 
 @pytest.mark.parametrize(
-  ('options', 'message'),
+  ('model', 'labels', 'message'),
   [
-    ({'batch': 0}, 'batch is 0'),
-    ({'batch': 7, 'process_count': 2}, 'multiple of 2'),
-    ({'process_index': 2, 'process_count': 2}, 'must be 0 to 1'),
-    ({'process_count': 0}, 'process_count is 0'),
-    ({'seed': -1}, 'seed is -1'),
-    ({'size': 0}, 'size is 0'),
-    ({'workers': -1}, 'workers is -1'),
-    ({'crop': 'some'}, "crop is 'some'; choose one of none, random_resized"),
-    ({'crop': 'random_resized', 'size': None}, 'give a size'),
+    ('small_resnet8', {'label': np.zeros((6, 1), int)}, "needs 'label' with 0"),
+    ('small_yolo', {'label': np.zeros(6, int)}, "needs 'boxes' .* has none"),
+    ('small_deeplab', {'label': np.zeros(6, int)}, "needs 'label' with 2"),
   ],
 )
-def test_arguments_out_of_range(options, message):
+def test_labels_that_the_task_cannot_take_are_refused(model, labels, message):
+  part = {'image': _own()['image'], **labels}
+  found = data.as_dataset({'train': part, 'test': part, 'classes': 'ab'})
+  model = fs.architectures.model(model)
+  task = tasks.named(model.task)
   with pytest.raises(UserError, match=message):
-    _loader(_source(4), **options)
-
-
-def test_other_misuse():
-  with pytest.raises(UserError, match='no examples'):
-    _loader(_source(4).take([]))
-  with pytest.raises(UserError, match='start_step is -1'):
-    _loader(_source(4)).training(-1)
+    task.network_fields(Data(), model, found)
 
 
 # --------------------------------------------------------------------- tfds
@@ -328,15 +450,15 @@ def test_tfds_gives_the_encoded_bytes(tmp_path):
   rows = {'train': _jpegs(9), 'test': _jpegs(4)}
   folder = write_tfds(tmp_path, rows, shape=(None, None, 3))
   for path in (tmp_path, folder.parent, folder):
-    stream = data.open_stream('cifar10', str(path))
-    assert stream.classes == ('cat', 'dog', 'ship')
+    *parts, classes = records('cifar10', str(path))
+    assert classes == ('cat', 'dog', 'ship')
+    stream = open_data(Data('cifar10', str(path), stream=True, size=8))
     assert stream.mean == (0.491, 0.482, 0.447)
-    for part in ('train', 'test'):
-      source = getattr(stream, part)
-      assert [source[i] for i in range(len(source))] == rows[part]
-      copy = pickle.loads(pickle.dumps(source))
-      assert copy[3] == rows[part][3]
-    assert stream.train.channels == 3
+    for source, wanted in zip(parts, rows.values(), strict=True):
+      found = [source[i] for i in range(len(source))]
+      assert [(x, labels['label']) for x, labels in found] == wanted
+      assert pickle.loads(pickle.dumps(source))[3] == found[3]
+    assert parts[0].channels == 3
     assert stream.test.name(2) == f'{folder} test[2]'
 
 
@@ -344,10 +466,8 @@ def test_streaming_shows_what_is_read_into_memory(tmp_path):
   rows = [(encode(_SMOOTH[i : i + 6, :5], 'JPEG'), i % 3) for i in range(9)]
   write_tfds(tmp_path, {'train': rows, 'test': rows[:5]})
   whole = data.load('cifar10', str(tmp_path))
-  source = data.open_stream('cifar10', str(tmp_path)).test
-  loader = _loader(source, batch=2, size=None)
-  wanted = list(evaluation.batches(whole.test, 2))
-  _same(list(loader.evaluation()), wanted)
+  stream = open_data(Data('cifar10', str(tmp_path), stream=True)).test
+  _same(_evaluation(stream, 2), list(whole.test.batches(2)))
 
 
 @pytest.mark.parametrize('unlabelled', [None, -1])
@@ -356,7 +476,7 @@ def test_tfds_validation_where_test_has_no_labels(tmp_path, unlabelled):
   if unlabelled:
     rows['test'] = _jpegs(2, unlabelled)
   write_tfds(tmp_path, rows, name='imagenet2012', shape=(None, None, 3))
-  stream = data.open_stream('imagenet2012', str(tmp_path))
+  stream = open_data(Data('imagenet2012', str(tmp_path), stream=True, size=8))
   assert len(stream.test) == 3
   assert stream.mean == (0.485, 0.456, 0.406)
 
@@ -386,18 +506,19 @@ def test_mean_and_deviation_fit_the_images(
       (tmp_path / part).mkdir(parents=True)
       (tmp_path / part / '1.png').write_bytes(picture)
   settings = Data(name, str(tmp_path), stream=True, size=size)
-  found = open_data('small_resnet8', settings)
+  found = open_data(settings)
   assert found.mean == pytest.approx(mean)
-  loader = _loader(found.train, batch=1, size=size)
-  assert len(found.mean) == len(found.std) == loader.shape[-1]
-  network = network_of('small_resnet8', 2, settings, found)
-  (batch,) = _take(loader.training(), 1)
-  assert data.present(network, batch['image']).shape == (1, *loader.shape)
+  shape = found.train.shape
+  assert len(found.mean) == len(found.std) == shape[-1]
+  network = fs.build('small_resnet8', 2, mean=found.mean, std=found.std)
+  (batch,) = _take(_training(found.train, batch=1), 1)
+  shown = tasks.for_network(network).present(batch['image'])
+  assert shown.shape == (1, *shape)
 
 
 def _fails(*arguments):
   with pytest.raises(UserError) as error:
-    data.open_stream(*arguments)
+    records(*arguments)
   assert '\n' not in str(error.value)
   return str(error.value)
 
@@ -434,12 +555,11 @@ def test_worker_processes_give_what_threads_give(tmp_path):
   rows = {'train': _jpegs(9), 'test': _jpegs(4)}
   rows['train'][4] = (b'damaged', 1)
   write_tfds(tmp_path, rows, shape=(None, None, 3))
-  source = data.open_stream('cifar10', str(tmp_path)).train
-  options = {'batch': 4, 'crop': 'random_resized'}
+  source, *_ = records('cifar10', str(tmp_path))
   threads, workers = (
-    _loader(source, **options, workers=count) for count in (0, 2)
+    _stream(source, cut=True, workers=count) for count in (0, 2)
   )
-  batches = workers.training(1)
+  batches = _training(workers, 1, batch=4)
   got = [next(batches)]
   assert {type(x) for x in got[0].values()} == {np.ndarray}  # none is shared
   # Signals to the whole job do not end the workers before the training.
@@ -451,28 +571,27 @@ def test_worker_processes_give_what_threads_give(tmp_path):
   got += [next(batches) for _ in range(5)]
   for child in children:
     os.kill(child.pid, signal.SIGKILL)
-  with pytest.raises(UserError, match=r'of 2 worker.*killed .*-9.*fewer worke'):
+  with pytest.raises(UserError, match=r'of 2 worker.*ended .*-9.*fewer worke'):
     _take(batches, 20)
   assert not multiprocessing.active_children()
-  _same(got, _take(threads.training(1), 6))
-  _same(list(workers.evaluation()), list(threads.evaluation()))
-  assert workers.skipped_names == threads.skipped_names != ()
+  _same(got, _take(_training(threads, 1, batch=4), 6))
+  _same(_evaluation(workers, 4), _evaluation(threads, 4))
+  assert workers.complaints() == threads.complaints() != []
   # What fails in a worker is told as if it had failed here.
-  loader = _loader(source, size=None, workers=1)
   with pytest.raises(UserError, match='give a size'):
-    list(loader.evaluation())
+    _evaluation(_stream(source, None, workers=1), 4)
 
 
 def test_workers_need_shared_memory(monkeypatch):
-  monkeypatch.setattr(workers_module, '_SHARED', '/')
+  monkeypatch.setattr(streaming, '_SHARED', '/')
   monkeypatch.setattr(
-    workers_module.shutil,
+    streaming.shutil,
     'disk_usage',
     lambda path: SimpleNamespace(free=2_000_000),
   )
-  _loader(_source(4), size=200, workers=0)
+  _training(_stream(_source(4), 200)).close()
   with pytest.raises(UserError, match=r'has 2 MB free.*need 4 MB.*--shm-size'):
-    _loader(_source(4), size=200, workers=2)
+    _training(_stream(_source(4), 200, workers=2))
 
 
 def test_tensorflow_and_devices_are_left_alone(tmp_path):
@@ -483,153 +602,12 @@ def test_tensorflow_and_devices_are_left_alone(tmp_path):
 import sys
 from jax._src import xla_bridge
 from fastsnn_jax import data, evaluation
-from fastsnn_jax.config import Data
-from fastsnn_jax.data import prefetch
-from fastsnn_jax.data import workers as workers_module
+from fastsnn_jax.experiment.config import Data
+from fastsnn_jax.tasks.classification.data import open_data
 assert 'grain' not in sys.modules
-source = data.open_stream('cifar10', {str(tmp_path)!r}).train
-next(data.Loader(source, batch=2, seed=0, size=8, train=True).training(0))
+settings = Data('cifar10', {str(tmp_path)!r}, stream=True, size=8)
+next(open_data(settings).train.batches(2, shuffle=data.Shuffle(0)))
 assert 'tensorflow' not in sys.modules
-assert not xla_bridge._backends
+assert 'tensorflow' not in sys.modules
 """
   subprocess.run([sys.executable, '-c', script], check=True)
-
-
-# ----------------------------------------------------------------- prefetch
-
-
-def test_prefetching_keeps_order_and_depth():
-  taken, put = [], []
-
-  def numbers():
-    for number in range(9):
-      taken.append(number)
-      yield {'image': np.full(2, number)}
-
-  def to_device(batch):
-    put.append(batch)
-    return jax.device_put(batch)
-
-  batches = data.prefetch_to_device(numbers(), to_device)
-  assert taken == []
-  got = []
-  for batch in batches:
-    assert isinstance(batch['image'], jax.Array)
-    got.append(int(batch['image'][0]))
-    time.sleep(0.01)  # for the thread to go too far, were it to
-    assert len(put) <= len(got) + 2
-    assert len(taken) <= len(put) + 1
-  assert got == list(range(9))
-  assert list(batches) == []
-
-
-class Clock:
-  """A loader and a device on a clock of their own, for `prefetch.take`.
-
-  Batch n is there `makes` seconds after the one before, or after the loader
-  had room for it; the device works `steps` seconds on each.
-  """
-
-  def __init__(self, makes, steps, depth=3):
-    self.now = self.free = 0.0
-    self._makes, self._steps, self._depth = makes, steps, depth
-    self._made, self._taken = [], []
-
-  def _next(self):
-    number = len(self._taken)
-    while len(self._made) <= number:
-      room = 0.0
-      if (before := len(self._made) - self._depth) >= 0:
-        room = self._taken[before]
-      last = self._made[-1] if self._made else 0.0
-      self._made.append(max(last, room) + self._makes)
-    return self._made[number]
-
-  def get_nowait(self):
-    return self.get(timeout=0)
-
-  def get(self, timeout=math.inf):
-    there = self._next()
-    if there > self.now + timeout:
-      self.now += timeout
-      raise queue.Empty
-    self.now = max(self.now, there)
-    self._taken.append(self.now)
-    return len(self._taken) - 1
-
-  def busy(self):
-    return self.now < self.free
-
-  def step(self):
-    """Sends a step; two may be on their way, as in `feeding`."""
-    self.free = max(self.free, self.now) + self._steps
-    self.now = max(self.now, self.free - self._steps)
-
-
-@pytest.mark.parametrize(
-  ('makes', 'share'),
-  [(0.5, 0), (0.9, 0), (1.0, 0), (1.02, 0.02), (1.25, 0.2), (2.0, 0.5)],
-)
-def test_waiting_is_what_the_device_loses(monkeypatch, makes, share):
-  clock = Clock(makes, 1.0)
-  monkeypatch.setattr(prefetch.time, 'perf_counter', lambda: clock.now)
-  monkeypatch.setattr(prefetch, '_LOOK', 0.005)
-  prefetch.take(clock, lambda: False)
-  began, waited, steps = clock.now, 0.0, 50
-  for _ in range(steps):
-    clock.step()
-    number, idle = prefetch.take(clock, clock.busy)
-    waited += idle
-  assert number == steps
-  assert waited / (clock.now - began) == pytest.approx(share, abs=0.01)
-  # Nothing else delays it: a step takes as long as the slower of the two.
-  took = (clock.now - began) / steps
-  assert took == pytest.approx(max(makes, 1.0), rel=0.03)
-
-
-def test_the_start_is_no_waiting(monkeypatch):
-  now = [0.0]
-  monkeypatch.setattr(prefetch.time, 'perf_counter', lambda: now[0])
-
-  def slow():
-    now[0] += 3
-    yield None
-    yield None
-
-  asked = []
-  batches = data.prefetch_to_device(
-    slow(), lambda x: x, busy=lambda: asked.append(1)
-  )
-  assert list(batches) == [None, None]
-  assert (batches.start_seconds, batches.wait_seconds) in ((3, 0), (0, 0))
-
-
-def test_what_fails_in_the_thread_is_raised_where_it_is_asked_for():
-  def damaged():
-    yield 1
-    raise UserError('damaged')
-
-  batches = data.prefetch_to_device(damaged(), float)
-  assert next(batches) == 1.0
-  with pytest.raises(UserError, match='damaged'):
-    next(batches)
-  assert list(batches) == []
-
-
-def test_closing_ends_the_iterator():
-  ended = []
-
-  def numbers():
-    try:
-      yield from range(9)
-    finally:
-      ended.append(True)
-
-  threads = threading.active_count()
-  batches = data.prefetch_to_device(numbers(), lambda x: x)
-  next(batches)
-  batches.close()
-  assert ended == [True]
-  assert threading.active_count() == threads
-  assert list(batches) == []
-  data.prefetch_to_device(numbers(), lambda x: x).close()  # not begun

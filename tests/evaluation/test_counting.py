@@ -128,3 +128,19 @@ def test_connections_of_a_whole_network_add_up_to_its_unpadded_macs():
   assert fan.sum() < macs[name]  # the padding is in the MACs only
   inner = np.asarray(fan)[1:-1, 1:-1]
   np.testing.assert_array_equal(inner, np.full((6, 6, 16), 9 * 16))
+
+
+def test_connections_are_counted_by_one_program(caplog):
+  network = fs.build('small_resnet8', 2)
+  shape = (12, 12, 1)  # that no other test has
+  variables = jax.eval_shape(
+    network.init, jax.random.key(0), jnp.zeros((1, *shape))
+  )
+  with jax.log_compiles():
+    counting.connections(network, variables, shape)
+  compiled = [
+    record.args[0]
+    for record in caplog.records
+    if 'Finished XLA compilation' in record.msg
+  ]
+  assert len(compiled) == 1, compiled

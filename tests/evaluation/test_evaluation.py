@@ -1,5 +1,6 @@
 """Evaluation against a plain recomputation in NumPy, image by image."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
-from fastsnn_jax.evaluation import evaluate as evaluation
+from fastsnn_jax.data import as_split
 from fastsnn_jax.evaluation import operations as counting
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.synapses import Residual
@@ -65,7 +66,7 @@ def applied(network):
 
 def test_batches_hold_every_row_once_and_mask_the_filling():
   data = drawn(10)
-  found = list(evaluation.batches(data, 4))
+  found = list(as_split(data).batches(4))
   assert [len(batch['image']) for batch in found] == [4, 4, 4]
   mask = np.concatenate([batch['mask'] for batch in found])
   np.testing.assert_array_equal(mask, [1] * 10 + [0] * 2)
@@ -102,11 +103,11 @@ def judged():
     variables(),
     spiking,
     data,
-    tasks.for_network(ANN),
+    task=tasks.for_network(ANN),
     batch=3,
     advance=lambda: calls.append(None),
   )
-  assert len(calls) == 3
+  assert len(calls) == 1  # a batch of three is one of eight for the devices
   return rows, data
 
 
@@ -227,9 +228,7 @@ def test_a_silent_network_is_quiet_from_the_start():
   )
   silent = {**variables(), 'params': params}
   spiking = {'settled': (fs.to_spiking(ANN, 'settled', settle=2), silent)}
-  row = fs.compare(
-    ANN, silent, spiking, drawn(3), tasks.for_network(ANN), batch=3
-  )['settled']
+  row = fs.compare(ANN, silent, spiking, drawn(3), batch=3)['settled']
   assert row['spikes_per_image'] == row['mean_firing_rate'] == 0
   assert row['quiet_step'] == 0
   assert row['quiet_histogram'] == [3, 0, 0, 0, 0, 0]
@@ -257,3 +256,78 @@ def test_classify_runs_a_spiking_network():
   np.testing.assert_array_equal(
     fs.classify(snn, variables(), images), fs.classify(ANN, variables(), images)
   )
+
+
+@pytest.mark.parametrize('value', [-999, -1, 256, np.nan, np.inf])
+def test_classify_refuses_what_is_no_pixel(value):
+  images = drawn(2)['image'].astype(np.float32)
+  images[1, 0, 0, 0] = value
+  with pytest.raises(fs.UserError, match='must have pixels, of 0 to 255'):
+    fs.classify(ANN, variables(), images)
+  with pytest.raises(fs.UserError, match='must have pixels, of 0 to 255'):
+    fs.classify(ANN, variables(), images[1])
+  with pytest.raises(fs.UserError, match=r'must be \[B, H, W, C\]'):
+    fs.classify(ANN, variables(), images[0, ..., 0])
+
+
+def test_a_task_is_named_in_compare():
+  with pytest.raises(TypeError):
+    fs.compare(ANN, variables(), {}, drawn(3), tasks.for_network(ANN))
+
+
+def test_any_label_may_name_a_spiking_network():
+  spiking = {
+    name: (fs.to_spiking(ANN), variables()) for name in ('ann', 'images')
+  }
+  rows = fs.compare(ANN, variables(), spiking, drawn(3))
+  assert rows['ann'] == rows['images']
+  assert rows['ann']['images'] == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoAnswers(fs.Task):
+  """A task of one's own, whose predictions are a dict."""
+
+  metric = 'share'
+
+  def predict(self, outputs):
+    top, rest = jax.lax.top_k(outputs, 2)[1].T
+    return {'best': top, 'pair': jnp.stack([top, rest], 1)}
+
+  def measure(self, predictions, batch):
+    right = (predictions['pair'] == batch['label'][:, None]).any(1)
+    return {
+      'right': (right * batch['mask']).sum(),
+      'count': batch['mask'].sum(),
+    }
+
+  def loss(self, outputs, batch):
+    sums = self.measure(self.predict(outputs), batch)
+    return 0.0, {'loss': jnp.float32(0), **sums}
+
+  def summarize(self, sums, kept=None):
+    return {'share': float(sums['right'] / sums['count'])}
+
+
+def test_a_registered_task_is_judged_and_compared(monkeypatch):
+  monkeypatch.setattr(tasks, '_TASKS', dict(tasks._TASKS))
+  fs.register_task('two answers', TwoAnswers)
+  ann, data = dataclasses.replace(ANN, task='two answers'), drawn(10)
+  output, _ = applied(ANN)(variables(), shown(data['image']))
+  pairs = np.argsort(-np.asarray(output), -1)[:, :2]
+  want = (pairs == data['label'][:, None]).any(1).mean()
+  assert fs.evaluate(ann, variables(), data) == {'share': want}
+  snn = fs.to_spiking(ann, 'unsigned')
+  other, _ = applied(snn)(variables(), shown(data['image']))
+  same = np.argsort(-np.asarray(other), -1)[:, :2] == pairs
+  row = fs.compare(ann, variables(), {'snn': (snn, variables())}, data)['snn']
+  assert row['ann_share'] == want
+  assert row['agreement'] == same.all(1).mean() < 1
+  with pytest.raises(fs.UserError, match='two answers; use fs.evaluate'):
+    fs.classify(ann, variables(), data['image'])
+  with pytest.raises(fs.UserError, match='smoothing: of no use'):
+    tasks.for_network(ann, smoothing=0.1)
+  with pytest.raises(fs.UserError, match='no subclass'):
+    fs.register_task('wrong', TwoAnswers(4))
+  with pytest.raises(fs.UserError, match="task='unknown'"):
+    tasks.for_network(dataclasses.replace(ANN, task='unknown'))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastsnn_jax.data.resample import row_keys
+from fastsnn_jax.data.image_ops import row_keys
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.tasks.detection.augment import augment_boxes
 

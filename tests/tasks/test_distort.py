@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsnn_jax.tasks.detection.distort import distort_colors, to_hsv, to_rgb
+from fastsnn_jax.tasks.detection.augment import distort_colors, to_hsv, to_rgb
 
 
 def _opencv_hsv(r, g, b):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import golden
 
 from fastsnn_jax.architectures.yolo import COCO_ANCHORS, VOC_ANCHORS
-from fastsnn_jax.tasks.detection.nms import candidates, suppress
+from fastsnn_jax.tasks.detection.boxes import candidates, suppress
 
 
 @functools.cache

@@ -1,9 +1,11 @@
 """Sets with masks by name, in memory and streamed: the same pixels."""
 
 import functools
-import itertools
 import pickle
+import re
+from types import SimpleNamespace
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from support.pictures import encode, smooth
 from support.shared import find_shared
 
 import fastsnn_jax as fs
-from fastsnn_jax import data
-from fastsnn_jax.data import decode, squares
+from fastsnn_jax import tasks
+from fastsnn_jax.data import Shuffle, as_split, decode, squares
 from fastsnn_jax.data.readers import scenes
+from fastsnn_jax.experiment.config import Data
+from fastsnn_jax.experiment.train import held_out
 from fastsnn_jax.tasks.segmentation import data as segmentation
 from fastsnn_jax.tasks.segmentation.augment import augment_masks
 
@@ -34,14 +38,15 @@ def directory(tmp_path):
   return tmp_path
 
 
-def loader(source, stream, **options):
-  settings = {'batch': 2, 'seed': 1, 'size': stream.size, 'train': True}
-  settings |= {'crop': 'pad', 'fill': squares.fill_of(stream.mean)}
-  return data.Loader(source, **settings | options)
+def read(name='streets', path=None, *, stride=4, **settings):
+  """The data of a network with these cells, for images of 13 x 13."""
+  model = SimpleNamespace(stride=stride, size=13)
+  settings = Data(name, path and str(path), **settings)
+  return segmentation.open_data(settings, model)
 
 
 def test_in_memory(directory):
-  found = segmentation.load('streets', str(directory), stride=4)
+  found = read(path=directory)
   assert found.name == 'streets'
   assert found.classes == ('sky', 'road', 'car')
   assert found.mean == (0.485, 0.456, 0.406)
@@ -53,29 +58,27 @@ def test_in_memory(directory):
     assert arrays['size'].tolist() == [list(SIZES[name]) for name in names]
   assert (found.train['image'][0, 6:] == FILL).all()
   assert (found.train['label'][0, :, 8:] == 255).all()
-  larger = segmentation.load('streets', str(directory), stride=4, size=17)
+  larger = read(path=directory, size=17)
   assert larger.test['label'].shape == (2, 17, 17)
   for size, match in ((16, 'does not fit'), (9, r'b\.png has 5 x 12')):
-    for read in (segmentation.load, segmentation.open_stream):
+    for stream in (False, True):
       with pytest.raises(fs.UserError, match=match):
-        read('streets', str(directory), stride=4, size=size)
+        read(path=directory, size=size, stream=stream)
 
 
 def test_a_stream_shows_what_is_in_memory(directory):
-  whole = segmentation.load('streets', str(directory), stride=4)
-  stream = segmentation.open_stream('streets', str(directory), stride=4)
+  whole = read(path=directory)
+  stream = read(path=directory, stream=True)
   assert (stream.classes, stream.mean) == (whole.classes, whole.mean)
-  assert stream.size == 13
   for part in ('train', 'validation', 'test'):
-    arrays, source = getattr(whole, part), getattr(stream, part)
-    source = pickle.loads(pickle.dumps(source))  # as worker processes get it
-    batches = list(loader(source, stream).evaluation())
-    count = len(source)
-    for key, value in arrays.items():
-      got = np.concatenate([batch[key] for batch in batches])[:count]
-      np.testing.assert_array_equal(got, value)
-      assert got.dtype == value.dtype
-  shown = loader(stream.train, stream).training()
+    arrays, split = getattr(whole, part), getattr(stream, part)
+    assert split.shape == (13, 13, 3)
+    split = pickle.loads(pickle.dumps(split))  # as worker processes get it
+    got = split.in_memory()
+    for key, value in arrays.arrays.items():
+      np.testing.assert_array_equal(got[key], value)
+      assert got[key].dtype == value.dtype
+  shown = stream.train.batches(2, shuffle=Shuffle(1))
   batch = next(shown)
   shown.close()
   assert batch['label'].shape == (2, 13, 13)
@@ -85,31 +88,55 @@ def test_a_stream_shows_what_is_in_memory(directory):
   assert new['label'].shape == (2, 9, 9)
 
 
-def test_what_breaks_later_is_skipped_by_the_loader(directory):
-  stream = segmentation.open_stream('streets', str(directory), stride=4)
+@pytest.mark.parametrize('stream', [False, True])
+def test_a_part_without_a_label_cannot_select_an_epoch(directory, stream):
+  task = tasks.named('segmentation')(classes=3)
+  part = read(path=directory, stream=stream).train
+  assert task.labelled(part)
+  path = directory / 'SegmentationClass' / 'b.png'
+  path.write_bytes(palette(np.full((12, 5), 255)))
+  part = read(path=directory, stream=stream).train
+  assert task.labelled(part)
+  assert not task.labelled(part.take(np.array([1])))
+  config = fs.Experiment(
+    'small_deeplab', fs.Data('streets', str(directory), stream=stream)
+  )
+  for path in (directory / 'SegmentationClass').iterdir():
+    shape = decode.indices(path.read_bytes()).shape
+    path.write_bytes(palette(np.full(shape, 255)))
+  unlabelled = read(path=directory, stream=stream)
+  with pytest.raises(fs.UserError, match='none of the images .* has a label'):
+    held_out(config, unlabelled)
+
+
+def test_a_stream_of_ones_own_is_taken_to_have_labels():
+  task = tasks.named('segmentation')(classes=3)
+  example = {'image': np.zeros((4, 4, 3), np.uint8), 'label': np.zeros((4, 4))}
+  assert task.labelled(as_split(grain.MapDataset.source([example])))
+
+
+def test_what_breaks_later_is_skipped(directory):
+  stream = read(path=directory, stream=True).train
   (directory / 'SegmentationClass' / 'a.png').write_bytes(b'')
-  loading = loader(stream.train, stream, batch=3)
-  (batch,) = loading.evaluation()
+  (batch,) = stream.batches(3)
   assert batch['mask'].tolist() == [0, 1, 1]
-  assert (batch['label'][0] == 255).all()
-  assert [name[-5:] for name in loading.skipped_names] == ['a.png']
+  (line,) = stream.complaints()
+  assert re.fullmatch(r'1 of 3 pictures .* \(\S*a\.png\)', line)
   (directory / 'JPEGImages' / 'b.png').unlink()
   with pytest.raises(fs.UserError, match=r'2 of 3 pictures.*a\.png.*b\.png'):
-    list(loading.evaluation())
+    list(stream.batches(3))
   path = directory / 'JPEGImages' / 'c.png'
   path.write_bytes(encode(smooth(14, 3)))
   with pytest.raises(fs.UserError, match=r'c\.png has 3 x 14 .* of 14 or more'):
-    list(loading.evaluation())
-  with pytest.raises(fs.UserError, match="crop is 'pad', but fill is None"):
-    loader(stream.train, stream, fill=None)
+    list(stream.batches(3))
 
 
 def test_repairs_are_told(directory):
   path = directory / 'SegmentationClass' / 'b.png'
   path.write_bytes(palette(np.full((12, 5), 3)))
   (directory / 'SegmentationClass' / 'c.png').unlink()
-  whole = segmentation.load('streets', str(directory), stride=1)
-  stream = segmentation.open_stream('streets', str(directory), stride=1)
+  whole = read(path=directory, stride=1)
+  stream = read(path=directory, stride=1, size=12, stream=True)
   assert whole.train['image'].shape == (2, 12, 12, 3)
   assert (whole.train['label'][1] == 255).all()
   assert whole.notes == stream.notes
@@ -119,7 +146,7 @@ def test_repairs_are_told(directory):
   ]
   picture = directory / 'JPEGImages' / 'a.png'
   picture.write_bytes(picture.read_bytes()[:60])
-  notes = segmentation.load('streets', str(directory), stride=1).notes
+  notes = read(path=directory, stride=1).notes
   assert any('cannot be read (first: ' in note for note in notes)
 
 
@@ -128,8 +155,8 @@ def test_binary_masks_of_0_and_255_are_told(directory):
   for path in (directory / 'SegmentationClass').iterdir():
     labels = decode.indices(path.read_bytes())
     path.write_bytes(palette(np.where(labels == 0, 0, 255)))
-  whole = segmentation.load('streets', str(directory), stride=4)
-  stream = segmentation.open_stream('streets', str(directory), stride=4)
+  whole = read(path=directory)
+  stream = read(path=directory, stream=True)
   assert whole.notes == stream.notes
   assert whole.notes == (
     "no training mask has the index of 'object'; 255 means ignored",
@@ -144,14 +171,14 @@ def test_coco(tmp_path):
   write_coco(tmp_path, 'test', {'b': [crowd]})
   for crowds, label in (('background', 0), ('ignored', 255)):
     settings = {'stride': 8, 'crowd': crowds}
-    whole = segmentation.load('pets', str(tmp_path), **settings)
+    whole = read('pets', tmp_path, **settings)
     assert whole.classes == ('background', 'dog', 'cat')
     assert whole.train['label'].shape == (1, 25, 25)
     assert whole.train['label'][0, 3, 5] == 2
     assert whole.test['label'][0, 3, 5] == label
     assert whole.validation is None
-    stream = segmentation.open_stream('pets', str(tmp_path), **settings)
-    (batch,) = loader(stream.test, stream, batch=1).evaluation()
+    stream = read('pets', tmp_path, size=25, stream=True, **settings)
+    (batch,) = stream.test.batches(1)
     np.testing.assert_array_equal(batch['label'], whole.test['label'])
     assert stream.validation is None
     for notes in (whole.notes, stream.notes):
@@ -162,7 +189,7 @@ def test_scenes_are_padded(monkeypatch):
   draw = scenes.segmentation
   monkeypatch.setattr(scenes, 'segmentation', lambda size: draw(size, 2, 1, 1))
   for stride, size, side in ((8, None, 96), (64, None, 96), (16, 81, 64)):
-    found = segmentation.load('scenes', stride=stride, size=size)
+    found = read('scenes', stride=stride, size=size)
     drawn = draw(side, 2, 1, 1)
     padded = size or squares.fitting_size(96, stride)
     for part, count in (('train', 2), ('validation', 1), ('test', 1)):
@@ -177,29 +204,28 @@ def test_scenes_are_padded(monkeypatch):
     assert (found.mean, found.classes) == (drawn.mean, drawn.classes)
   for size, match in ((96, 'does not fit'), (17, 'scenes need 33')):
     with pytest.raises(fs.UserError, match=match):
-      segmentation.load('scenes', stride=8, size=size)
+      read('scenes', stride=8, size=size)
 
 
 def test_what_is_refused(tmp_path):
   for arguments, match in (
     (('scenes',), 'drawn in memory'),
     (('voc',), "data set 'voc' needs the path"),
-    (('voc', str(tmp_path / 'none')), 'is not a directory'),
-    (('voc', str(tmp_path)), r'neither ImageSets/Segmentation/train\.txt nor'),
+    (('voc', tmp_path / 'none'), 'is not a directory'),
+    (('voc', tmp_path), r'neither ImageSets/Segmentation/train\.txt nor'),
   ):
     with pytest.raises(fs.UserError, match=match):
-      segmentation.open_stream(*arguments, stride=8)
+      read(*arguments, stream=True)
 
 
 def test_real_pictures_streamed():
   path = find_shared('data', 'camvid')
-  stream = segmentation.open_stream('camvid', str(path), stride=8)
-  assert stream.size == 241
+  stream = read('camvid', path, stride=8, size=241, stream=True)
   assert [len(x) for x in (stream.train, stream.validation, stream.test)] == [
     *(367, 101, 233)
   ]
-  batches = loader(stream.train, stream, batch=4).training()
-  (batch,) = itertools.islice(batches, 1)
+  batches = stream.train.batches(4, shuffle=Shuffle(1))
+  batch = next(batches)
   batches.close()
   assert batch['image'].shape == (4, 241, 241, 3)
   assert (batch['image'][:, 180:] == FILL).all()

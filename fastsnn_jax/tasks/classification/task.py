@@ -26,6 +26,7 @@ class Classification(Task):
 
   metric: ClassVar[str] = 'accuracy'
   verb: ClassVar[str] = 'classify'
+  labels: ClassVar = {'label': 0}
 
   @classmethod
   def open(cls, settings, model):

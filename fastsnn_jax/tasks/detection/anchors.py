@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.detection.boxes import at_origin, iou_on_host
 
 _ROUNDS = 200
 
@@ -13,8 +14,8 @@ def fit(
   """Clusters the shapes of boxes by k-means with the distance 1 - IoU.
 
   The IoU is that of two boxes with one centre, by which objects are given to
-  anchors (spec/detection.md 3.2). Starts at quantiles of the area, so that one
-  data set has one answer.
+  anchors (reference behaviour D3.2). Starts at quantiles of the area, so that
+  one data set has one answer.
 
   Args:
     boxes: [N, G, 4], (x1, y1, x2, y2) in shares of the image.
@@ -39,14 +40,12 @@ def fit(
       f'anchors={count}, but the training images have {len(shapes)} objects; '
       'at least one anchor and an object for each are needed'
     )
-  areas = shapes.prod(1)
-  order = np.argsort(areas, kind='stable')
+  order = np.argsort(shapes.prod(1), kind='stable')
   starts = ((np.arange(count) + 0.5) / count * len(shapes)).astype(int)
   centres, nearest = shapes[order[starts]], None
   for _ in range(_ROUNDS):
-    both = np.minimum(shapes[:, None], centres).prod(2)
-    union = areas[:, None] + centres.prod(1) - both
-    now = np.argmax(both / union, 1)
+    like = iou_on_host(at_origin(shapes)[:, None], at_origin(centres))
+    now = np.argmax(like, 1)
     if nearest is not None and np.array_equal(now, nearest):
       break
     nearest = now

@@ -5,30 +5,34 @@ import jax.numpy as jnp
 
 from fastsnn_jax.data.image_ops import bilinear, resample, row_keys
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.tasks.detection.distort import distort_colors
+from fastsnn_jax.tasks.detection.boxes import iou
 
 # Least overlaps of the six modes; 0 is a free crop, None the whole picture.
 _MODES = (0.1, 0.3, 0.7, 0.9, 0.0, None)
 _ROUNDS, _TRIES = 8, 50
 _CROP = _ROUNDS * (1 + 4 * _TRIES)  # numbers drawn for one
+_BRIGHTNESS = 32.0  # grey levels
+_CONTRAST = _SATURATION = 0.5  # factors 0.5 to 1.5
+_HUE = 18.0  # degrees
+_TINY = float(jnp.finfo(jnp.float32).eps)
 
 
 def augment_boxes(
   key, batch, *, crop=True, flip=True, distort=1.0, true_overlap=False
 ):
-  """The reference's augmentation of images with boxes, one key an image.
+  """The official augmentation of images with boxes, one key an image.
 
   In this order: `distort_colors`; a random crop; a mirror image with
   probability 1/2; the crop resized to the image's side, bilinear, half-pixel,
-  no antialias. (Spec detection §4, steps 3 to 7; normalise afterwards.)
+  no antialias. (Reference behaviour D4, steps 3 to 7; normalise afterwards.)
 
   A crop is drawn in pixels of the picture as it was before it was squashed, W
   times H: w and h uniform in 0.3 to 1 times W and H, its place uniform, corners
   cut to integers. It is valid if 1/2 <= h / w <= 2 and the centre of an object
   lies strictly inside; objects with their centres elsewhere go, the others are
-  clipped. The reference draws one of six modes, in one of which the picture
+  clipped. The official code draws one of six modes, in one of which the picture
   stays whole; in the others it tries 50 crops, and after these draws a mode
-  anew. Its five minimal overlaps reject nothing (Q6). So with p the share of
+  anew. Its five minimal overlaps reject nothing (D-Q6). So with p the share of
   valid crops and q = (1 - p)^50 a picture stays whole with probability
 
     1/6 Σ_k (5q/6)^k = 1 / (6 - 5 q),
@@ -84,16 +88,16 @@ def augment_boxes(
   )
   images = distort_colors(draws[:, :8].reshape(rows, 2, 4), images, distort)
   mirrored = draws[:, 8] < (0.5 if flip else 0)
-  there = label >= 0
+  real = label >= 0
   if crop:
     size = batch.get('size')
     if size is None:
       size = jnp.full((rows, 2), side)
     # Rows that fill up a batch may have size 0.
     size = jnp.maximum(jnp.asarray(size, jnp.int32), 1)
-    window, boxes, there = jax.vmap(
+    window, boxes, real = jax.vmap(
       lambda *row: _crop(*row, true_overlap=true_overlap)
-    )(draws[:, 9:], boxes, there, size)
+    )(draws[:, 9:], boxes, real, size)
     columns = _lines(window[:, 0::2], size[:, 0], side, mirrored)
     lines = _lines(window[:, 1::2], size[:, 1], side, jnp.zeros_like(mirrored))
     images = resample(images, lines, columns)
@@ -108,13 +112,13 @@ def augment_boxes(
   return {
     **batch,
     'image': images,
-    'boxes': jnp.where(there[..., None], boxes, 0),
-    'label': jnp.where(there, label, -1),
+    'boxes': jnp.where(real[..., None], boxes, 0),
+    'label': jnp.where(real, label, -1),
   }
 
 
-def _crop(draws, boxes, there, size, *, true_overlap):
-  """(window in pixels [4], boxes in shares of it, which are there) of a row."""
+def _crop(draws, boxes, real, size, *, true_overlap):
+  """(window in pixels [4], boxes in shares of it, which are real) of a row."""
   size = size.astype(jnp.float32)
   mode = jnp.floor(draws[:_ROUNDS, None] * len(_MODES)).astype(jnp.int32)
   draws = draws[_ROUNDS:].reshape(2, 2, _ROUNDS, _TRIES)
@@ -126,10 +130,11 @@ def _crop(draws, boxes, there, size, *, true_overlap):
   windows = jnp.floor(jnp.concatenate([start, start + extent]))
 
   objects = boxes * jnp.tile(whole[2:], 2)
-  held = _holds(windows[..., None], objects) & there
+  held = _holds(windows[..., None], objects) & real
   if true_overlap:
     least = jnp.array([0.0 if low is None else low for low in _MODES])[mode]
-    valid &= jnp.any(held & (_iou(windows, objects) >= least[..., None]), -1)
+    overlaps = iou(jnp.moveaxis(windows, 0, -1)[..., None, :], objects)
+    valid &= jnp.any(held & (overlaps >= least[..., None]), -1)
   else:
     valid &= jnp.any(held, -1)
   # The first that is valid, or the whole picture if its mode comes before.
@@ -139,10 +144,10 @@ def _crop(draws, boxes, there, size, *, true_overlap):
   window = jnp.where(jnp.any(valid), windows[:, jnp.argmax(valid)], whole)
 
   uncut = jnp.all(window == whole)
-  kept = there & (uncut | _holds(window[:, None], objects))
+  stay = real & (uncut | _holds(window[:, None], objects))
   low, high = jnp.tile(window[:2], 2), jnp.tile(window[2:], 2)
   inside = (jnp.clip(objects, low, high) - low) / (high - low)
-  return window.astype(jnp.int32), jnp.where(uncut, boxes, inside), kept
+  return window.astype(jnp.int32), jnp.where(uncut, boxes, inside), stay
 
 
 def _holds(windows, objects):
@@ -150,17 +155,6 @@ def _holds(windows, objects):
   x1, y1, x2, y2 = windows
   x, y = ((objects[:, :2] + objects[:, 2:]) / 2).T
   return (x1 < x) & (x < x2) & (y1 < y) & (y < y2)
-
-
-def _iou(windows, objects):
-  """[4, ...] and [G, 4] -> [..., G]."""
-  windows, objects = windows[..., None], objects.T
-  low = jnp.maximum(windows[:2], objects[:2, None, None])
-  high = jnp.minimum(windows[2:], objects[2:, None, None])
-  both = jnp.prod(jnp.maximum(high - low, 0), 0)
-  areas = jnp.prod(windows[2:] - windows[:2], 0)
-  areas = areas + jnp.prod(objects[2:] - objects[:2], 0)
-  return both / jnp.maximum(areas - both, 1e-9)
 
 
 def _lines(ends, length, side, mirrored):
@@ -179,3 +173,96 @@ def _lines(ends, length, side, mirrored):
   place = 2 * side * start + (2 * at + 1) * (stop - start)
   place = jnp.clip(place, (2 * start + 1) * side, (2 * stop - 1) * side)
   return bilinear(place - length, 2 * length, side)
+
+
+def distort_colors(draws, images, strength: float = 1.0):
+  """Changes the colours of images, and clips nothing.
+
+  In turn, each with probability 1/2: brightness += U(-32, 32), contrast *=
+  U(0.5, 1.5), saturation *= U(0.5, 1.5), hue += U(-18, 18) degrees. The
+  official code draws whether contrast comes before or after the others: it
+  scales all three channels, and saturation and hue do not change when one does,
+  so both orders are one. Values below 0 and above 255 occur, and saturations above
+  1. (Reference behaviour D4, step 3, and D-Q19.)
+
+  Args:
+    draws: [B, 2, 4], uniform in 0..1, for these four in turn: whether (below
+      1/2), and where in the range.
+    images: [B, H, W, 3], RGB in 0..255; uint8 or float.
+    strength: scales the four ranges; 0 for none, 1 as the official code. Static
+      under `jit`.
+
+  Returns:
+    float32, same shape.
+
+  Raises:
+    UserError: a strength outside 0..2, where a contrast would be negative.
+
+  >>> draws = jnp.array([[[0.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]])
+  >>> distort_colors(draws, jnp.full((1, 1, 1, 3), 100, jnp.uint8)).tolist()
+  [[[[132.0, 132.0, 132.0]]]]
+  """
+  if not 0 <= strength <= 2:
+    raise UserError(
+      f'distort={strength}: the strength lies between 0 (none) and 2; 1 is the '
+      "official code's"
+    )
+  images = images.astype(jnp.float32)
+  if not strength:
+    return images
+  change = jnp.where(draws[:, 0] < 0.5, 2 * draws[:, 1] - 1, 0) * strength
+  bright, contrast, saturation, hue = jnp.expand_dims(change.T, (2, 3))
+  planes = (
+    (images[..., channel] + bright * _BRIGHTNESS) * (1 + contrast * _CONTRAST)
+    for channel in range(3)
+  )
+  h, s, v = to_hsv(*planes)
+  h += hue * _HUE
+  h = jnp.where(h < 0, h + 360, jnp.where(h > 360, h - 360, h))
+  return jnp.stack(to_rgb(h, s * (1 + saturation * _SATURATION), v), -1)
+
+
+def to_hsv(red, green, blue):
+  """(hue in degrees, saturation, value) of three planes, as OpenCV has them.
+
+  With V the largest and m the smallest of the three: S = (V - m) / |V|, and the
+  hue is 60 times the difference of the other two over V - m, plus 0, 120 or 240
+  where red, green or blue is largest. The absolute value matters for pixels
+  that brightness has made negative: `to_rgb` does not give those back.
+
+  >>> [float(x) for x in to_hsv(*map(jnp.float32, (0, 100, 200)))]
+  [210.0, 1.0, 200.0]
+  """
+  value = jnp.maximum(jnp.maximum(red, green), blue)
+  spread = value - jnp.minimum(jnp.minimum(red, green), blue)
+  scale = 60 / (spread + _TINY)
+  hue = jnp.where(
+    value == red,
+    (green - blue) * scale,
+    jnp.where(
+      value == green,
+      (blue - red) * scale + 120,
+      (red - green) * scale + 240,
+    ),
+  )
+  hue = jnp.where(hue < 0, hue + 360, hue)
+  return hue, spread / (jnp.abs(value) + _TINY), value
+
+
+def to_rgb(hue, saturation, value):
+  """(red, green, blue): V - V S max(0, min(k, 4 - k, 1)).
+
+  k = (n + hue / 60) mod 6, with n = 5, 3 and 1 for the three.
+
+  >>> planes = to_rgb(*map(jnp.float32, (210.0, 1.0, 200.0)))
+  >>> [float(x) for x in planes]
+  [0.0, 100.0, 200.0]
+  """
+
+  def plane(n):
+    k = hue / 60 + n
+    k = jnp.where(k >= 6, k - 6, k)
+    share = jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+    return value - value * saturation * share
+
+  return plane(5), plane(3), plane(1)

@@ -7,6 +7,8 @@ done for all images at once.
 
 import numpy as np
 
+from fastsnn_jax.tasks.detection.boxes import iou_on_host
+
 _RECALLS = np.arange(0, 1.1, 0.1)  # 0.30000000000000004, as in VOC's own code
 _CHUNK = 64  # images whose pairs of boxes are in memory at a time
 
@@ -31,8 +33,8 @@ def voc(predictions, truth, classes, *, overlap=0.5, rounded=False):
       [I, 2], (width, height) in pixels.
     classes: their number.
     overlap: IoU that a hit has to be over.
-    rounded: scores to 3 decimals and corners to 1 in pixels, as the reference
-      prints them before it reads them again.
+    rounded: scores to 3 decimals and corners to 1 in pixels, as the official
+      code prints them before it reads them again.
 
   Returns:
     {'area', '11point', 'objects', 'detections', 'curves'}: lists over classes,
@@ -114,20 +116,11 @@ def _most_overlapped(boxes, kinds, objects, label):
   for start in range(0, len(kinds), _CHUNK):
     part = slice(start, start + _CHUNK)
     same = kinds[part, :, None] == label[part, None]
-    iou = _iou(boxes[part, :, None], objects[part, None])
+    iou = iou_on_host(boxes[part, :, None], objects[part, None])
     iou = np.where(same, iou, -1)
     target[part] = np.argmax(iou, -1)
     best[part] = np.max(iou, -1)
   return target, best
-
-
-def _iou(a, b):
-  low = np.maximum(a[..., :2], b[..., :2])
-  high = np.minimum(a[..., 2:], b[..., 2:])
-  both = np.prod(np.maximum(high - low, 0), -1)
-  union = np.prod(a[..., 2:] - a[..., :2], -1)
-  union = union + np.prod(b[..., 2:] - b[..., :2], -1) - both
-  return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def _area(recall, precision):

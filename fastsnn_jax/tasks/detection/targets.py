@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.detection.boxes import at_origin, iou
 
 CONFLICTS = ('last', 'positive')
 _SIMILAR = 0.5  # IoU with an object from which an anchor is not called empty
@@ -44,7 +45,7 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     anchors: A times (width, height), in cells.
     stride: side of a cell in pixels.
     conflict: where two objects meet in a cell: 'last', what is written later
-      stands (the reference's rule, by which one object may make the other's
+      stands (the official code's rule, by which one object may make the other's
       anchor be left alone), or 'positive', an anchor that answers for an object
       is never left alone.
 
@@ -52,9 +53,9 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     UserError: another `conflict`.
 
   >>> boxes = jnp.array([[[0.5, 0.5, 1.0, 1.0]]])
-  >>> found = assign(boxes, jnp.array([[7]]), grid=(2, 2), anchors=((1, 1),),
-  ...                stride=32)
-  >>> found.objectness.tolist(), found.label.tolist()
+  >>> made = assign(boxes, jnp.array([[7]]), grid=(2, 2), anchors=((1, 1),),
+  ...               stride=32)
+  >>> made.objectness.tolist(), made.label.tolist()
   ([[0.0, 0.0, 0.0, 1.0]], [[0, 0, 0, 7]])
   """
   if conflict not in CONFLICTS:
@@ -76,9 +77,7 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     size = jnp.where(real, size, 1)
     column, row = cell = jnp.where(inside, jnp.floor(centre), 0).astype(int)
 
-    both = jnp.prod(jnp.minimum(size, anchors), -1)
-    union = jnp.prod(size) + jnp.prod(anchors, -1) - both
-    similar = both / (union + 1e-20)
+    similar = iou(at_origin(size), at_origin(anchors))
     best = jnp.arange(len(anchors)) == jnp.argmax(similar)
 
     here = row * width + column

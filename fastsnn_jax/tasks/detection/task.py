@@ -19,11 +19,10 @@ import numpy as np
 from fastsnn_jax.data import resize
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.tasks.detection import anchors, coco_metrics, data
-from fastsnn_jax.tasks.detection import boxes as geometry
 from fastsnn_jax.tasks.detection.augment import augment_boxes
 from fastsnn_jax.tasks.detection.average_precision import voc
+from fastsnn_jax.tasks.detection.boxes import candidates, iou, suppress
 from fastsnn_jax.tasks.detection.loss import loss
-from fastsnn_jax.tasks.detection.nms import candidates, suppress
 from fastsnn_jax.tasks.task import Task, check_sides
 
 METRIC = 'mAP50'
@@ -69,6 +68,7 @@ class Detection(Task):
 
   metric: ClassVar[str] = METRIC
   verb: ClassVar[str] = 'detect'
+  labels: ClassVar = {'boxes': 2, 'label': 1}
   _of_network: ClassVar = ('anchors', 'stride', 'overlap')
 
   @classmethod
@@ -81,9 +81,14 @@ class Detection(Task):
     side = settings.size or model.size
     fields = {**super().network_fields(settings, model, dataset), 'size': side}
     if settings.anchors:
-      boxes = (dataset.train.column(name) for name in ('boxes', 'label'))
+      columns = [dataset.train.column(name) for name in cls.labels]
+      if any(column is None for column in columns):
+        raise UserError(
+          f'data.anchors={settings.anchors}: they are fitted to boxes in '
+          'memory, which these examples have not; leave it out'
+        )
       cells = side // model.stride
-      fields['anchors'] = anchors.fit(*boxes, settings.anchors, cells)
+      fields['anchors'] = anchors.fit(*columns, settings.anchors, cells)
     return fields
 
   def check(self, dataset):
@@ -256,8 +261,8 @@ def agree(predictions, others, batch, *, shown=0.25):
   there = [
     (p['scores'] >= shown) & (p['classes'] >= 0) for p in (predictions, others)
   ]
-  iou = geometry.iou(predictions['boxes'][:, :, None], others['boxes'][:, None])
-  pair = (iou > _SAME) & there[0][:, :, None] & there[1][:, None]
+  overlaps = iou(predictions['boxes'][:, :, None], others['boxes'][:, None])
+  pair = (overlaps > _SAME) & there[0][:, :, None] & there[1][:, None]
   pair &= predictions['classes'][:, :, None] == others['classes'][:, None]
   same = jnp.all(jnp.any(pair, 2) == there[0], 1)
   same &= jnp.all(jnp.any(pair, 1) == there[1], 1)

@@ -22,10 +22,10 @@ _USUAL = 96
 def open_data(settings, model) -> Dataset:
   """The data set that `Data` of a config names.
 
-  'scenes' are drawn, as large as fits into `size`; otherwise `path` has VOC's or
-  COCO's layout. Parts in memory are {'image': uint8 [N, S, S, 3], 'label': uint8
-  [N, S, S], 'size': int32 [N, 2]}. Without `size`, S is the least side that fits
-  all pictures; a stream takes the model's.
+  'scenes' are drawn, as large as fits into `size`; otherwise `path` has VOC's
+  or COCO's layout. Parts in memory are {'image': uint8 [N, S, S, 3], 'label':
+  uint8 [N, S, S], 'size': int32 [N, 2]}. Without `size`, S is the least side
+  that fits all pictures; a stream takes the model's.
 
   Raises:
     UserError: nothing there that can be read, or a size that does not fit.

@@ -38,6 +38,7 @@ class Segmentation(Task):
 
   metric: ClassVar[str] = METRIC
   verb: ClassVar[str] = 'segment'
+  labels: ClassVar = {'label': 2}
   _of_network: ClassVar = ('stride',)
 
   @classmethod
@@ -71,9 +72,10 @@ class Segmentation(Task):
 
   def labelled(self, split):
     masks = split.column('label')
-    if masks is None:
-      return bool(np.any(split.column('has_class')))
-    return bool(np.any(masks < self.classes))
+    if masks is not None:
+      return bool(np.any((masks >= 0) & (masks < self.classes)))
+    known = split.column('has_class')
+    return known is None or bool(np.any(known))
 
   def augment(self, key, batch, settings, side=None):
     images = batch['image']
