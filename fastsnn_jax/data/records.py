@@ -1,8 +1,7 @@
-"""Pictures with boxes or with masks, and what was mended in their annotations.
+"""Pictures with boxes or masks, and what was mended in their annotations.
 
-A reader parses the files of its layout; here the annotations become records
-(and in `squares` arrays). Real annotations are not clean: what can be mended
-is, what cannot is left out, and both are counted.
+Readers parse the files of their layout; here annotations become records. What
+can be mended is, what cannot is left out, and both are counted.
 """
 
 import collections
@@ -45,14 +44,10 @@ _NAMED = 5  # classes in a message
 
 
 class Object(NamedTuple):
-  """An object as it is annotated.
+  """An object as it is annotated; neither case nor spaces of a name matter.
 
-  Attributes:
-    name: of its class; neither case nor spaces around it matter.
-    corners: (x1, y1, x2, y2) in pixels from the picture's corner; NaN where
-      there is no number.
-    difficult, crowd: what it is marked as.
-    area: in pixels, of the object and not of its box; None if not given.
+  `corners` are (x1, y1, x2, y2) in pixels from the picture's corner, NaN where
+  there is no number; `area` is in pixels, of the object and not of its box.
   """
 
   name: str
@@ -73,8 +68,7 @@ class Record(NamedTuple):
     boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
     difficult: bool [n].
     crowd: bool [n]; a crowd is one box around many objects.
-    area: float32 [n], pixels of the object, which may fill only a part of its
-      box; that of the box where it is not known.
+    area: float32 [n], pixels of the object; of its box where not known.
     mask: the path of a PNG of indices, or a function that gives an integer
       array [height, width].
   """
@@ -100,8 +94,8 @@ class Records(NamedTuple):
 
   def parts(self) -> dict[str, list[Record]]:
     """{name of a split: its records}."""
-    parts = {name: getattr(self, name) for name in ('train', 'test')}
-    return parts | ({'validation': self.validation} if self.validation else {})
+    names = ('train', 'test', 'validation')
+    return {x: part for x in names if (part := getattr(self, x)) is not None}
 
 
 def new_repairs() -> dict[str, list[str]]:
@@ -123,13 +117,7 @@ def lines(repairs) -> list[str]:
 
 
 def notes(records: Records) -> tuple[str, ...]:
-  """What the user should know: the repairs, and classes that no mask has.
-
-  >>> path = pathlib.Path('a.png')
-  >>> record = Record(path, (1, 1), label=bytes([0]), mask=path)
-  >>> notes(Records([record], [record], ('ground', 'object'), {}))
-  ("no training mask has the index of 'object'; 255 means ignored",)
-  """
+  """What the user should know: the repairs, and classes that no mask has."""
   result = lines(records.repairs)
   if any(record.mask for record in records.train):
     shown = set().union(*(record.label for record in records.train))
@@ -177,20 +165,13 @@ def name_of(picture, number: int = 0) -> str:
 
 
 def in_threads(function, items) -> list:
-  """The results in order, worked out by a thread for each core.
-
-  Pillow lets go of the interpreter's lock while it decodes and resizes.
-  """
+  """The results in order; Pillow's threads decode side by side."""
   with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
     return list(pool.map(function, items))
 
 
 def class_numbers(classes) -> dict[str, int]:
-  """{name: number}, as `with_boxes` looks names up.
-
-  >>> class_numbers(['Cat', ' dog'])
-  {'cat': 0, 'dog': 1}
-  """
+  """{name: number}, as `with_boxes` looks names up."""
   return {name.strip().lower(): i for i, name in enumerate(classes)}
 
 
@@ -199,13 +180,13 @@ def with_boxes(
 ) -> Record:
   """Mends the objects of a picture and counts what was done.
 
-  Corners that are swapped are put right, then divided by the picture's width
-  and height and cut off at 0 and 1. What has no size after that is left out.
+  Swapped corners are put right, then divided by the picture's sides and cut off
+  at 0 and 1. What has no size after that is left out, as are other classes.
 
   Args:
     picture, size: as in `Record`.
     objects: `Object`s.
-    numbers: `class_numbers`; objects of other classes are left out.
+    numbers: `class_numbers`.
     repairs: added to.
     whole: fractions of pixels are a flaw in this layout, and counted.
     short: boxes end a pixel earlier, as the official code trains on COCO
@@ -226,16 +207,12 @@ def with_boxes(
 
   if not objects:
     repairs['bare'].append(name_of(picture))
-  table = [
-    (
-      numbers.get(item.name.strip().lower(), -1),
-      *(item.difficult, item.crowd),
-      math.nan if item.area is None else item.area,
-      *item.corners,
-    )
-    for item in objects
+  rows = [
+    (numbers.get(x.name.strip().lower(), -1), x.difficult, x.crowd)
+    + (math.nan if x.area is None else x.area, *x.corners)
+    for x in objects
   ]
-  table = np.array(table, np.float64).reshape(-1, 8)
+  table = np.array(rows, np.float64).reshape(-1, 8)
   known = table[:, 0] >= 0
   usable = known & np.isfinite(table[:, 4:]).all(1)
   count('unknown', ~known)
@@ -276,19 +253,12 @@ def with_masks(paths, classes, repairs) -> list[Record]:
       not there.
     classes: names; other labels than their indices and 255 are counted.
     repairs: added to.
-
-  Raises:
-    UserError: a mask that has no indices; it is named.
   """
-  result = []
-  for record, repair, where in in_threads(
-    lambda row: _with_mask(*row, len(classes)), paths
-  ):
+  looked_at = in_threads(lambda row: _with_mask(*row, len(classes)), paths)
+  for _, repair, where in looked_at:
     if repair:
       repairs[repair].append(where)
-    if record:
-      result.append(record)
-  return result
+  return [record for record, *_ in looked_at if record]
 
 
 def _with_mask(name, picture, mask, classes):
@@ -326,11 +296,7 @@ def _indices(path):
 
 
 def labels_in(mask, classes: int) -> bytes:
-  """The classes of a mask's pixels, for `Record.label`.
-
-  >>> list(labels_in(np.array([[2, 0], [2, 255]]), 21))
-  [0, 2]
-  """
+  """The classes of a mask's pixels, for `Record.label`."""
   return bytes(np.flatnonzero(np.bincount(mask.ravel())[:classes]).tolist())
 
 
@@ -354,9 +320,8 @@ def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
   >>> picture_and_mask(record, 3)[1].tolist()
   [[0, 2, 255, 255]]
   """
-  mask = record.mask
   try:
-    picture = _read(record.picture)
+    picture, mask = _read(record.picture), record.mask
     labels = mask() if callable(mask) else _indices(mask)
   except (OSError, decode.Undecodable):
     return None

@@ -27,9 +27,8 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
   """Writes masks and the list `trainaug`, on which the official code trains.
 
   trainaug = (train and val of SBD and train of VOC) without val of VOC, sorted;
-  10,582 names. Masks are PNGs of 8-bit grey indices: those of SBD, which ignore
-  no pixel, and VOC's own, which take the place of SBD's where there are both
-  (reference behaviour S5.1). SBD's pictures are all VOC's.
+  10,582 names. Masks are PNGs of 8-bit grey indices: those of SBD, and VOC's
+  own, which come first (reference behaviour S5.1). SBD's pictures are all VOC's.
 
   Args:
     sbd_directory: with cls/*.mat, train.txt and val.txt, or where the archive
@@ -37,7 +36,10 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
     voc_directory: VOC2012, or where it is.
 
   Returns:
-    (masks written, names in trainaug); UserError if files are missing.
+    (masks written, names in trainaug).
+
+  Raises:
+    UserError: a file is missing or damaged.
   """
   source = _source(sbd_directory)
   root = voc.mask_root(voc_directory)
@@ -85,12 +87,12 @@ def _segmentation(path):
     import scipy.io
   except ImportError as error:
     raise UserError(
-      f"SBD's masks are files of MATLAB, which scipy reads ({error}); install "
-      "it with: pip install 'fastsnn_jax[segmentation]'"
+      f"SBD's masks are read by scipy ({error}); install it with: pip install "
+      "'fastsnn_jax[segmentation]'"
     ) from error
   if not path.is_file():
     raise UserError(
-      f'{path}: no such file, but a list of SBD has its name; download SBD anew'
+      f'{path}: no such file, but SBD lists it; download SBD anew'
     )
   try:
     content = scipy.io.loadmat(path, simplify_cells=True)
@@ -125,7 +127,7 @@ def main(arguments=None) -> int:
   """The command; the exit code."""
   parser = argparse.ArgumentParser(
     prog='python -m fastsnn_jax.data.sbd',
-    description='Merges SBD into VOC 2012: masks, and the list trainaug.',
+    description='Merges SBD into VOC 2012.',
   )
   parser.add_argument('sbd_dir', help=f'SBD, with {_LAYOUT}')
   parser.add_argument('voc_dir', help='VOCdevkit, with VOC2012 in it')

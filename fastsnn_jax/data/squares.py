@@ -18,10 +18,7 @@ from fastsnn_jax.errors import UserError
 
 
 def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
-  """Records as arrays, all but the pictures.
-
-  Training leaves difficult objects out; crowds are kept, as the official code
-  keeps them in training too.
+  """The labels of N records as arrays; training leaves difficult objects out.
 
   Returns:
     {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
@@ -51,19 +48,17 @@ def _sizes(records):
 def box_arrays(
   records, size: int, *, difficult: bool = True
 ) -> dict[str, np.ndarray]:
-  """Records as arrays, the pictures squashed to squares of side S = `size`.
+  """`box_labels` and 'image', uint8 [N, S, S, 3]: pictures squashed to S = size.
 
-  Returns {'image': uint8 [N, S, S, 3]} and what `box_labels` gives; UserError
-  if a picture cannot be decoded.
+  Raises:
+    UserError: a picture that cannot be decoded; it is named.
   """
   images = np.zeros((len(records), size, size, 3), np.uint8)
 
   def put(i):
     picture = records[i].picture
     try:
-      images[i] = decode.resized(
-        encoded(picture), size, lambda width, height: (0, 0, width, height)
-      )
+      images[i] = decode.resized(encoded(picture), size)
     except decode.Undecodable as error:
       raise UserError(
         f'{name_of(picture, i)} cannot be decoded ({error}); replace it, or '
@@ -77,21 +72,14 @@ def box_arrays(
 def mask_arrays(
   records, size: int, fill, *, classes: int, repairs
 ) -> dict[str, np.ndarray]:
-  """Records as arrays: pictures and masks at the top left of squares.
+  """N records as arrays: pictures and masks at the top left of squares.
 
-  Args:
-    records: N of them, of a split.
-    size: side of the squares, S; see `side_for`.
-    fill: 3 numbers in 0..255 to pad pictures with; masks are padded with 255.
-    classes: how many there are.
-    repairs: pictures that turn out to be damaged are left out and added to it.
+  Pictures that turn out to be damaged are left out and counted in `repairs`;
+  UserError if none is left, or one is larger than S = `size`.
 
   Returns:
-    {'image': uint8 [N, S, S, 3], 'label': uint8 [N, S, S], 'size': int32 [N,
-    2], (width, height)}.
-
-  Raises:
-    UserError: a picture larger than S; none that can be read.
+    {'image': uint8 [N, S, S, 3], the rest `fill`; 'label': uint8 [N, S, S], the
+    rest 255; 'size': int32 [N, 2], (width, height)}.
   """
   check_size(records, size)
   count = len(records)
@@ -139,20 +127,12 @@ def fitting_size(largest: int, stride: int) -> int:
 
 
 def fill_of(mean) -> tuple[int, ...]:
-  """The colour to pad with, 255 times the mean and rounded, for it is uint8.
-
-  >>> fill_of((0.485, 0.456, 0.406))
-  (124, 116, 104)
-  """
+  """The colour to pad with, 255 times the mean, rounded to uint8."""
   return tuple(round(255 * x) for x in mean)
 
 
 def side_for(records, stride: int, size: int | None = None) -> int:
-  """The side of the squares that these pictures are padded to.
-
-  `size` is what is wanted, None for the least that fits; UserError if it is not
-  1 modulo the network's stride, or less than a picture's.
-  """
+  """The side to pad to: `size`, if it fits, or None for the least that fits."""
   if size is None:
     return fitting_size(max(max(x.size) for x in records), stride)
   check_stride(size, stride)

@@ -15,11 +15,10 @@ MEAN, STD = (0.305802,), (0.376053,)
 
 
 def load() -> Dataset:
-  """The digits: 1,437 images to train on and 360 to test on.
+  """1,437 images [8, 8, 1] to train on and 360 to test on.
 
-  Returns:
-    A data set of images [N, 8, 8, 1]. The source's values 0 to 16 are stretched
-    to 0..255 and rounded to the nearest integer, which loses nothing.
+  The source's values 0 to 16 are stretched to 0..255 and rounded to the nearest
+  integer, which loses nothing.
   """
   file = importlib.resources.files('fastsnn_jax') / 'data/embedded/digits.npz'
   with file.open('rb') as stream, np.load(stream) as arrays:

@@ -20,11 +20,8 @@ LAYOUT = 'DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val, validation)'
 class Files:
   """A split: `[i]` is (the encoded picture, {'label': int32}), read when asked.
 
-  Args:
-    folder: of the split.
-    names: paths below it, as bytes: an array of a million `str` is too large
-      to send to every worker process.
-    labels: int32, one for each.
+  `names` are paths below `folder`, as bytes: an array of a million `str` is too
+  large to send to every worker process.
   """
 
   channels = None  # each picture has its own
@@ -57,12 +54,8 @@ def has_classes(directory) -> bool:
 def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
   """Lists the pictures of both splits, in the order of their names.
 
-  Pictures are the files in or below the folder of a class whose names end as
-  one of `SUFFIXES`; other files, hidden ones and files beside the folders of
-  the classes are left alone.
-
-  Args:
-    directory: where `train` is, and `test`, `val` or `validation`.
+  Those are the files below the folder of a class that end as one of `SUFFIXES`;
+  others, hidden ones and files beside the folders of the classes do not count.
 
   Returns:
     (train, test, names of the classes): the sorted names of train's folders.
@@ -72,23 +65,24 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
       has a class that train has not.
   """
   directory = pathlib.Path(directory)
-  train, tests = directory / 'train', [directory / name for name in _TEST]
+  train = directory / 'train'
+  tests = [directory / name for name in _TEST if _classes(directory / name)]
   classes = _classes(train)
-  test = next((folder for folder in tests if _classes(folder)), None)
-  if not classes or test is None:
+  if not classes or not tests:
     what = 'test (nor val or validation)' if classes else 'train'
     raise UserError(
       f'{directory} has no folder {what} with a folder for each class; '
       f'arrange the pictures as {LAYOUT}'
     )
-  unknown = [name for name in _classes(test) if name not in set(classes)]
+  test, *_ = tests
+  unknown = sorted(set(_classes(test)) - set(classes))
   if unknown:
     raise UserError(
       f'{test} has the classes {_some(unknown)}, which {train} has not; both '
       'need the same folders, so rename or remove them'
     )
   files, counts = _list(train, classes)
-  empty = [name for name, n in zip(classes, counts, strict=True) if n == 0]
+  empty = [x for x, count in zip(classes, counts, strict=True) if not count]
   if empty:
     raise UserError(
       f'{train} has no pictures of the classes {_some(empty)}; each folder '
@@ -110,11 +104,8 @@ def _some(names):
 
 def _classes(folder):
   """Sorted names of the folders in a folder; none if it is not there."""
-  return sorted(
-    path.name
-    for path in (folder.iterdir() if folder.is_dir() else ())
-    if path.is_dir() and not path.name.startswith('.')
-  )
+  paths = folder.iterdir() if folder.is_dir() else ()
+  return sorted(x.name for x in paths if x.is_dir() and x.name[0] != '.')
 
 
 def _list(folder, classes):

@@ -1,4 +1,4 @@
-"""Pictures with boxes or masks in VOC's layout: VOCdevkit, or one's own.
+"""VOC's layout, of VOCdevkit or of one's own, with boxes or masks.
 
 DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and
 DIR/ImageSets/Main/SPLIT.txt; for masks DIR/SegmentationClass/NAME.png, a PNG of
@@ -60,22 +60,17 @@ def read_boxes(directory, classes=None) -> records.Records:
     names = (item.name for *_, objects in pictures[0] for item in objects)
     spelt = {name.lower(): name for name in names if name}
     classes = known or sorted(spelt.values())
-  numbers = records.class_numbers(classes)
-  parts = [
-    [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
-    for items in pictures
-  ]
-  for part, (path, *_) in zip(parts, splits, strict=True):
-    records.check(part, classes, path, BOX_LAYOUT, repairs)
+  numbers, parts = records.class_numbers(classes), []
+  for items, (path, *_) in zip(pictures, splits, strict=True):
+    parts.append(
+      [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
+    )
+    records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
   return records.Records(*parts, tuple(classes), repairs)
 
 
 def has_masks(directory) -> bool:
-  """Whether a directory, or VOC in it, has lists of pictures with masks.
-
-  >>> has_masks('.')
-  False
-  """
+  """Whether a directory, or VOC in it, has lists of pictures with masks."""
   return (mask_root(directory) / MASK_LISTS / 'train.txt').is_file()
 
 
@@ -99,8 +94,7 @@ def read_masks(directory, classes=None) -> records.Records:
   root = mask_root(directory)
   lists = _mask_lists(root)
   classes = records.mask_classes(classes or _mask_classes(root))
-  repairs = records.new_repairs()
-  parts = {}
+  repairs, parts = records.new_repairs(), {}
   for part, name in lists.items():
     path = root / MASK_LISTS / f'{name}.txt'
     paths = []
@@ -119,11 +113,7 @@ def mask_root(directory) -> pathlib.Path:
 
 
 def names_in(path, layout=MASK_LAYOUT) -> list[str]:
-  """The first word of each line of a list.
-
-  Raises:
-    UserError: there is no such file, or it is not UTF-8.
-  """
+  """The first word of each line of a list."""
   return [line.split()[0] for line in text.listed(path, layout)]
 
 
@@ -141,12 +131,11 @@ def _box_lists(directory):
     train = [x / BOX_LISTS / 'trainval.txt' for x in years if x.is_dir()]
     return (train, [root / BOX_LISTS / 'test.txt']), CLASSES
   path = directory / 'classes.txt'
-  names = filter(None, text.lines(path)) if path.is_file() else ()
-  known = text.distinct([*names], path)
+  names = [x for x in text.lines(path) if x] if path.is_file() else []
   for splits in (('trainval', 'test'), ('train', 'test'), ('train', 'val')):
     paths = [directory / BOX_LISTS / f'{split}.txt' for split in splits]
     if all(path.is_file() for path in paths):
-      return [[path] for path in paths], known
+      return [[path] for path in paths], text.distinct(names, path)
   raise UserError(
     f'{directory} has neither VOC2007 nor ImageSets/Main with trainval.txt and '
     f'test.txt (or train.txt and val.txt); arrange it as {BOX_LAYOUT}'
@@ -159,11 +148,10 @@ def _annotations(path, repairs):
   for line in text.listed(path, BOX_LAYOUT):
     # VOC's own lists of a class have a mark behind the name.
     name = line if _picture(root, line) else line.split()[0]
-    picture = _picture(root, name)
+    file = picture = _picture(root, name)
     if picture is None:
       repairs['gone'].append(_hinted(name))
       continue
-    file = picture
     try:
       size = decode.size_of(picture)
       file = root / 'Annotations' / f'{name}.xml'
@@ -171,11 +159,12 @@ def _annotations(path, repairs):
     except (decode.Undecodable, OSError, ElementTree.ParseError):
       repairs['unreadable'].append(str(file))
       continue
-    for side, length in zip(('width', 'height'), size, strict=True):
-      said = _number(tree, f'size/{side}')
-      if said not in (0, length) and not math.isnan(said):
-        repairs['said_size'].append(str(picture))
-        break
+    said = (_number(tree, f'size/{side}') for side in ('width', 'height'))
+    if any(
+      x not in (0, length) and not math.isnan(x)
+      for x, length in zip(said, size, strict=True)
+    ):
+      repairs['said_size'].append(str(picture))
     objects = [
       records.Object(
         (node.findtext('name') or '').strip(),
@@ -226,8 +215,8 @@ def _mask_classes(root):
   names = text.lines(path)
   if not all(names):
     raise UserError(
-      f'{path} has an empty line {names.index("") + 1}; the first line is the '
-      'name of index 0, the next of index 1 and so on, so name that index too'
+      f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
+      'the next index 1 and so on, so name that index too'
     )
   return text.distinct(names, path)
 
