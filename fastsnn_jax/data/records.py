@@ -205,12 +205,13 @@ def with_boxes(
     for i in np.flatnonzero(which):
       repairs[repair].append(f'{name_of(picture)}, object {i + 1}')
 
+  def number_of(item):
+    return numbers.get(item.name.strip().lower(), -1)
+
   if not objects:
     repairs['bare'].append(name_of(picture))
   rows = [
-    (numbers.get(x.name.strip().lower(), -1), x.difficult, x.crowd)
-    + (math.nan if x.area is None else x.area, *x.corners)
-    for x in objects
+    (number_of(x), x.difficult, x.crowd, x.area, *x.corners) for x in objects
   ]
   table = np.array(rows, np.float64).reshape(-1, 8)
   known = table[:, 0] >= 0

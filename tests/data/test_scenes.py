@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsnn_jax.data.readers import digits, drawing, scenes
+from fastsnn_jax.data.readers import digits, scenes
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import train
 from fastsnn_jax.experiment.config import Experiment
@@ -35,7 +35,7 @@ def digits_to_draw():
 
 
 def words(seed):
-  return np.random.PCG64(seed).random_raw(drawing.WORDS)
+  return np.random.PCG64(seed).random_raw(scenes.WORDS)
 
 
 @pytest.mark.parametrize('size', [32, 96, 160])
@@ -126,8 +126,8 @@ def test_the_last_digit_hides_the_others():
 
 @given(st.integers(0, 2**32), st.sampled_from([32, 64, 96, 224]))
 def test_half_of_each_digit_is_in_sight(seed, size):
-  _, things = drawing.draw(words(seed), *digits_to_draw(), size)
-  assert 1 <= len(things) <= drawing.MOST
+  _, things = scenes.draw(words(seed), *digits_to_draw(), size)
+  assert 1 <= len(things) <= scenes.MOST
   stack = np.zeros((len(things), size, size), bool)
   for ink, thing in zip(stack, things, strict=True):
     ink[thing.window] = thing.cover > 0
@@ -145,7 +145,7 @@ def test_half_of_each_digit_is_in_sight(seed, size):
 @given(st.integers(0, 2**32))
 def test_digits_stand_out_from_the_ground(seed):
   """Where a digit is opaque and in front, it has one colour, unlike others."""
-  image, things = drawing.draw(words(seed), *digits_to_draw(), 96)
+  image, things = scenes.draw(words(seed), *digits_to_draw(), 96)
   opaque = image[things[-1].window][things[-1].cover == 256].astype(int)
   assert np.ptp(opaque, 0).max(initial=0) <= 1
   ground = np.ones(image.shape[:2], bool)

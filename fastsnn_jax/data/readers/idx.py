@@ -37,13 +37,8 @@ def has_files(directory) -> bool:
 def load(directory):
   """Reads `train-images-idx3-ubyte`, its three fellows, or their `.gz` forms.
 
-  Returns:
-    (train, test, classes): the first two {'image': uint8 [N, H, W, 1], 'label':
-    int32 [N]}, classes are '0', '1' and so on to the largest label.
-
-  Raises:
-    UserError: a file is missing, is no idx file of its kind, is cut short or
-      too long, or two files do not fit together.
+  Returns (train, test, classes), the first two {'image': uint8 [N, H, W, 1],
+  'label': int32 [N]}; classes are '0', '1' and so on to the largest label.
   """
   splits = []
   for part in _PARTS:
@@ -72,7 +67,8 @@ def _read(directory, part, kind):
     )
   data, magic = _bytes(file), _MAGIC[kind]
   numbers = 1 + (magic & 0xFF)
-  start, *shape = struct.unpack_from(f'>{numbers}I', data + bytes(4 * numbers))
+  header = data[: 4 * numbers].ljust(4 * numbers, b'\0')
+  start, *shape = struct.unpack(f'>{numbers}I', header)
   expected = 4 * numbers + math.prod(shape)
   if len(data) >= 4 and start != magic:
     raise UserError(
@@ -81,8 +77,8 @@ def _read(directory, part, kind):
     )
   if len(data) != expected:
     raise UserError(
-      f'{file} holds {len(data)} bytes, expected {expected} for {kind} of shape '
-      f'{tuple(shape)}; get the file again'
+      f'{file} holds {len(data)} bytes, expected {expected} for {kind} of '
+      f'shape {tuple(shape)}; get the file again'
     )
   return np.frombuffer(data, np.uint8, offset=4 * numbers).reshape(shape), file
 

@@ -68,19 +68,14 @@ def prepare_command(name, directory) -> str:
 
 
 def load(name, directory=None):
-  """`records` as arrays, images of one size: the parts in the files' order.
-
-  Returns:
-    (train, test, names of the classes), the first two {'image': uint8 [N, H, W,
-    C], 'label': int32 [N]}.
-  """
+  """`records` in memory: {'image': uint8 [N, H, W, C], 'label': int32 [N]}."""
   train, test, classes = records(name, directory or default_directory())
   return _arrays(train), _arrays(test), classes
 
 
 def _arrays(part):
   images, labels = None, np.zeros(len(part), np.int32)
-  with part.origin.reading():
+  with _reading(*part.origin):
     for row, example in part.all_examples():
       image = decode.whole(example['image'], part.channels)
       if images is None:
@@ -96,19 +91,17 @@ def _arrays(part):
 
 
 def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
-  """Opens a prepared set whose pictures stay encoded, on disk.
+  """(train, test, names of the classes); pictures stay encoded, on disk.
 
-  Returns:
-    (train, test, names of the classes). Those to test on are the split `test`,
-    or `validation` where there is no `test` or its examples have no labels, as
-    in `imagenet2012`.
+  Those to test on are the split `test`, or `validation` where there is no
+  `test` or its examples have no labels, as in `imagenet2012`.
 
   Raises:
     UserError: the set is not prepared, not in a format of random access, has
       other splits or features than needed, or files that cannot be read.
   """
-  origin = _locate(name, directory)
-  with origin.reading():
+  origin = _locate(name, directory), name, directory
+  with _reading(*origin):
     parts, test = _open(origin, boxes=False)
     classes = parts['train'].features['label'].names
     return parts['train'], parts[test], tuple(classes)
@@ -123,41 +116,32 @@ def read_boxes(name, directory=None, classes=None) -> annotations.Records:
   """Reads the annotations of a prepared set; pictures when they are asked for.
 
   `voc` trains on train and validation, of 2012 too where that is prepared, and
-  tests on test of 2007; `coco` is that of 2017. Any other set trains on train.
-  What to test on is test, or validation where test has no objects (as in coco).
+  tests on test of 2007; `coco` is that of 2017. Any other set trains on train
+  and tests on test, or validation where test has no objects (as in coco).
 
   Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
   VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
-
-  Args:
-    name, directory: as for `find`.
-    classes: names; those of the set if not given. Case does not matter.
-
-  Raises:
-    UserError: as `records`; a split without objects.
   """
   directory = pathlib.Path(directory or default_directory()).expanduser()
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
   repairs, train, test = annotations.new_repairs(), [], []
   first = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
-  for folder in _folders(name, directory) or [_locate(first, directory).folder]:
-    origin = Origin(folder, name, directory)
-    with origin.reading():
+  for folder in _folders(name, directory) or [_locate(first, directory)]:
+    origin = folder, name, directory
+    with _reading(*origin):
       parts, held_out = _open(origin, boxes=True, tested=not test)
-      for split, part in parts.items():
-        if split not in (*learnt, held_out):
-          continue
-        names = part.features['objects'].feature['label'].names
+      for split in [x for x in parts if x in (*learnt, held_out)]:
+        names = parts[split].features['objects'].feature['label'].names
         classes = tuple(names if classes is None else classes)
-        numbers, short = annotations.class_numbers(classes), split != held_out
+        numbers = annotations.class_numbers(classes)
+        short = kind == 'coco' and split != held_out
         rows = [
-          annotations.with_boxes(
-            *item, numbers, repairs, short=short and kind == 'coco'
-          )
-          for item in _pictures(part, names, kind == 'voc', repairs)
+          annotations.with_boxes(*item, numbers, repairs, short=short)
+          for item in _pictures(parts[split], names, kind == 'voc', repairs)
         ]
-        annotations.check(rows, classes, f'{folder} {split}', _BOXES, repairs)
+        where = f'{folder} {split}'
+        annotations.check(rows, classes, where, _BOXES, repairs)
         (test if split == held_out else train).extend(rows)
   return annotations.Records(train, test, classes, repairs)
 
@@ -197,29 +181,21 @@ def _pictures(part, names, from_one, repairs):
     yield picture, size, annotated
 
 
-class Origin(NamedTuple):
-  """The folder of a version, and how it was asked for."""
-
-  folder: pathlib.Path
-  name: str
-  directory: pathlib.Path
-
-  @contextlib.contextmanager
-  def reading(self):
-    """Turns what goes wrong in reading into a `UserError`."""
-    try:
-      yield
-    except (UserError, MemoryError, ImportError):
-      raise
-    except Exception as error:
-      # TFDS, protobuf, array_record and Pillow have no common exception for
-      # damaged files, and some of their messages run over many lines.
-      reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-      command = prepare_command(self.name, self.directory)
-      raise UserError(
-        f'{self.folder} cannot be read ({reason}); if it is damaged, remove it '
-        f'and prepare it anew with: {command}'
-      ) from error
+@contextlib.contextmanager
+def _reading(folder, name, directory):
+  """Turns what goes wrong in reading a folder into a `UserError`."""
+  try:
+    yield
+  except (UserError, MemoryError, ImportError):
+    raise
+  except Exception as error:
+    # TFDS, protobuf, array_record and Pillow have no common exception for
+    # damaged files, and some of their messages run over many lines.
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    raise UserError(
+      f'{folder} cannot be read ({reason}); if it is damaged, remove it and '
+      f'prepare it anew with: {prepare_command(name, directory)}'
+    ) from error
 
 
 class Part:
@@ -245,14 +221,14 @@ class Part:
     return self.features['image'].shape[-1]
 
   def name(self, index) -> str:
-    return f'{self.origin.folder} {self._split}[{index}]'
+    return f'{self.origin[0]} {self._split}[{index}]'
 
   def examples(self, rows) -> list[dict]:
     """Several at once, which takes a fifth of the time."""
     from tensorflow_datasets import decode as tfds_decode
 
     decoders = {'image': tfds_decode.SkipDecoding()}
-    with self.origin.reading():
+    with _reading(*self.origin):
       return [
         self.features.deserialize_example_np(raw, decoders=decoders)
         for raw in self._source.__getitems__(rows)
@@ -266,11 +242,9 @@ class Part:
 
   def annotated(self) -> bool:
     """Whether some of the first examples have a label."""
-    for row in range(min(_PEEK, len(self))):
-      (example,) = self.examples([row])
-      if np.any(np.asarray(example.get('objects', example)['label']) >= 0):
-        return True
-    return False
+    first = self.examples(range(min(_PEEK, len(self))))
+    labels = [x.get('objects', x)['label'] for x in first]
+    return bool(np.any(np.hstack(labels) >= 0))
 
 
 class Picture(NamedTuple):
@@ -293,21 +267,22 @@ def _locate(name, directory):
       f'no prepared TFDS data set {name!r} (nor idx files of it) in '
       f'{directory}; prepare it once with: {prepare_command(name, directory)}'
     )
-  return Origin(folder, name, directory)
+  return folder
 
 
 def _open(origin, *, boxes, tested=True):
   """({split: `Part`}, name of the split to test on)."""
   import tensorflow_datasets as tfds
 
+  folder = origin[0]
   # `tfds.data_source(name)` is this with the one version that the installed
   # TFDS knows; from the directory, whatever version was prepared will do.
-  builder = tfds.builder_from_directory(origin.folder)
+  builder = tfds.builder_from_directory(folder)
   features = _selected(tfds.features, builder.info.features, boxes)
   if features is None:
     layout = ' '.join(repr(builder.info.features).split())
     raise UserError(
-      f'{origin.folder} holds examples of the layout {layout}; '
+      f'{folder} holds examples of the layout {layout}; '
       f'{_BOXES if boxes else _LABELS}, so choose another set'
     )
   splits = builder.info.splits
@@ -319,10 +294,10 @@ def _open(origin, *, boxes, tested=True):
     )
   except NotImplementedError as error:
     raise UserError(
-      f'{origin.folder} is prepared as {builder.info.file_format.value}, which '
-      'only TensorFlow reads; convert it, where that is installed, with: python '
-      '-m tensorflow_datasets.scripts.convert_format --out_file_format='
-      f'array_record --dataset_version_dir={origin.folder}'
+      f'{folder} is prepared as {builder.info.file_format.value}, which only '
+      'TensorFlow reads; where that is installed, convert it with: python -m '
+      'tensorflow_datasets.scripts.convert_format --out_file_format='
+      f'array_record --dataset_version_dir={folder}'
     ) from error
   parts = {
     name: Part(source, features, origin, name)
@@ -333,7 +308,7 @@ def _open(origin, *, boxes, tested=True):
   learnt = 'train' in parts and (boxes or parts['train'].annotated())
   if not learnt or (tested and not held_out):
     raise UserError(
-      f'{origin.folder} has the splits {sorted(splits)}; it needs annotated '
+      f'{folder} has the splits {sorted(splits)}; it needs annotated '
       'examples in train, and in test or validation, so choose another set'
     )
   return parts, held_out
@@ -341,25 +316,23 @@ def _open(origin, *, boxes, tested=True):
 
 def _selected(kinds, features, boxes):
   """The features that are read, or None if a set has others."""
-  known = dict(features)
-  key = 'objects' if boxes else 'label'
+  known, key = dict(features), 'objects' if boxes else 'label'
   image, labels = known.get('image'), known.get(key)
-  if not isinstance(image, kinds.Image) or image.np_dtype != np.uint8:
-    return None
+  label = labels
   if boxes:
-    if not isinstance(labels, kinds.Sequence):
-      return None
-    each = labels.feature
+    each = labels.feature if isinstance(labels, kinds.Sequence) else None
     each = dict(each) if isinstance(each, kinds.FeaturesDict) else {}
     box, label = each.get('bbox'), each.get('label')
     # Sets from before there were several formats do not name theirs.
     form = getattr(getattr(box, 'bbox_format', None), 'name', 'REL_YXYX')
     if not isinstance(box, kinds.BBoxFeature) or form != 'REL_YXYX':
       return None
-    read = {x: each[x] for x in ('bbox', 'label', *_MARKS) if x in each}
-    labels = kinds.Sequence(read)
-  else:
-    label = labels
-  if not isinstance(label, kinds.ClassLabel):
+    marks = {x: each[x] for x in ('bbox', 'label', *_MARKS) if x in each}
+    labels = kinds.Sequence(marks)
+  if (
+    not isinstance(image, kinds.Image)
+    or image.np_dtype != np.uint8
+    or not isinstance(label, kinds.ClassLabel)
+  ):
     return None
   return kinds.FeaturesDict({'image': image, key: labels})
