@@ -1,7 +1,6 @@
 """Encoded pictures of any kind -> uint8 arrays of one size, on the host.
 
-Pillow decodes. On files such as ImageNet's, simplejpeg and OpenCV were at most
-a seventh faster, which is not worth another dependency.
+Pillow decodes; simplejpeg and OpenCV were at most a seventh faster.
 """
 
 import contextlib
@@ -35,9 +34,8 @@ def random_box(width: int, height: int, uniform) -> Box:
   """A random part of a picture, for training, in whole pixels.
 
   Its area is uniform in `AREA`, the logarithm of its aspect in `ASPECT`, its
-  place uniform; what does not fit is drawn again. After `ATTEMPTS` it is the
-  largest centred part of an allowed aspect. `uniform()` gives 4 numbers in
-  [0, 1).
+  place uniform; what does not fit is drawn again by `uniform()`, 4 numbers in
+  [0, 1). After `ATTEMPTS` it is the largest centred part of an allowed aspect.
 
   >>> random_box(100, 80, lambda: (0.5, 0.5, 0.0, 0.0))
   (0, 0, 66, 66)
@@ -63,9 +61,6 @@ def centre_box(width: int, height: int, size: int) -> Box:
 
   As if the shorter side were resized to `size * 256 / 224`, rounded, and the
   square of `size` pixels in the centre cut out; in fractions of pixels.
-
-  >>> centre_box(256, 256, 224)
-  (16.0, 16.0, 240.0, 240.0)
   """
   short = round(size * 256 / 224)
 
@@ -123,8 +118,8 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 def indices(encoded: bytes) -> np.ndarray:
   """The numbers in a PNG with a palette or of 8-bit grey, uint8 [h, w].
 
-  Colours of the palette do not matter. Grey of fewer bits is refused: readers
-  spread it over 0 to 255, so its writer may have meant either number.
+  Grey of fewer bits is refused: readers spread it over 0 to 255, so its writer
+  may have meant either number.
 
   >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
   [[0, 7], [20, 255]]

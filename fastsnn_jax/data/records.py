@@ -6,7 +6,6 @@ can be mended is, what cannot is left out, and both are counted.
 
 import collections
 import concurrent.futures
-import math
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -63,11 +62,9 @@ class Record(NamedTuple):
   Attributes:
     picture: its path, the encoded file as bytes, or a function that gives them.
     size: (width, height) in pixels.
-    label: int32 [n], the classes of the objects; or bytes, the classes that
-      pixels of the mask have.
+    label: int32 [n], the objects' classes; or bytes, the classes in the mask.
     boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
-    difficult: bool [n].
-    crowd: bool [n]; a crowd is one box around many objects.
+    difficult, crowd: bool [n]; a crowd is one box around many objects.
     area: float32 [n], pixels of the object; of its box where not known.
     mask: the path of a PNG of indices, or a function that gives an integer
       array [height, width].
@@ -109,11 +106,8 @@ def lines(repairs) -> list[str]:
   >>> lines({'no_mask': ['a.jpg', 'c.jpg']})
   ['2 pictures without a mask left out (first: a.jpg)']
   """
-  return [
-    f'{len(repairs[kind])} {REPAIRS[kind]} (first: {repairs[kind][0]})'
-    for kind in REPAIRS
-    if repairs.get(kind)
-  ]
+  made = [(text, repairs.get(kind)) for kind, text in REPAIRS.items()]
+  return [f'{len(x)} {text} (first: {x[0]})' for text, x in made if x]
 
 
 def notes(records: Records) -> tuple[str, ...]:
@@ -122,10 +116,10 @@ def notes(records: Records) -> tuple[str, ...]:
   if any(record.mask for record in records.train):
     shown = set().union(*(record.label for record in records.train))
     absent = [repr(x) for i, x in enumerate(records.classes) if i not in shown]
+    names, more = ', '.join(absent[:_NAMED]), len(absent) - _NAMED
+    if more > 0:
+      names += f' and {more} more classes'
     if absent:
-      names = ', '.join(absent[:_NAMED])
-      if absent[_NAMED:]:
-        names += f' and {len(absent) - _NAMED} more classes'
       result.append(
         f'no training mask has the index of {names}; {IGNORED} means ignored'
       )
@@ -178,20 +172,16 @@ def class_numbers(classes) -> dict[str, int]:
 def with_boxes(
   picture, size, objects, numbers, repairs, *, whole=False, short=False
 ) -> Record:
-  """Mends the objects of a picture and counts what was done.
+  """Mends the objects of a picture and counts in `repairs` what was done.
 
   Swapped corners are put right, then divided by the picture's sides and cut off
-  at 0 and 1. What has no size after that is left out, as are other classes.
+  at 0 and 1. What has no size after that is left out, as are classes that are
+  not in `numbers` (see `class_numbers`). With `whole`, fractions of pixels are
+  counted too.
 
-  Args:
-    picture, size: as in `Record`.
-    objects: `Object`s.
-    numbers: `class_numbers`.
-    repairs: added to.
-    whole: fractions of pixels are a flaw in this layout, and counted.
-    short: boxes end a pixel earlier, as the official code trains on COCO
-      (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
-      alike in y.
+  With `short`, boxes end a pixel earlier, as the official code trains on COCO
+  (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
+  alike in y.
 
   >>> repairs = new_repairs()
   >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
@@ -205,15 +195,14 @@ def with_boxes(
     for i in np.flatnonzero(which):
       repairs[repair].append(f'{name_of(picture)}, object {i + 1}')
 
-  def number_of(item):
-    return numbers.get(item.name.strip().lower(), -1)
-
   if not objects:
     repairs['bare'].append(name_of(picture))
-  rows = [
-    (number_of(x), x.difficult, x.crowd, x.area, *x.corners) for x in objects
+  found = [numbers.get(x.name.strip().lower(), -1) for x in objects]
+  table = [
+    (number, x.difficult, x.crowd, x.area, *x.corners)
+    for number, x in zip(found, objects, strict=True)
   ]
-  table = np.array(rows, np.float64).reshape(-1, 8)
+  table = np.array(table, np.float64).reshape(-1, 8)
   known = table[:, 0] >= 0
   usable = known & np.isfinite(table[:, 4:]).all(1)
   count('unknown', ~known)
@@ -249,11 +238,8 @@ def with_boxes(
 def with_masks(paths, classes, repairs) -> list[Record]:
   """Looks at pictures (their headers) and masks (whole), and keeps good ones.
 
-  Args:
-    paths: (name, path of the picture, path of its mask) each; None for what is
-      not there.
-    classes: names; other labels than their indices and 255 are counted.
-    repairs: added to.
+  `paths` are (name, path of the picture, path of its mask) each; None for what
+  is not there. UserError if a mask has no indices; it is named.
   """
   looked_at = in_threads(lambda row: _with_mask(*row, len(classes)), paths)
   for _, repair, where in looked_at:

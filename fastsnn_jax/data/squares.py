@@ -1,19 +1,13 @@
 """Records as arrays: pictures brought to squares of one size.
 
-Pictures with boxes are squashed, pictures with masks are padded at the bottom
-and on the right, as the official code does (reference behaviour S4).
+Pictures with boxes are squashed, those with masks padded at the bottom and on
+the right, as in the official code (reference behaviour S4).
 """
 
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.records import (
-  IGNORED,
-  encoded,
-  in_threads,
-  name_of,
-  picture_and_mask,
-)
+from fastsnn_jax.data import records as rec
 from fastsnn_jax.errors import UserError
 
 
@@ -48,24 +42,23 @@ def _sizes(records):
 def box_arrays(
   records, size: int, *, difficult: bool = True
 ) -> dict[str, np.ndarray]:
-  """`box_labels` and 'image', uint8 [N, S, S, 3]: pictures squashed to S = size.
+  """`box_labels`, and 'image' uint8 [N, S, S, 3], squashed to S = `size`.
 
-  Raises:
-    UserError: a picture that cannot be decoded; it is named.
+  UserError if a picture cannot be decoded.
   """
   images = np.zeros((len(records), size, size, 3), np.uint8)
 
   def put(i):
     picture = records[i].picture
     try:
-      images[i] = decode.resized(encoded(picture), size)
+      images[i] = decode.resized(rec.encoded(picture), size)
     except decode.Undecodable as error:
       raise UserError(
-        f'{name_of(picture, i)} cannot be decoded ({error}); replace it, or '
-        'take it out of the list of its split'
+        f'{rec.name_of(picture, i)} cannot be decoded ({error}); replace '
+        'it, or take it out of the list of its split'
       ) from error
 
-  in_threads(put, range(len(records)))
+  rec.in_threads(put, range(len(records)))
   return {'image': images, **box_labels(records, difficult=difficult)}
 
 
@@ -91,17 +84,17 @@ def mask_arrays(
 
   def put(i):
     try:
-      picture, label = picture_and_mask(records[i], classes) or (b'', None)
+      picture, label = rec.picture_and_mask(records[i], classes) or (b'', None)
       image = decode.whole(picture, 3)
     except decode.Undecodable:
       return False
     if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
       return False  # another file than when it was looked at
     result['image'][i] = padded(image, size, fill)
-    result['label'][i] = padded(label, size, IGNORED)
+    result['label'][i] = padded(label, size, rec.IGNORED)
     return True
 
-  good = np.array(in_threads(put, range(count)), bool)
+  good = np.array(rec.in_threads(put, range(count)), bool)
   if good.all():
     return result
   damaged = [str(records[i].picture) for i in np.flatnonzero(~good)]

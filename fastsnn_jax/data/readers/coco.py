@@ -42,10 +42,9 @@ def has_annotations(directory) -> bool:
 def read_boxes(directory, classes=None) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
-  A split is the first of `TRAIN` and the first of `TEST` with annotations in
-  one of the files `ANNOTATIONS`; a picture is looked for in `PICTURES`. Crowds
-  and images without objects are kept. Boxes to train on are a pixel shorter
-  than annotated, as the official code has them (reference behaviour D6, D-Q21).
+  Splits are the first of `TRAIN` and of `TEST` with annotations. Crowds and
+  images without objects are kept. Boxes to train on are a pixel shorter than
+  annotated, as the official code has them (reference behaviour D6, D-Q21).
 
   Args:
     directory: in that layout, or with COCO in it.
@@ -74,21 +73,13 @@ def read_masks(
 ) -> records.Records:
   """Reads outlines, which are painted to a mask when it is asked for.
 
-  Labels are 0 for the background and 1 more than the place in the list of
-  categories for what is on it. Of objects that overlap, the later one in the
-  file is on top. Left out are, as in the official code (reference behaviour
-  S5.2), objects marked `ignore`, with a box beside the picture or a side below
-  1, and with no area. Images without objects are kept.
+  Labels are 0 for the background and 1 more than the place in `classes`, or in
+  the training split's list of categories. Later objects are on top. Left out
+  are, as in the official code (reference behaviour S5.2), objects marked
+  `ignore`, with a box beside the picture or a side below 1, and with no area.
 
-  Args:
-    directory: as for `read_boxes`.
-    classes: names, without the background; if not given, those of the training
-      split's categories, in the order of its list. Case does not matter.
-    crowd: what crowds are: 'background', as in the official code; or 'ignored',
-      where no other object is.
-
-  Raises:
-    UserError: as `read_boxes`, or without pycocotools.
+  `crowd` is what crowds are: 'background', as in the official code; or
+  'ignored', where no other object is.
   """
   if crowd not in CROWDS:
     raise UserError(f'crowd is {crowd!r}; choose one of {", ".join(CROWDS)}')
@@ -111,11 +102,10 @@ def read_masks(
     # Crowds lie below the others.
     shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
     mask = Outlines(size, tuple(shapes))
-    labels = {label for label, _ in shapes}
-    if labels == {records.IGNORED}:  # they may hide all of the background
+    labels = {0, *(label for label, _ in shapes)} - {records.IGNORED}
+    shown = bytes(sorted(labels))
+    if shapes and labels == {0}:  # crowds, which may hide all of the background
       shown = records.labels_in(mask(), records.IGNORED)
-    else:
-      shown = bytes(sorted({0, *labels} - {records.IGNORED}))
     return records.Record(picture, size, shown, mask=mask)
 
   return _read(directory, classes, record, masks=True)
@@ -147,9 +137,9 @@ def _read(directory, classes, record, masks=False):
         spelt.setdefault(name.lower(), name)
       classes = spelt.values()
     classes = tuple(classes)
-    shown = classes
+    shown = ('background', *classes) if masks else classes
     if masks:
-      shown = records.mask_classes(('background', *classes))
+      records.mask_classes(shown)
     numbers = records.class_numbers(classes)
     part = [
       record(*picture, numbers, repairs, purpose == 'train')
@@ -342,18 +332,14 @@ def parse(value):
   good = [
     x
     for x in polygons
-    if x.ndim == 1
-    and x.size >= 6
-    and x.size % 2 == 0
-    and (np.abs(x) < _FAR).all()
+    if x.ndim == 1 and x.size in range(6, x.size + 1, 2) and abs(x).max() < _FAR
   ]
   return good or None
 
 
 def _parse_runs(size, counts, **_):
   size = tuple(int(side) for side in size)
-  if isinstance(counts, str):
-    counts = decode_runs(counts)
+  counts = decode_runs(counts) if isinstance(counts, str) else counts
   counts = np.array(counts, np.int64)
   if counts.ndim != 1 or (counts < 0).any() or counts.sum() != math.prod(size):
     return None

@@ -52,49 +52,42 @@ def has_classes(directory) -> bool:
 
 
 def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
-  """Lists the pictures of both splits, in the order of their names.
+  """(train, test, sorted names of train's folders, which are the classes).
 
-  Those are the files below the folder of a class that end as one of `SUFFIXES`;
-  others, hidden ones and files beside the folders of the classes do not count.
-
-  Returns:
-    (train, test, names of the classes): the sorted names of train's folders.
+  Pictures are the files in or below the folder of a class that end as one of
+  `SUFFIXES`, in the order of their names; hidden ones do not count.
 
   Raises:
     UserError: a split is missing, a class has no pictures to train on, or test
       has a class that train has not.
   """
   directory = pathlib.Path(directory)
-  train = directory / 'train'
-  tests = [directory / name for name in _TEST if _classes(directory / name)]
+  train, tests = directory / 'train', [directory / name for name in _TEST]
   classes = _classes(train)
-  if not classes or not tests:
+  test = next((folder for folder in tests if _classes(folder)), None)
+  if not classes or test is None:
     what = 'test (nor val or validation)' if classes else 'train'
     raise UserError(
       f'{directory} has no folder {what} with a folder for each class; '
       f'arrange the pictures as {LAYOUT}'
     )
-  test, *_ = tests
   unknown = sorted(set(_classes(test)) - set(classes))
   if unknown:
     raise UserError(
       f'{test} has the classes {_some(unknown)}, which {train} has not; both '
       'need the same folders, so rename or remove them'
     )
-  files, counts = _list(train, classes)
-  empty = [x for x, count in zip(classes, counts, strict=True) if not count]
-  if empty:
-    raise UserError(
-      f'{train} has no pictures of the classes {_some(empty)}; each folder '
-      f'needs at least one file ({" ".join(SUFFIXES)}), so fill or remove them'
-    )
-  held_out, counts = _list(test, classes)
-  if not sum(counts):
-    raise UserError(
-      f'{test} has no pictures ({" ".join(SUFFIXES)}) in the folders of its '
-      f'classes; arrange them as {LAYOUT}'
-    )
-  return files, held_out, tuple(classes)
+  parts = []
+  for folder, needed in ((train, classes), (test, ())):
+    part, counts = _list(folder, classes)
+    empty = [x for x, n in zip(classes, counts, strict=True) if not n]
+    if set(empty) & set(needed) or not sum(counts):
+      raise UserError(
+        f'{folder} has no pictures of the classes {_some(empty)}; each folder '
+        f'needs one or more ({" ".join(SUFFIXES)}), so fill or remove them'
+      )
+    parts.append(part)
+  return *parts, tuple(classes)
 
 
 def _some(names):

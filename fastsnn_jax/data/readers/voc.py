@@ -30,6 +30,10 @@ MASK_LAYOUT = (
 MASKS = ('EncodeSegmentationClass', 'SegmentationClass')
 BOX_LISTS = pathlib.PurePath('ImageSets', 'Main')
 MASK_LISTS = pathlib.PurePath('ImageSets', 'Segmentation')
+# Lists to train on, to test on, and for validation: the first that are there.
+_BOXES = (('trainval', 'test'), ('train', 'test'), ('train', 'val'))
+_VOC = (('trainaug', 'val'), ('train', 'val'))
+_OWN = (('train', 'test', 'val'), ('train', 'test'), ('train', 'val'))
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
@@ -46,11 +50,16 @@ def read_boxes(directory, classes=None) -> records.Records:
     classes: names; if not given, a line each of DIR/classes.txt, or VOC's own
       for VOCdevkit, or else all names of the training split, sorted. Case does
       not matter.
-
-  Raises:
-    UserError: another layout, or a split of which nothing can be read.
   """
-  splits, known = _box_lists(pathlib.Path(directory).expanduser())
+  directory = pathlib.Path(directory).expanduser()
+  root = _year(directory, 2007)
+  if root:
+    years = (x / BOX_LISTS for x in (root, root.parent / 'VOC2012'))
+    train = [x / 'trainval.txt' for x in years if x.parents[1].is_dir()]
+    splits, known = (train, [root / BOX_LISTS / 'test.txt']), CLASSES
+  else:
+    splits = [[x] for x in _lists(directory, BOX_LISTS, _BOXES, BOX_LAYOUT)]
+    known = _classes(directory, masks=False)
   repairs = records.new_repairs()
   pictures = [
     [item for path in paths for item in _annotations(path, repairs)]
@@ -86,24 +95,21 @@ def read_masks(directory, classes=None) -> records.Records:
     directory: in that layout, or with VOC2012 or VOCdevkit in it.
     classes: names, the first for index 0 and so on, background too if that is a
       class; if not given, a line each of DIR/classes.txt, or VOC's own.
-
-  Raises:
-    UserError: another layout, no names of the classes, a mask that is no PNG of
-      indices, or a split of which nothing can be read.
   """
   root = mask_root(directory)
-  lists = _mask_lists(root)
-  classes = records.mask_classes(classes or _mask_classes(root))
-  repairs, parts = records.new_repairs(), {}
-  for part, name in lists.items():
-    path = root / MASK_LISTS / f'{name}.txt'
+  lists = _VOC if root.name == 'VOC2012' else _OWN
+  lists = _lists(root, MASK_LISTS, lists, MASK_LAYOUT)
+  classes = records.mask_classes(classes or _classes(root, masks=True))
+  repairs, parts = records.new_repairs(), []
+  for path in lists:
     paths = []
     for name in names_in(path):
       masks = (root / folder / f'{name}.png' for folder in MASKS)
       paths.append((_hinted(name), _picture(root, name), _first(masks)))
-    parts[part] = records.with_masks(paths, classes, repairs)
-    records.check(parts[part], classes, path, MASK_LAYOUT, repairs)
-  return records.Records(**parts, classes=classes, repairs=repairs)
+    parts.append(records.with_masks(paths, classes, repairs))
+    records.check(parts[-1], classes, path, MASK_LAYOUT, repairs)
+  train, test, *validation = parts
+  return records.Records(train, test, classes, repairs, *validation)
 
 
 def mask_root(directory) -> pathlib.Path:
@@ -123,23 +129,37 @@ def _year(directory, year):
   return next((root for root in roots if root.is_dir()), None)
 
 
-def _box_lists(directory):
-  """((paths of the lists to train on), (… to test on)), classes if known."""
-  root = _year(directory, 2007)
-  if root:
-    years = [root, root.parent / 'VOC2012']
-    train = [x / BOX_LISTS / 'trainval.txt' for x in years if x.is_dir()]
-    return (train, [root / BOX_LISTS / 'test.txt']), CLASSES
-  path = directory / 'classes.txt'
-  names = [x for x in text.lines(path) if x] if path.is_file() else []
-  for splits in (('trainval', 'test'), ('train', 'test'), ('train', 'val')):
-    paths = [directory / BOX_LISTS / f'{split}.txt' for split in splits]
+def _lists(root, folder, choices, layout):
+  """The paths of the first choice of lists that are all there."""
+  for names in choices:
+    paths = [root / folder / f'{name}.txt' for name in names]
     if all(path.is_file() for path in paths):
-      return [[path] for path in paths], text.distinct(names, path)
+      return paths
+  wanted = ', or '.join(' and '.join(f'{x}.txt' for x in y) for y in choices)
   raise UserError(
-    f'{directory} has neither VOC2007 nor ImageSets/Main with trainval.txt and '
-    f'test.txt (or train.txt and val.txt); arrange it as {BOX_LAYOUT}'
+    f'{root} has no {folder} with {wanted}; arrange it as {layout}'
   )
+
+
+def _classes(root, masks):
+  """Names as DIR/classes.txt has them; for masks there must be all of them."""
+  path = root / 'classes.txt'
+  names = text.lines(path) if path.is_file() else []
+  if not masks:
+    names = [name for name in names if name]
+  elif not names and root.name == 'VOC2012':
+    return MASK_CLASSES
+  elif not names:
+    raise UserError(
+      f'{path}: no such file; write the names of the classes there, a line for '
+      'each index, from 0 on'
+    )
+  elif not all(names):
+    raise UserError(
+      f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
+      'the next index 1 and so on, so name that index too'
+    )
+  return text.distinct(names, path)
 
 
 def _annotations(path, repairs):
@@ -182,43 +202,6 @@ def _number(node, path):
     return float(node.findtext(path, 'nan'))
   except ValueError:
     return math.nan
-
-
-def _mask_lists(root):
-  """{part of `records.Records`: name of its list}."""
-  names = ('train', 'trainaug', 'val', 'test')
-  listed = {x for x in names if (root / MASK_LISTS / f'{x}.txt').is_file()}
-  if 'train' in listed and root.name == 'VOC2012':
-    train = 'trainaug' if 'trainaug' in listed else 'train'
-    return {'train': train, 'test': 'val'}
-  if listed >= {'train', 'val', 'test'}:
-    return {'train': 'train', 'test': 'test', 'validation': 'val'}
-  for test in ('test', 'val'):
-    if listed >= {'train', test}:
-      return {'train': 'train', 'test': test}
-  raise UserError(
-    f'{root} has no {MASK_LISTS} with train.txt and with test.txt or val.txt; '
-    f'arrange it as {MASK_LAYOUT}'
-  )
-
-
-def _mask_classes(root):
-  """Names as DIR/classes.txt has them, or VOC's own."""
-  path = root / 'classes.txt'
-  if not path.is_file():
-    if root.name == 'VOC2012':
-      return MASK_CLASSES
-    raise UserError(
-      f'{path}: no such file; write the names of the classes there, a line for '
-      'each index, from 0 on'
-    )
-  names = text.lines(path)
-  if not all(names):
-    raise UserError(
-      f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
-      'the next index 1 and so on, so name that index too'
-    )
-  return text.distinct(names, path)
 
 
 def _picture(root, name):
