@@ -60,7 +60,7 @@ class Record(NamedTuple):
   """One picture with the boxes of its n objects, or with a mask.
 
   Attributes:
-    picture: its path, the encoded file as bytes, or a function that gives them.
+    picture: the path of the encoded file, or a function that gives its bytes.
     size: (width, height) in pixels.
     label: int32 [n], the objects' classes; or bytes, the classes in the mask.
     boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
@@ -70,7 +70,7 @@ class Record(NamedTuple):
       array [height, width].
   """
 
-  picture: pathlib.Path | bytes | Callable[[], bytes]
+  picture: pathlib.Path | Callable[[], bytes]
   size: tuple[int, int]
   label: np.ndarray | bytes = b''
   boxes: np.ndarray | None = None
@@ -148,14 +148,7 @@ def encoded(picture) -> bytes:
 
 
 def _read(picture):
-  if isinstance(picture, bytes):
-    return picture
   return picture() if callable(picture) else picture.read_bytes()
-
-
-def name_of(picture, number: int = 0) -> str:
-  """What a picture is called in messages."""
-  return f'picture {number}' if isinstance(picture, bytes) else str(picture)
 
 
 def in_threads(function, items) -> list:
@@ -193,10 +186,10 @@ def with_boxes(
 
   def count(repair, which):
     for i in np.flatnonzero(which):
-      repairs[repair].append(f'{name_of(picture)}, object {i + 1}')
+      repairs[repair].append(f'{picture}, object {i + 1}')
 
   if not objects:
-    repairs['bare'].append(name_of(picture))
+    repairs['bare'].append(str(picture))
   found = [numbers.get(x.name.strip().lower(), -1) for x in objects]
   table = [
     (number, x.difficult, x.crowd, x.area, *x.corners)
@@ -303,7 +296,7 @@ def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
 
   None where one of them cannot be read; UserError if a mask has no indices.
 
-  >>> record = Record(b'', (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
+  >>> record = Record(bytes, (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
   >>> picture_and_mask(record, 3)[1].tolist()
   [[0, 2, 255, 255]]
   """

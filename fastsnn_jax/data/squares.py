@@ -54,7 +54,7 @@ def box_arrays(
       images[i] = decode.resized(rec.encoded(picture), size)
     except decode.Undecodable as error:
       raise UserError(
-        f'{rec.name_of(picture, i)} cannot be decoded ({error}); replace '
+        f'{picture} cannot be decoded ({error}); replace '
         'it, or take it out of the list of its split'
       ) from error
 

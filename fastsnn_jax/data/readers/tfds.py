@@ -5,10 +5,11 @@ where it is used: half a second that most runs save.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,13 +35,23 @@ def default_directory() -> pathlib.Path:
   return pathlib.Path(directory).expanduser()
 
 
-def find(name, directory) -> pathlib.Path | None:
-  """The newest prepared version of a set, or None.
+def find(name, directory) -> list[pathlib.Path]:
+  """The newest prepared version of a set, of each config that it is made of.
 
   Args:
-    name: of the TFDS data set.
+    name: of the TFDS data set; `voc` is made of two configs.
     directory: a TFDS data_dir, or the folder of the set, or of one version.
   """
+  folders = [
+    _newest(f'{name}/{config}', directory) or _newest(config, directory)
+    for config in _CONFIGS.get(name, ())
+  ]
+  if not any(folders):  # another config, or a set of one's own
+    folders = [_newest(name, directory)]
+  return [folder for folder in folders if folder]
+
+
+def _newest(name, directory):
   directory = pathlib.Path(directory)
   folders = [*directory.glob(f'{name}/*'), *directory.glob(f'{name}/*/*')]
   if directory.resolve().parent.name == name:
@@ -100,16 +111,11 @@ def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
     UserError: the set is not prepared, not in a format of random access, has
       other splits or features than needed, or files that cannot be read.
   """
-  origin = _locate(name, directory), name, directory
+  origin = _located(name, directory)[-1], name, directory
   with _reading(*origin):
     parts, test = _open(origin, boxes=False)
     classes = parts['train'].features['label'].names
     return parts['train'], parts[test], tuple(classes)
-
-
-def has_boxes(name, directory) -> bool:
-  """Whether there is a prepared set of this name."""
-  return bool(_folders(name, directory))
 
 
 def read_boxes(name, directory=None, classes=None) -> annotations.Records:
@@ -126,8 +132,7 @@ def read_boxes(name, directory=None, classes=None) -> annotations.Records:
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
   repairs, train, test = annotations.new_repairs(), [], []
-  first = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
-  for folder in _folders(name, directory) or [_locate(first, directory)]:
+  for folder in _located(name, directory):
     origin = folder, name, directory
     with _reading(*origin):
       parts, held_out = _open(origin, boxes=True, tested=not test)
@@ -146,19 +151,9 @@ def read_boxes(name, directory=None, classes=None) -> annotations.Records:
   return annotations.Records(train, test, classes, repairs)
 
 
-def _folders(name, directory):
-  """Those of the versions that make up the set; voc is two."""
-  folders = [
-    find(f'{name}/{config}', directory) or find(config, directory)
-    for config in _CONFIGS.get(name, ())
-  ]
-  if not any(folders):  # another config, or a set of one's own
-    folders = [find(name, directory)]
-  return [folder for folder in folders if folder]
-
-
 def _pictures(part, names, from_one, repairs):
   """Yields (`Picture`, size, [`annotations.Object`, …]) of what can be read."""
+  names = [*names, '']  # which -1 stands for
   for row, example in part.all_examples():
     picture = Picture(part, row)
     try:
@@ -173,10 +168,7 @@ def _pictures(part, names, from_one, repairs):
     marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
     rows = zip(objects['label'], corners, *marks, strict=True)
     annotated = [
-      annotations.Object(
-        names[label] if 0 <= label < len(names) else '', *values
-      )
-      for label, *values in rows
+      annotations.Object(names[label], *values) for label, *values in rows
     ]
     yield picture, size, annotated
 
@@ -198,6 +190,7 @@ def _reading(folder, name, directory):
     ) from error
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Part:
   """The examples of a split by number; threads and processes may share it.
 
@@ -205,12 +198,13 @@ class Part:
   for each object. TFDS's own `PartialDecoding` needs TensorFlow.
   """
 
-  def __init__(self, source, features, origin, split):
-    self._source, self._split = source, split
-    self.features, self.origin = features, origin
+  source: Any
+  features: Any
+  origin: tuple  # folder, name and directory
+  split: str
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self.source)
 
   def __getitem__(self, index) -> tuple[bytes, dict]:
     (example,) = self.examples([int(index)])
@@ -221,7 +215,7 @@ class Part:
     return self.features['image'].shape[-1]
 
   def name(self, index) -> str:
-    return f'{self.origin[0]} {self._split}[{index}]'
+    return f'{self.origin[0]} {self.split}[{index}]'
 
   def examples(self, rows) -> list[dict]:
     """Several at once, which takes a fifth of the time."""
@@ -231,7 +225,7 @@ class Part:
     with _reading(*self.origin):
       return [
         self.features.deserialize_example_np(raw, decoders=decoders)
-        for raw in self._source.__getitems__(rows)
+        for raw in self.source.__getitems__(rows)
       ]
 
   def all_examples(self):
@@ -260,14 +254,15 @@ class Picture(NamedTuple):
     return self.part.name(self.index)
 
 
-def _locate(name, directory):
-  folder = find(name, directory)
-  if folder is None:
+def _located(name, directory):
+  folders = find(name, directory)
+  if not folders:
+    full = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
     raise UserError(
-      f'no prepared TFDS data set {name!r} (nor idx files of it) in '
-      f'{directory}; prepare it once with: {prepare_command(name, directory)}'
+      f'no prepared TFDS data set {full!r} (nor idx files of it) in '
+      f'{directory}; prepare it once with: {prepare_command(full, directory)}'
     )
-  return folder
+  return folders
 
 
 def _open(origin, *, boxes, tested=True):
