@@ -92,12 +92,10 @@ def test_what_a_set_says_of_itself():
   assert (numbers[1:] > 0).all()
 
 
-def test_the_count_does_not_change_a_scene_but_the_seed_does():
+def test_the_count_does_not_change_a_scene():
   few = scenes.detection(**{**FEW, 'train': 2, 'test': 1})
-  other = scenes.detection(train=2, validation=1, test=1, seed=1)
   for key, value in few.train.arrays.items():
     np.testing.assert_array_equal(value, both()[0].train[key][:2])
-  assert (few.train['image'] != other.train['image']).mean() > 0.9
   assert (few.test['image'] != few.train['image'][:1]).mean() > 0.9
 
 
@@ -175,8 +173,6 @@ def test_no_digit_is_in_two_splits():
   [
     ({'size': 100}, 'size is 100; .* multiple of 32'),
     ({'size': 0}, 'size is 0'),
-    ({'test': 0}, 'each split needs at least 1'),
-    ({'seed': -1}, 'seed is -1'),
   ],
 )
 def test_what_cannot_be_drawn_is_refused(changes, message):

@@ -26,19 +26,12 @@ _GROUND = -(-_BYTES // 8)
 WORDS = _GROUND + 1 + MOST * (3 + 2 * _TRIES + 2 * _COLOURS)
 
 
-def detection(
-  size: int = 96,
-  train: int = 2700,
-  validation: int = 300,
-  test: int = 1000,
-  seed: int = 0,
-) -> Dataset:
+def detection(size=96, train=2700, validation=300, test=1000) -> Dataset:
   """Scenes with a box around each of one to five digits.
 
   Digits are about 3/16 to 1/2 of the scene high; of those behind others at
-  least half of the ink is in sight. A scene depends on its number, its split,
-  the size (a multiple of 32) and the seed, not on how many there are. Splits
-  show different digits.
+  least half of the ink is in sight. A scene depends on its number, its split
+  and the size (a multiple of 32), not on how many there are.
 
   Returns:
     A data set of {'image': uint8 [N, size, size, 3], 'boxes': float32 [N, 5,
@@ -49,19 +42,12 @@ def detection(
   >>> scenes.train['image'].shape, scenes.validation['boxes'].shape
   ((2, 96, 96, 3), (1, 5, 4))
   """
-  parts = _parts((train, validation, test), size, seed)
-  for part in parts:
-    del part['pixels']
-  return _dataset(parts, tuple('0123456789'))
+  keys = {'image': 'image', 'boxes': 'boxes', 'label': 'label'}
+  counts = train, validation, test
+  return _dataset(size, counts, keys, tuple('0123456789'))
 
 
-def segmentation(
-  size: int = 96,
-  train: int = 2700,
-  validation: int = 300,
-  test: int = 1000,
-  seed: int = 0,
-) -> Dataset:
+def segmentation(size=96, train=2700, validation=300, test=1000) -> Dataset:
   """The scenes of `detection` with a class for each pixel.
 
   Returns:
@@ -69,16 +55,15 @@ def segmentation(
     size]}: 0 for the background, 1 to 10 for the digits 0 to 9, and 255 (to be
     ignored) where the digit in front is less than three quarters opaque.
   """
-  parts = _parts((train, validation, test), size, seed)
-  parts = [{'image': x['image'], 'label': x['pixels']} for x in parts]
-  return _dataset(parts, ('background', *'0123456789'))
+  keys = {'image': 'image', 'label': 'pixels'}
+  counts = train, validation, test
+  return _dataset(size, counts, keys, ('background', *'0123456789'))
 
 
 def digits_of(part: str) -> np.ndarray:
-  """Which of the embedded digits the scenes of a split show.
+  """Rows of the embedded digits that the scenes of a split show.
 
-  Indices into the digits' own training split, of which validation scenes get a
-  tenth, evenly among the classes; for 'test', into their test split.
+  Validation scenes get a tenth of the training digits, of each class alike.
   """
   embedded = digits.load()
   if part == 'test':
@@ -88,32 +73,26 @@ def digits_of(part: str) -> np.ndarray:
   return order[held if part == 'validation' else ~held]
 
 
-def _dataset(parts, classes):
+def _dataset(size, counts, keys, classes):
+  """`keys` are {name in the set: name in `_scenes`}."""
+  if size < 32 or size % 32:
+    raise UserError(f'size is {size}; it must be a multiple of 32, such as 96')
+  embedded, parts = digits.load(), []
+  for i, part in enumerate(('train', 'validation', 'test')):
+    source = embedded.test if part == 'test' else embedded.train
+    rows = digits_of(part)
+    images, labels = source['image'][rows, :, :, 0], source['label'][rows]
+    # NumPy promises the raw stream for ever, but not what is made of it.
+    stream = np.random.PCG64(np.random.SeedSequence(0, spawn_key=(i,)))
+    words = stream.random_raw(counts[i] * WORDS).reshape(counts[i], WORDS)
+    arrays = _scenes(words, images, labels, size)
+    parts.append({name: arrays[key] for name, key in keys.items()})
   train, validation, test = parts
   # Four digits: the last bits of a mean need not be the same everywhere.
   mean, std = (
     tuple(round(x, 4) for x in values) for values in statistics(train['image'])
   )
   return Dataset('scenes', train, test, classes, mean, std, validation)
-
-
-def _parts(counts, size, seed):
-  if size < 32 or size % 32:
-    raise UserError(f'size is {size}; it must be a multiple of 32, such as 96')
-  if min(counts) < 1:
-    raise UserError(f'{counts} scenes; each split needs at least 1')
-  if seed < 0:
-    raise UserError(f'seed is {seed}; it must be 0 or a positive integer')
-  embedded, result = digits.load(), []
-  for i, part in enumerate(('train', 'validation', 'test')):
-    source = embedded.test if part == 'test' else embedded.train
-    rows = digits_of(part)
-    images, labels = source['image'][rows, :, :, 0], source['label'][rows]
-    # NumPy promises the raw stream for ever, but not what is made of it.
-    stream = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(i,)))
-    words = stream.random_raw(counts[i] * WORDS).reshape(counts[i], WORDS)
-    result.append(_scenes(words, images, labels, size))
-  return result
 
 
 def _scenes(words, images, labels, size):
@@ -182,27 +161,23 @@ def _place(below, images, labels, size):
   Of each at least half of the ink stays in sight, and no rectangle overlaps
   another by more than a third of the smaller. What has no room is left out.
   """
-  things, ink, seen = [], [], []
-  owner = np.full((size, size), MOST)  # that is nobody
+  things, owner = [], np.full((size, size), MOST)  # that is nobody
   for _ in range(1 + below(MOST)):
     index = below(len(images))
     height = size * 3 // 16 + below(size * 5 // 16 + 1)
     width = height * (90 + below(26)) // 100
     cover = _cover(images[index], height, width)
-    inked = cover > 0
     for _ in range(_TRIES):
       top, left = (below(size - side + 1) for side in cover.shape)
       thing = Thing(int(labels[index]), cover, top, left)
       if any(_crowded(thing, other) for other in things):
         continue
-      owners = owner[thing.window]
-      hidden = np.bincount(owners[inked], minlength=MOST).tolist()
-      left_over = [s - h for s, h in zip(seen, hidden, strict=False)]
-      if all(2 * s >= i for s, i in zip(left_over, ink, strict=True)):
-        owners[inked] = len(things)
-        things.append(thing)
-        ink.append(int(np.count_nonzero(inked)))
-        seen = [*left_over, ink[-1]]
+      drawn = owner.copy()
+      drawn[thing.window][cover > 0] = len(things)
+      seen = np.bincount(drawn.ravel())
+      inks = [np.count_nonzero(x.cover) for x in (*things, thing)]
+      if all(2 * s >= ink for s, ink in zip(seen, inks, strict=False)):
+        things, owner = [*things, thing], drawn
         break
   return things
 
