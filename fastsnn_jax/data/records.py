@@ -91,8 +91,8 @@ class Records(NamedTuple):
 
   def parts(self) -> dict[str, list[Record]]:
     """{name of a split: its records}."""
-    names = ('train', 'test', 'validation')
-    return {x: part for x in names if (part := getattr(self, x)) is not None}
+    parts = {'train': self.train, 'test': self.test}
+    return parts | ({'validation': self.validation} if self.validation else {})
 
 
 def new_repairs() -> dict[str, list[str]]:
@@ -168,9 +168,8 @@ def with_boxes(
   """Mends the objects of a picture and counts in `repairs` what was done.
 
   Swapped corners are put right, then divided by the picture's sides and cut off
-  at 0 and 1. What has no size after that is left out, as are classes that are
-  not in `numbers` (see `class_numbers`). With `whole`, fractions of pixels are
-  counted too.
+  at 0 and 1. What has no size after that is left out, as is what has no number
+  in `numbers`. With `whole`, fractions of pixels are counted too.
 
   With `short`, boxes end a pixel earlier, as the official code trains on COCO
   (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
@@ -178,10 +177,8 @@ def with_boxes(
 
   >>> repairs = new_repairs()
   >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
-  >>> with_boxes(b'', (20, 10), objects, {'cat': 0}, repairs).boxes.tolist()
+  >>> with_boxes('a.jpg', (20, 10), objects, {'cat': 0}, repairs).boxes.tolist()
   [[0.25, 0.0, 1.0, 0.5]]
-  >>> list(repairs)
-  ['unknown', 'outside']
   """
 
   def count(repair, which):
@@ -190,10 +187,9 @@ def with_boxes(
 
   if not objects:
     repairs['bare'].append(str(picture))
-  found = [numbers.get(x.name.strip().lower(), -1) for x in objects]
   table = [
-    (number, x.difficult, x.crowd, x.area, *x.corners)
-    for number, x in zip(found, objects, strict=True)
+    (numbers.get(name.strip().lower(), -1), *marks, *corners)
+    for name, corners, *marks in objects
   ]
   table = np.array(table, np.float64).reshape(-1, 8)
   known = table[:, 0] >= 0
@@ -231,8 +227,8 @@ def with_boxes(
 def with_masks(paths, classes, repairs) -> list[Record]:
   """Looks at pictures (their headers) and masks (whole), and keeps good ones.
 
-  `paths` are (name, path of the picture, path of its mask) each; None for what
-  is not there. UserError if a mask has no indices; it is named.
+  `paths` are (name, picture or None, mask or None); UserError if a mask has no
+  indices.
   """
   looked_at = in_threads(lambda row: _with_mask(*row, len(classes)), paths)
   for _, repair, where in looked_at:
@@ -282,23 +278,18 @@ def labels_in(mask, classes: int) -> bytes:
 
 def mask_classes(classes) -> tuple[str, ...]:
   """The names as a tuple; UserError if there are none or too many."""
-  classes = tuple(classes)
   if not 1 <= len(classes) <= IGNORED:
     raise UserError(
       f'{len(classes)} classes: masks hold the indices 0 to {IGNORED - 1} and '
       f'{IGNORED} for pixels to be ignored, so give 1 to {IGNORED} names'
     )
-  return classes
+  return tuple(classes)
 
 
 def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
   """(the encoded picture, uint8 [height, width], 255 for what is no class).
 
   None where one of them cannot be read; UserError if a mask has no indices.
-
-  >>> record = Record(bytes, (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
-  >>> picture_and_mask(record, 3)[1].tolist()
-  [[0, 2, 255, 255]]
   """
   try:
     picture, mask = _read(record.picture), record.mask

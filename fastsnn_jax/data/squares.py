@@ -137,9 +137,8 @@ def check_stride(size: int, stride: int) -> None:
   """Raises UserError if a side is not 1 modulo the stride."""
   if size < 1 or (size - 1) % stride:
     raise UserError(
-      f'size={size} does not fit the stride of the network, {stride}; a side '
-      'must be 1 more than a multiple of it, such as '
-      f'{fitting_size(max(size, 1), stride)}'
+      f'size={size} does not fit the stride of the network, {stride}; give 1 '
+      f'more than a multiple, such as {fitting_size(max(size, 1), stride)}'
     )
 
 

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from fastsnn_jax.data import records
 from fastsnn_jax.errors import UserError
 
 SUFFIXES = (
@@ -33,14 +34,8 @@ class Files:
     return len(self._labels)
 
   def __getitem__(self, index) -> tuple[bytes, dict]:
-    path = pathlib.Path(self.name(index))
-    try:
-      return path.read_bytes(), {'label': self._labels[index]}
-    except OSError as error:
-      raise UserError(
-        f'{path} cannot be read ({error.strerror}); it was there when the run '
-        'began, so bring it back or check its permissions, then go on'
-      ) from error
+    picture = records.encoded(pathlib.Path(self.name(index)))
+    return picture, {'label': self._labels[index]}
 
   def name(self, index) -> str:
     return os.path.join(self._folder, os.fsdecode(bytes(self._names[index])))
@@ -62,15 +57,16 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
       has a class that train has not.
   """
   directory = pathlib.Path(directory)
-  train, tests = directory / 'train', [directory / name for name in _TEST]
+  train = directory / 'train'
+  tests = [x for name in _TEST if _classes(x := directory / name)]
   classes = _classes(train)
-  test = next((folder for folder in tests if _classes(folder)), None)
-  if not classes or test is None:
+  if not classes or not tests:
     what = 'test (nor val or validation)' if classes else 'train'
     raise UserError(
       f'{directory} has no folder {what} with a folder for each class; '
       f'arrange the pictures as {LAYOUT}'
     )
+  test = tests[0]
   unknown = sorted(set(_classes(test)) - set(classes))
   if unknown:
     raise UserError(
@@ -107,12 +103,9 @@ def _list(folder, classes):
   for name in classes:
     below = []
     for where, folders, files in os.walk(folder / name, followlinks=True):
-      folders[:] = [x for x in folders if not x.startswith('.')]
-      below += [
-        os.path.relpath(os.path.join(where, file), folder)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith('.')
-      ]
+      folders[:] = [x for x in folders if x[0] != '.']
+      files = [x for x in files if x.lower().endswith(SUFFIXES) and x[0] != '.']
+      below += [os.path.relpath(os.path.join(where, x), folder) for x in files]
     names += [os.fsencode(x) for x in sorted(below)]
     counts.append(len(below))
   labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)

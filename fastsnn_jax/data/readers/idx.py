@@ -7,7 +7,6 @@ number of dimensions, then each dimension as 32 bits) and the values as bytes.
 import gzip
 import math
 import pathlib
-import struct
 import zlib
 
 import numpy as np
@@ -20,11 +19,9 @@ _PARTS = ('train', 't10k')
 
 def _find(directory, part, kind):
   """The path of a file, or None, and the names that it may have."""
-  names = [
-    f'{part}-{kind}{mark}idx{_MAGIC[kind] & 0xFF}-ubyte{suffix}'
-    for mark in '-.'  # `.idx` instead of `-idx` in some copies
-    for suffix in ('', '.gz')
-  ]
+  name = f'{part}-{kind}-idx{_MAGIC[kind] & 0xFF}-ubyte'
+  dotted = name.replace('-idx', '.idx')  # in some copies
+  names = [name, f'{name}.gz', dotted, f'{dotted}.gz']
   paths = (pathlib.Path(directory) / name for name in names)
   return next((path for path in paths if path.is_file()), None), names
 
@@ -50,9 +47,8 @@ def load(directory):
         f'{file} holds {len(images)} images but {labels_file.name} '
         f'{len(labels)} labels; the two files must come from one set'
       )
-    splits.append(
-      {'image': images[..., None], 'label': labels.astype(np.int32)}
-    )
+    label = labels.astype(np.int32)
+    splits.append({'image': images[..., None], 'label': label})
   last = max(int(split['label'].max(initial=0)) for split in splits)
   return *splits, tuple(map(str, range(last + 1)))
 
@@ -68,7 +64,7 @@ def _read(directory, part, kind):
   data, magic = _bytes(file), _MAGIC[kind]
   numbers = 1 + (magic & 0xFF)
   header = data[: 4 * numbers].ljust(4 * numbers, b'\0')
-  start, *shape = struct.unpack(f'>{numbers}I', header)
+  start, *shape = np.frombuffer(header, '>u4').tolist()
   expected = 4 * numbers + math.prod(shape)
   if len(data) >= 4 and start != magic:
     raise UserError(
@@ -94,5 +90,5 @@ def _bytes(file):
   except (zlib.error, OSError) as error:  # BadGzipFile is an OSError
     raise UserError(
       f'{file} cannot be read, or is a damaged gzip file ({error}); check its '
-      'permissions, or get the file again'
+      'permissions, or get it again'
     ) from error

@@ -45,11 +45,8 @@ def read_boxes(directory, classes=None) -> records.Records:
   other directory: trainval and test, train and test, or train and val.
   Corners are pixels counted from 1, so that a share is (x - 1) / width.
 
-  Args:
-    directory: in that layout, or with VOC2007 (and VOC2012) or VOCdevkit in it.
-    classes: names; if not given, a line each of DIR/classes.txt, or VOC's own
-      for VOCdevkit, or else all names of the training split, sorted. Case does
-      not matter.
+  `classes` are names, in any case; if not given, a line each of DIR/classes.txt,
+  or VOC's own for VOCdevkit, or else all names of the training split, sorted.
   """
   directory = pathlib.Path(directory).expanduser()
   root = _year(directory, 2007)
@@ -91,10 +88,8 @@ def read_masks(directory, classes=None) -> records.Records:
   train and tests on test, where val is for validation; or without a test.txt on
   val.
 
-  Args:
-    directory: in that layout, or with VOC2012 or VOCdevkit in it.
-    classes: names, the first for index 0 and so on, background too if that is a
-      class; if not given, a line each of DIR/classes.txt, or VOC's own.
+  `classes` are names, the first for index 0 and so on, background too if that
+  is a class; if not given, a line each of DIR/classes.txt, or VOC's own.
   """
   root = mask_root(directory)
   lists = _VOC if root.name == 'VOC2012' else _OWN
@@ -180,10 +175,7 @@ def _annotations(path, repairs):
       repairs['unreadable'].append(str(file))
       continue
     said = (_number(tree, f'size/{side}') for side in ('width', 'height'))
-    if any(
-      x not in (0, length) and not math.isnan(x)
-      for x, length in zip(said, size, strict=True)
-    ):
+    if any(x > 0 and x != y for x, y in zip(said, size, strict=True)):
       repairs['said_size'].append(str(picture))
     objects = [
       records.Object(
