@@ -1,7 +1,6 @@
 """Encoded pictures of any kind -> uint8 arrays of one size, on the host.
 
-Pillow decodes. On files such as ImageNet's, simplejpeg and OpenCV were at most
-a seventh faster, which is not worth another dependency.
+Pillow decodes; simplejpeg and OpenCV were at most a seventh faster.
 """
 
 import contextlib
@@ -15,9 +14,9 @@ import PIL.Image
 # area, width over height, and draws before the fallback.
 AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if what is cut out of it is
-# still this many times larger than what is wanted. On 2000 × 1500 pixels that
-# takes 2/3 of the time; the result differs by 0.6 of 255 on average.
+# How many times larger than wanted a JPEG that is decoded at 1/2, 1/4 or 1/8
+# stays. On 2000 × 1500 pixels that takes 2/3 of the time; the result differs by
+# 0.6 of 255 on average.
 _SPARE = 2
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -34,10 +33,9 @@ class NotIndices(Exception):
 def random_box(width: int, height: int, uniform) -> Box:
   """A random part of a picture, for training, in whole pixels.
 
-  Its area is uniform in `AREA`, the logarithm of its aspect uniform in `ASPECT`
-  and its place uniform; a draw that does not fit is drawn again. After
-  `ATTEMPTS` (a very long picture) it is the largest centred part of an allowed
-  aspect. `uniform()` gives 4 numbers in [0, 1).
+  Its area is uniform in `AREA`, the logarithm of its aspect in `ASPECT`, its
+  place uniform; what does not fit is drawn again by `uniform()`, 4 numbers in
+  [0, 1). After `ATTEMPTS` it is the largest centred part of an allowed aspect.
 
   >>> random_box(100, 80, lambda: (0.5, 0.5, 0.0, 0.0))
   (0, 0, 66, 66)
@@ -63,9 +61,6 @@ def centre_box(width: int, height: int, size: int) -> Box:
 
   As if the shorter side were resized to `size * 256 / 224`, rounded, and the
   square of `size` pixels in the centre cut out; in fractions of pixels.
-
-  >>> centre_box(256, 256, 224)
-  (16.0, 16.0, 240.0, 240.0)
   """
   short = round(size * 256 / 224)
 
@@ -78,17 +73,12 @@ def centre_box(width: int, height: int, size: int) -> Box:
   return left, top, right, bottom
 
 
-def resized(encoded: bytes, size: int, box_of) -> np.ndarray:
-  """Decodes a part of a picture and resizes it, anti-aliased and bilinear.
+def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
+  """A part of a picture as uint8 [size, size, 3], anti-aliased and bilinear.
 
-  Grey, palette, CMYK, 16-bit and transparent pictures become RGB (transparency
-  is dropped), smaller ones are enlarged, of animations the first frame counts.
-  Nothing is turned by EXIF data, as in the official training.
-
-  Args:
-    encoded: JPEG, PNG, or what else Pillow reads.
-    size: of the result, uint8 [size, size, 3].
-    box_of: (width, height) -> the part.
+  Pictures of all kinds become RGB (transparency is dropped), smaller ones are
+  enlarged, of animations the first frame counts. Nothing is turned by EXIF
+  data, as in the official training. `box_of` gives the part of (width, height).
   """
 
   def work(image):
@@ -97,33 +87,29 @@ def resized(encoded: bytes, size: int, box_of) -> np.ndarray:
     shrink = 1
     while shrink < 8 and min(sides) >= 2 * shrink * _SPARE * size:
       shrink *= 2
-    before = image.size
+    full = image.size
     if shrink > 1:  # a JPEG's affair; other formats do nothing
       image.draft(None, (image.width // shrink, image.height // shrink))
-    if image.size == before:
+    if image.size == full:
       shrink = 1
     # Resizing with a box is cropping and resizing without the copy between.
+    box = tuple(x / shrink for x in box)
     return _rgb(image).resize(
-      (size, size),
-      PIL.Image.Resampling.BILINEAR,
-      box=tuple(x / shrink for x in box),
+      (size, size), PIL.Image.Resampling.BILINEAR, box=box
     )
 
   return _decoded(encoded, work)
 
 
 def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
-  """Decodes a picture as it is, uint8 [height, width, 1 or 3].
+  """A picture as it is, uint8 [height, width, 3 or 1 if it is grey].
 
-  `channels` is 1 for grey (a coloured one keeps its colours even so), 3 for
-  RGB; None for 1 if the picture is grey, else 3.
+  `channels` of 3 makes a grey one RGB; a coloured one always keeps its colours.
   """
 
   def work(image):
     grey = image.mode in ('1', 'L') or image.mode.startswith('I')
-    if grey and channels != 3:
-      return _rgb(image).getchannel(0)
-    return _rgb(image)
+    return _rgb(image).getchannel(0) if grey and channels != 3 else _rgb(image)
 
   array = _decoded(encoded, work)
   return array if array.ndim == 3 else array[..., None]
@@ -132,8 +118,8 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 def indices(encoded: bytes) -> np.ndarray:
   """The numbers in a PNG with a palette or of 8-bit grey, uint8 [h, w].
 
-  Colours of the palette do not matter. Grey of fewer bits is refused: readers
-  spread it over 0 to 255, so its writer may have meant either number.
+  Grey of fewer bits is refused: readers spread it over 0 to 255, so its writer
+  may have meant either number.
 
   >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
   [[0, 7], [20, 255]]
@@ -154,8 +140,7 @@ def indices(encoded: bytes) -> np.ndarray:
 def index_png(array) -> bytes:
   """A PNG of 8-bit grey with the numbers [height, width], 0 to 255."""
   stream = io.BytesIO()
-  image = PIL.Image.fromarray(np.asarray(array).astype(np.uint8))
-  image.save(stream, 'PNG')
+  PIL.Image.fromarray(np.asarray(array).astype(np.uint8)).save(stream, 'PNG')
   return stream.getvalue()
 
 

@@ -1,13 +1,11 @@
-"""Pictures with boxes or with masks, and what was mended in their annotations.
+"""Pictures with boxes or masks, and what was mended in their annotations.
 
-A reader parses the files of its layout; here the annotations become records
-(and in `squares` arrays). Real annotations are not clean: what can be mended
-is, what cannot is left out, and both are counted.
+Readers parse the files of their layout; here annotations become records. What
+can be mended is, what cannot is left out, and both are counted.
 """
 
 import collections
 import concurrent.futures
-import math
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -45,14 +43,10 @@ _NAMED = 5  # classes in a message
 
 
 class Object(NamedTuple):
-  """An object as it is annotated.
+  """An object as it is annotated; neither case nor spaces of a name matter.
 
-  Attributes:
-    name: of its class; neither case nor spaces around it matter.
-    corners: (x1, y1, x2, y2) in pixels from the picture's corner; NaN where
-      there is no number.
-    difficult, crowd: what it is marked as.
-    area: in pixels, of the object and not of its box; None if not given.
+  `corners` are (x1, y1, x2, y2) in pixels from the picture's corner, NaN where
+  there is no number; `area` is in pixels, of the object and not of its box.
   """
 
   name: str
@@ -66,20 +60,17 @@ class Record(NamedTuple):
   """One picture with the boxes of its n objects, or with a mask.
 
   Attributes:
-    picture: its path, the encoded file as bytes, or a function that gives them.
+    picture: the path of the encoded file, or a function that gives its bytes.
     size: (width, height) in pixels.
-    label: int32 [n], the classes of the objects; or bytes, the classes that
-      pixels of the mask have.
+    label: int32 [n], the objects' classes; or bytes, the classes in the mask.
     boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
-    difficult: bool [n].
-    crowd: bool [n]; a crowd is one box around many objects.
-    area: float32 [n], pixels of the object, which may fill only a part of its
-      box; that of the box where it is not known.
+    difficult, crowd: bool [n]; a crowd is one box around many objects.
+    area: float32 [n], pixels of the object; of its box where not known.
     mask: the path of a PNG of indices, or a function that gives an integer
       array [height, width].
   """
 
-  picture: pathlib.Path | bytes | Callable[[], bytes]
+  picture: pathlib.Path | Callable[[], bytes]
   size: tuple[int, int]
   label: np.ndarray | bytes = b''
   boxes: np.ndarray | None = None
@@ -100,7 +91,7 @@ class Records(NamedTuple):
 
   def parts(self) -> dict[str, list[Record]]:
     """{name of a split: its records}."""
-    parts = {name: getattr(self, name) for name in ('train', 'test')}
+    parts = {'train': self.train, 'test': self.test}
     return parts | ({'validation': self.validation} if self.validation else {})
 
 
@@ -115,29 +106,20 @@ def lines(repairs) -> list[str]:
   >>> lines({'no_mask': ['a.jpg', 'c.jpg']})
   ['2 pictures without a mask left out (first: a.jpg)']
   """
-  return [
-    f'{len(repairs[kind])} {REPAIRS[kind]} (first: {repairs[kind][0]})'
-    for kind in REPAIRS
-    if repairs.get(kind)
-  ]
+  made = [(text, repairs.get(kind)) for kind, text in REPAIRS.items()]
+  return [f'{len(x)} {text} (first: {x[0]})' for text, x in made if x]
 
 
 def notes(records: Records) -> tuple[str, ...]:
-  """What the user should know: the repairs, and classes that no mask has.
-
-  >>> path = pathlib.Path('a.png')
-  >>> record = Record(path, (1, 1), label=bytes([0]), mask=path)
-  >>> notes(Records([record], [record], ('ground', 'object'), {}))
-  ("no training mask has the index of 'object'; 255 means ignored",)
-  """
+  """What the user should know: the repairs, and classes that no mask has."""
   result = lines(records.repairs)
   if any(record.mask for record in records.train):
     shown = set().union(*(record.label for record in records.train))
     absent = [repr(x) for i, x in enumerate(records.classes) if i not in shown]
+    names, more = ', '.join(absent[:_NAMED]), len(absent) - _NAMED
+    if more > 0:
+      names += f' and {more} more classes'
     if absent:
-      names = ', '.join(absent[:_NAMED])
-      if absent[_NAMED:]:
-        names += f' and {len(absent) - _NAMED} more classes'
       result.append(
         f'no training mask has the index of {names}; {IGNORED} means ignored'
       )
@@ -166,74 +148,48 @@ def encoded(picture) -> bytes:
 
 
 def _read(picture):
-  if isinstance(picture, bytes):
-    return picture
   return picture() if callable(picture) else picture.read_bytes()
 
 
-def name_of(picture, number: int = 0) -> str:
-  """What a picture is called in messages."""
-  return f'picture {number}' if isinstance(picture, bytes) else str(picture)
-
-
 def in_threads(function, items) -> list:
-  """The results in order, worked out by a thread for each core.
-
-  Pillow lets go of the interpreter's lock while it decodes and resizes.
-  """
+  """The results in order; Pillow's threads decode side by side."""
   with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
     return list(pool.map(function, items))
 
 
 def class_numbers(classes) -> dict[str, int]:
-  """{name: number}, as `with_boxes` looks names up.
-
-  >>> class_numbers(['Cat', ' dog'])
-  {'cat': 0, 'dog': 1}
-  """
+  """{name: number}, as `with_boxes` looks names up."""
   return {name.strip().lower(): i for i, name in enumerate(classes)}
 
 
 def with_boxes(
   picture, size, objects, numbers, repairs, *, whole=False, short=False
 ) -> Record:
-  """Mends the objects of a picture and counts what was done.
+  """Mends the objects of a picture and counts in `repairs` what was done.
 
-  Corners that are swapped are put right, then divided by the picture's width
-  and height and cut off at 0 and 1. What has no size after that is left out.
+  Swapped corners are put right, then divided by the picture's sides and cut off
+  at 0 and 1. What has no size after that is left out, as is what has no number
+  in `numbers`. With `whole`, fractions of pixels are counted too.
 
-  Args:
-    picture, size: as in `Record`.
-    objects: `Object`s.
-    numbers: `class_numbers`; objects of other classes are left out.
-    repairs: added to.
-    whole: fractions of pixels are a flaw in this layout, and counted.
-    short: boxes end a pixel earlier, as the official code trains on COCO
-      (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
-      alike in y.
+  With `short`, boxes end a pixel earlier, as the official code trains on COCO
+  (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
+  alike in y.
 
   >>> repairs = new_repairs()
   >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
-  >>> with_boxes(b'', (20, 10), objects, {'cat': 0}, repairs).boxes.tolist()
+  >>> with_boxes('a.jpg', (20, 10), objects, {'cat': 0}, repairs).boxes.tolist()
   [[0.25, 0.0, 1.0, 0.5]]
-  >>> list(repairs)
-  ['unknown', 'outside']
   """
 
   def count(repair, which):
     for i in np.flatnonzero(which):
-      repairs[repair].append(f'{name_of(picture)}, object {i + 1}')
+      repairs[repair].append(f'{picture}, object {i + 1}')
 
   if not objects:
-    repairs['bare'].append(name_of(picture))
+    repairs['bare'].append(str(picture))
   table = [
-    (
-      numbers.get(item.name.strip().lower(), -1),
-      *(item.difficult, item.crowd),
-      math.nan if item.area is None else item.area,
-      *item.corners,
-    )
-    for item in objects
+    (numbers.get(name.strip().lower(), -1), *marks, *corners)
+    for name, corners, *marks in objects
   ]
   table = np.array(table, np.float64).reshape(-1, 8)
   known = table[:, 0] >= 0
@@ -271,24 +227,14 @@ def with_boxes(
 def with_masks(paths, classes, repairs) -> list[Record]:
   """Looks at pictures (their headers) and masks (whole), and keeps good ones.
 
-  Args:
-    paths: (name, path of the picture, path of its mask) each; None for what is
-      not there.
-    classes: names; other labels than their indices and 255 are counted.
-    repairs: added to.
-
-  Raises:
-    UserError: a mask that has no indices; it is named.
+  `paths` are (name, picture or None, mask or None); UserError if a mask has no
+  indices.
   """
-  result = []
-  for record, repair, where in in_threads(
-    lambda row: _with_mask(*row, len(classes)), paths
-  ):
+  looked_at = in_threads(lambda row: _with_mask(*row, len(classes)), paths)
+  for _, repair, where in looked_at:
     if repair:
       repairs[repair].append(where)
-    if record:
-      result.append(record)
-  return result
+  return [record for record, *_ in looked_at if record]
 
 
 def _with_mask(name, picture, mask, classes):
@@ -326,37 +272,27 @@ def _indices(path):
 
 
 def labels_in(mask, classes: int) -> bytes:
-  """The classes of a mask's pixels, for `Record.label`.
-
-  >>> list(labels_in(np.array([[2, 0], [2, 255]]), 21))
-  [0, 2]
-  """
+  """The classes of a mask's pixels, for `Record.label`."""
   return bytes(np.flatnonzero(np.bincount(mask.ravel())[:classes]).tolist())
 
 
 def mask_classes(classes) -> tuple[str, ...]:
   """The names as a tuple; UserError if there are none or too many."""
-  classes = tuple(classes)
   if not 1 <= len(classes) <= IGNORED:
     raise UserError(
       f'{len(classes)} classes: masks hold the indices 0 to {IGNORED - 1} and '
       f'{IGNORED} for pixels to be ignored, so give 1 to {IGNORED} names'
     )
-  return classes
+  return tuple(classes)
 
 
 def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
   """(the encoded picture, uint8 [height, width], 255 for what is no class).
 
   None where one of them cannot be read; UserError if a mask has no indices.
-
-  >>> record = Record(b'', (4, 1), mask=lambda: np.array([[0, 2, 9, -1]]))
-  >>> picture_and_mask(record, 3)[1].tolist()
-  [[0, 2, 255, 255]]
   """
-  mask = record.mask
   try:
-    picture = _read(record.picture)
+    picture, mask = _read(record.picture), record.mask
     labels = mask() if callable(mask) else _indices(mask)
   except (OSError, decode.Undecodable):
     return None

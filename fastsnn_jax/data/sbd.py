@@ -8,6 +8,7 @@ VOC2012/ImageSets/Segmentation/trainaug.txt; nothing else is changed.
 """
 
 import argparse
+import io
 import os
 import pathlib
 import sys
@@ -31,94 +32,66 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
   no pixel, and VOC's own, which take the place of SBD's where there are both
   (reference behaviour S5.1). SBD's pictures are all VOC's.
 
-  Args:
-    sbd_directory: with cls/*.mat, train.txt and val.txt, or where the archive
-      was unpacked.
-    voc_directory: VOC2012, or where it is.
-
   Returns:
     (masks written, names in trainaug); UserError if files are missing.
   """
-  source = _source(sbd_directory)
-  root = voc.mask_root(voc_directory)
+  directory = pathlib.Path(sbd_directory).expanduser()
+  folders = [x for x in _BELOW if (directory / x / 'cls').is_dir()]
+  if not folders:
+    raise UserError(
+      f'{directory} has no folder cls, nor {" nor ".join(_BELOW[1:])} with '
+      f'one; give the directory of SBD, with {_LAYOUT}'
+    )
+  source, root = directory / folders[0], voc.mask_root(voc_directory)
   lists = root / voc.MASK_LISTS
   train, val, *others = (
     set(voc.names_in(folder / f'{name}.txt', layout))
     for folder, layout in ((lists, voc.MASK_LAYOUT), (source, _LAYOUT))
     for name in ('train', 'val')
   )
-  trainaug = sorted(train.union(*others) - val)
-  own = sorted((root / _OWN).glob('*.png'))
-  known = {path.stem for path in own}
-  lacking = sorted((train | val) - known)
+  own = {path.stem: path for path in (root / _OWN).glob('*.png')}
+  lacking = sorted((train | val) - own.keys())
   if lacking:
     raise UserError(
       f'{root / _OWN} has no {lacking[0]}.png ({len(lacking)} of the lists are '
       'missing); unpack VOC 2012 anew'
     )
-  new = [name for name in trainaug if name not in known]
+  trainaug = sorted(train.union(*others) - val)
+  masks = {name: source / 'cls' / f'{name}.mat' for name in trainaug} | own
   (root / _MASKS).mkdir(exist_ok=True)
-  for name in new:
-    _write(root, name, _segmentation(source / 'cls' / f'{name}.mat'))
-  for path in own:
-    _write(root, path.stem, _indices(path))
+  for name, path in masks.items():
+    part = root / _MASKS / f'{name}.part'
+    part.write_bytes(decode.index_png(_mask(path)))
+    os.replace(part, part.with_suffix('.png'))  # whole, or not there
   # Last, so that nobody trains on half of the masks.
   names = ''.join(f'{name}\n' for name in trainaug)
   (lists / 'trainaug.txt').write_text(names, encoding='utf-8')
-  return len(new) + len(own), len(trainaug)
+  return len(masks), len(trainaug)
 
 
-def _source(directory):
-  directory = pathlib.Path(directory).expanduser()
-  for below in _BELOW:
-    if (directory / below / 'cls').is_dir():
-      return directory / below
-  raise UserError(
-    f'{directory} has no folder cls, nor {" nor ".join(_BELOW[1:])} with one; '
-    f'give the directory of SBD, with {_LAYOUT}'
-  )
-
-
-def _segmentation(path):
-  """The mask in a file of SBD, which MATLAB 5 wrote."""
+def _mask(path):
+  """The indices in a PNG of VOC, or in a file of SBD, which MATLAB 5 wrote."""
   try:
+    content = path.read_bytes()
+    if path.suffix == '.png':
+      return decode.indices(content)
     import scipy.io
+
+    content = scipy.io.loadmat(io.BytesIO(content), simplify_cells=True)
+    mask = np.asarray(content['GTcls']['Segmentation'])
+    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
+      raise ValueError(f'values of shape {mask.shape}')
+    return mask
   except ImportError as error:
     raise UserError(
       f"SBD's masks are files of MATLAB, which scipy reads ({error}); install "
       "it with: pip install 'fastsnn_jax[segmentation]'"
     ) from error
-  if not path.is_file():
-    raise UserError(
-      f'{path}: no such file, but a list of SBD has its name; download SBD anew'
-    )
-  try:
-    content = scipy.io.loadmat(path, simplify_cells=True)
-    mask = np.asarray(content['GTcls']['Segmentation'])
-    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
-      raise ValueError(f'values of shape {mask.shape}')
   except Exception as error:  # of many kinds, where files are damaged
     raise UserError(
-      f'{path} cannot be read ({type(error).__name__}: {error}); a file of SBD '
-      'has GTcls.Segmentation, so download SBD anew'
+      f'{path} cannot be read ({type(error).__name__}: {error}); it must be a '
+      'PNG of indices or have GTcls.Segmentation, so download its set anew'
     ) from error
-  return mask
-
-
-def _indices(path):
-  try:
-    return decode.indices(path.read_bytes())
-  except (decode.Undecodable, decode.NotIndices) as error:
-    raise UserError(
-      f'{path} is no PNG of indices ({error}); unpack VOC 2012 anew'
-    ) from error
-
-
-def _write(root, name, mask):
-  path = root / _MASKS / f'{name}.png'
-  part = path.with_suffix('.part')
-  part.write_bytes(decode.index_png(mask))
-  os.replace(part, path)  # whole, or not there
 
 
 def main(arguments=None) -> int:

@@ -1,27 +1,18 @@
 """Records as arrays: pictures brought to squares of one size.
 
-Pictures with boxes are squashed, pictures with masks are padded at the bottom
-and on the right, as the official code does (reference behaviour S4).
+Pictures with boxes are squashed, those with masks padded at the bottom and on
+the right, as in the official code (reference behaviour S4).
 """
 
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.records import (
-  IGNORED,
-  encoded,
-  in_threads,
-  name_of,
-  picture_and_mask,
-)
+from fastsnn_jax.data import records as rec
 from fastsnn_jax.errors import UserError
 
 
 def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
-  """Records as arrays, all but the pictures.
-
-  Training leaves difficult objects out; crowds are kept, as the official code
-  keeps them in training too.
+  """The labels of N records as arrays; training leaves difficult objects out.
 
   Returns:
     {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
@@ -51,47 +42,37 @@ def _sizes(records):
 def box_arrays(
   records, size: int, *, difficult: bool = True
 ) -> dict[str, np.ndarray]:
-  """Records as arrays, the pictures squashed to squares of side S = `size`.
+  """`box_labels`, and 'image' uint8 [N, S, S, 3], squashed to S = `size`.
 
-  Returns {'image': uint8 [N, S, S, 3]} and what `box_labels` gives; UserError
-  if a picture cannot be decoded.
+  UserError if a picture cannot be decoded.
   """
   images = np.zeros((len(records), size, size, 3), np.uint8)
 
   def put(i):
     picture = records[i].picture
     try:
-      images[i] = decode.resized(
-        encoded(picture), size, lambda width, height: (0, 0, width, height)
-      )
+      images[i] = decode.resized(rec.encoded(picture), size)
     except decode.Undecodable as error:
       raise UserError(
-        f'{name_of(picture, i)} cannot be decoded ({error}); replace it, or '
-        'take it out of the list of its split'
+        f'{picture} cannot be decoded ({error}); replace '
+        'it, or take it out of the list of its split'
       ) from error
 
-  in_threads(put, range(len(records)))
+  rec.in_threads(put, range(len(records)))
   return {'image': images, **box_labels(records, difficult=difficult)}
 
 
 def mask_arrays(
   records, size: int, fill, *, classes: int, repairs
 ) -> dict[str, np.ndarray]:
-  """Records as arrays: pictures and masks at the top left of squares.
+  """N records as arrays: pictures and masks at the top left of squares.
 
-  Args:
-    records: N of them, of a split.
-    size: side of the squares, S; see `side_for`.
-    fill: 3 numbers in 0..255 to pad pictures with; masks are padded with 255.
-    classes: how many there are.
-    repairs: pictures that turn out to be damaged are left out and added to it.
+  Pictures that turn out to be damaged are left out and counted in `repairs`;
+  UserError if none is left, or one is larger than S = `size`.
 
   Returns:
-    {'image': uint8 [N, S, S, 3], 'label': uint8 [N, S, S], 'size': int32 [N,
-    2], (width, height)}.
-
-  Raises:
-    UserError: a picture larger than S; none that can be read.
+    {'image': uint8 [N, S, S, 3], the rest `fill`; 'label': uint8 [N, S, S], the
+    rest 255; 'size': int32 [N, 2], (width, height)}.
   """
   check_size(records, size)
   count = len(records)
@@ -103,17 +84,17 @@ def mask_arrays(
 
   def put(i):
     try:
-      picture, label = picture_and_mask(records[i], classes) or (b'', None)
+      picture, label = rec.picture_and_mask(records[i], classes) or (b'', None)
       image = decode.whole(picture, 3)
     except decode.Undecodable:
       return False
     if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
       return False  # another file than when it was looked at
     result['image'][i] = padded(image, size, fill)
-    result['label'][i] = padded(label, size, IGNORED)
+    result['label'][i] = padded(label, size, rec.IGNORED)
     return True
 
-  good = np.array(in_threads(put, range(count)), bool)
+  good = np.array(rec.in_threads(put, range(count)), bool)
   if good.all():
     return result
   damaged = [str(records[i].picture) for i in np.flatnonzero(~good)]
@@ -139,20 +120,12 @@ def fitting_size(largest: int, stride: int) -> int:
 
 
 def fill_of(mean) -> tuple[int, ...]:
-  """The colour to pad with, 255 times the mean and rounded, for it is uint8.
-
-  >>> fill_of((0.485, 0.456, 0.406))
-  (124, 116, 104)
-  """
+  """The colour to pad with, 255 times the mean, rounded to uint8."""
   return tuple(round(255 * x) for x in mean)
 
 
 def side_for(records, stride: int, size: int | None = None) -> int:
-  """The side of the squares that these pictures are padded to.
-
-  `size` is what is wanted, None for the least that fits; UserError if it is not
-  1 modulo the network's stride, or less than a picture's.
-  """
+  """The side to pad to: `size`, if it fits, or None for the least that fits."""
   if size is None:
     return fitting_size(max(max(x.size) for x in records), stride)
   check_stride(size, stride)
@@ -164,9 +137,8 @@ def check_stride(size: int, stride: int) -> None:
   """Raises UserError if a side is not 1 modulo the stride."""
   if size < 1 or (size - 1) % stride:
     raise UserError(
-      f'size={size} does not fit the stride of the network, {stride}; a side '
-      'must be 1 more than a multiple of it, such as '
-      f'{fitting_size(max(size, 1), stride)}'
+      f'size={size} does not fit the stride of the network, {stride}; give 1 '
+      f'more than a multiple, such as {fitting_size(max(size, 1), stride)}'
     )
 
 

@@ -13,7 +13,7 @@ from support.coco import write
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import records
-from fastsnn_jax.data.readers import coco, coco_outlines
+from fastsnn_jax.data.readers import coco
 
 SIZE = WIDTH, HEIGHT = 20, 10
 SQUARE = [[2, 1, 8, 1, 8, 6, 2, 6]]
@@ -237,12 +237,12 @@ def test_run_lengths_are_decoded(seed, height, width):
   if seed % 2:
     labels = labels.repeat(9, 0).repeat(9, 1)
   code = run_lengths(labels, text=True)
-  counts = coco_outlines.decode_runs(code['counts'])
+  counts = coco.decode_runs(code['counts'])
   assert counts.tolist() == run_lengths(labels, text=False)['counts']
 
 
 def test_a_run_that_goes_on_for_ever_is_no_run():
   with pytest.raises(ValueError, match='60 bits'):
-    coco_outlines.decode_runs('o' * 10**6 + '0')
-  assert coco_outlines.decode_runs('').tolist() == []
-  assert coco_outlines.parse({'size': [1, 1], 'counts': '你'}) is None
+    coco.decode_runs('o' * 10**6 + '0')
+  assert coco.decode_runs('').tolist() == []
+  assert coco.parse({'size': [1, 1], 'counts': '你'}) is None

@@ -102,17 +102,14 @@ def test_rounding_of_a_border_is_not_outside():
 
 
 def pictures_with_objects(tmp_path):
-  """Pictures of three kinds, six of each, and what they show."""
+  """Paths of pictures and functions that give them, and what they show."""
   images = [smooth(12 + i, 30 - i, seed=i) for i in range(18)]
   files = [encode(image) for image in images]
   pictures = []
   for i, file in enumerate(files):
-    if i % 3 == 0:
-      picture = tmp_path / f'{i}.png'
-      picture.write_bytes(file)
-    else:
-      picture = file if i % 3 == 1 else lambda file=file: file
-    pictures.append(picture)
+    path = tmp_path / f'{i}.png'
+    path.write_bytes(file)
+    pictures.append(path if i % 3 == 0 else lambda file=file: file)
   none = records.new_repairs()
   corners = (0, 0, 5, 5)
   found = (
@@ -130,7 +127,7 @@ def pictures_with_objects(tmp_path):
 
 
 @pytest.mark.parametrize('threads', [1, 5])
-def test_pictures_from_paths_bytes_and_functions_in_order(
+def test_pictures_from_paths_and_functions_in_order(
   tmp_path, threads, monkeypatch
 ):
   monkeypatch.setattr(records, 'cores', lambda: threads)
@@ -185,12 +182,11 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
       return 'the third of test'
 
   for picture, message in (
-    (b'no picture', 'picture 1 cannot be decoded'),
     (Broken(), 'the third of test cannot be decoded'),
     (tmp_path / 'gone.png', 'gone.png cannot be read'),
   ):
     good = records.with_boxes(
-      encode(PIL.Image.new('L', (4, 4))), (4, 4), [], CLASSES, none
+      lambda: encode(PIL.Image.new('L', (4, 4))), (4, 4), [], CLASSES, none
     )
     bad = records.with_boxes(picture, (4, 4), [], CLASSES, none)
     with pytest.raises(fs.UserError, match=message):

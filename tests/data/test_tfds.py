@@ -102,7 +102,7 @@ def test_pictures_are_read_when_asked_for(tmp_path, monkeypatch):
     assert str(train[3].picture) == f'{folder} train[3]'
   images = squares.box_arrays(rows_read, 20)['image']
   from_bytes = [
-    record._replace(picture=values['image'][0])
+    record._replace(picture=lambda file=values['image'][0]: file)
     for record, values in zip(rows_read, rows['train'], strict=True)
   ]
   np.testing.assert_array_equal(

@@ -169,7 +169,9 @@ def test_vocdevkit_and_lists_of_classes(tmp_path):
 
 
 def test_other_layouts_are_refused(tmp_path):
-  with pytest.raises(fs.UserError, match=r'neither VOC2007 nor ImageSets'):
+  with pytest.raises(
+    fs.UserError, match=r'has no ImageSets/Main with trainval'
+  ):
     voc.read_boxes(tmp_path)
   write(tmp_path, {'trainval': {'a': [CAT]}, 'test': {'b': [CAT]}})
   with pytest.raises(fs.UserError, match=r"shows one of the classes \['x'\]"):

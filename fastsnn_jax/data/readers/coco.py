@@ -1,14 +1,19 @@
-"""Pictures with boxes or masks in COCO's layout: a JSON of annotations a split.
+"""COCO's layout: DIR/annotations/instances_SPLIT.json, pictures in DIR/SPLIT/.
 
-DIR/annotations/instances_SPLIT.json and the pictures in DIR/SPLIT/.
+Outlines are painted by pycocotools in place of the official code's OpenCV,
+which cuts coordinates to integers and fills the border too: masks differ by
+pixels at the borders of objects.
 """
 
 import json
 import math
 import pathlib
+from typing import NamedTuple
+
+import numpy as np
 
 from fastsnn_jax.data import decode, records
-from fastsnn_jax.data.readers import coco_outlines, text
+from fastsnn_jax.data.readers import text
 from fastsnn_jax.errors import UserError
 
 # In this order; the first for which there are annotations.
@@ -26,29 +31,20 @@ LAYOUT = (
 )
 CROWDS = ('background', 'ignored')
 _KEYS = ('images', 'annotations', 'categories')
+_FAR = 1e5  # pixels; pycocotools walks along each edge
 
 
 def has_annotations(directory) -> bool:
-  """Whether a directory, or COCO in it, has annotations to train on.
-
-  >>> has_annotations('.')
-  False
-  """
-  directory = pathlib.Path(directory).expanduser()
-  return any(_annotations(x, TRAIN) for x in (directory / 'COCO', directory))
+  """Whether a directory, or COCO in it, has annotations to train on."""
+  return _annotations(_base(directory), TRAIN) is not None
 
 
 def read_boxes(directory, classes=None) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
-  COCO itself: trains on train2017, tests on val2017. Any other directory: the
-  first split of `TRAIN` and the first of `TEST` with annotations in one of the
-  files `ANNOTATIONS`. A picture is looked for in `PICTURES`.
-
-  Crowds and images without objects are kept. Boxes to train on are a pixel
-  shorter than annotated, as the official code has them (reference behaviour
-  D6, D-Q21): x2 = min(W - 1, x1 + max(0, w - 1)); those to test on are as
-  annotated.
+  Splits are the first of `TRAIN` and of `TEST` with annotations. Crowds and
+  images without objects are kept. Boxes to train on are a pixel shorter than
+  annotated, as the official code has them (reference behaviour D6, D-Q21).
 
   Args:
     directory: in that layout, or with COCO in it.
@@ -69,13 +65,7 @@ def read_boxes(directory, classes=None) -> records.Records:
       picture, size, objects, numbers, repairs, short=training
     )
 
-  def names_of(categories):
-    names = {}
-    for _, name in sorted(categories.items()):
-      names.setdefault(name.lower(), name)
-    return names.values()
-
-  return _read(directory, classes, names_of, _without_outline, record)
+  return _read(directory, classes, record)
 
 
 def read_masks(
@@ -83,26 +73,17 @@ def read_masks(
 ) -> records.Records:
   """Reads outlines, which are painted to a mask when it is asked for.
 
-  Labels are 0 for the background and 1 more than the place in the list of
-  categories for what is on it. Of objects that overlap, the later one in the
-  file is on top. Left out are, as in the official code (reference behaviour
-  S5.2), objects marked `ignore`, with a box beside the picture or a side below
-  1, and with no area. Images without objects are kept.
+  Labels are 0 for the background and 1 more than the place in `classes`, or in
+  the training split's list of categories. Later objects are on top. Left out
+  are, as in the official code (reference behaviour S5.2), objects marked
+  `ignore`, with a box beside the picture or a side below 1, and with no area.
 
-  Args:
-    directory: as for `read_boxes`.
-    classes: names, without the background; if not given, those of the training
-      split's categories, in the order of its list. Case does not matter.
-    crowd: what crowds are: 'background', as in the official code; or 'ignored',
-      where no other object is.
-
-  Raises:
-    UserError: another layout, annotations that are not COCO's, a split of which
-      nothing can be read, no pycocotools, another `crowd`.
+  `crowd` is what crowds are: 'background', as in the official code; or
+  'ignored', where no other object is.
   """
   if crowd not in CROWDS:
     raise UserError(f'crowd is {crowd!r}; choose one of {", ".join(CROWDS)}')
-  coco_outlines.pycocotools()
+  _pycocotools()
 
   def record(picture, size, said, items, numbers, repairs, _):
     if said != size:
@@ -120,38 +101,60 @@ def read_masks(
         shapes.append((label, item['segmentation']))
     # Crowds lie below the others.
     shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
-    mask = coco_outlines.Outlines(size, tuple(shapes))
-    return records.Record(picture, size, _labels(mask), mask=mask)
+    mask = Outlines(size, tuple(shapes))
+    labels = {0, *(label for label, _ in shapes)} - {records.IGNORED}
+    shown = bytes(sorted(labels))
+    if shapes and labels == {0}:  # crowds, which may hide all of the background
+      shown = records.labels_in(mask(), records.IGNORED)
+    return records.Record(picture, size, shown, mask=mask)
 
-  background = ('background',)
-  return _read(
-    directory, classes, dict.values, _with_outline, record, background
-  )
+  return _read(directory, classes, record, masks=True)
 
 
-def _read(directory, classes, names_of, hook, record, background=()):
+def _read(directory, classes, record, masks=False):
   """Both splits; `record` makes one of a picture and its annotations."""
-  base, splits = _locate(directory)
-  repairs, parts = records.new_repairs(), []
-  for split, path in splits:
-    data = _load(path, hook)
+  base, repairs, parts = _base(directory), records.new_repairs(), []
+  for purpose, splits in (('train', TRAIN), ('test', TEST)):
+    found = _annotations(base, splits)
+    if found is None:
+      forms = ' or '.join(form.format('SPLIT') for form in ANNOTATIONS)
+      raise UserError(
+        f'{base} has no annotations to {purpose} on, {forms} with SPLIT one of '
+        f'{", ".join(splits)}; arrange it as {LAYOUT}'
+      )
+    split, path = found
+    data = _load(path, masks)
     categories = {
-      _id(item, 'id'): str(item.get('name', item['id'])).strip()
-      for item in data['categories']
-      if 'id' in item
+      x['id']: str(x.get('name', x['id'])).strip()
+      for x in data['categories']
+      if 'id' in x
     }
-    classes = tuple(names_of(categories) if classes is None else classes)
-    shown = (*background, *classes)
-    if background:
+    if classes is None and masks:
+      classes = categories.values()
+    elif classes is None:
+      spelt = {}
+      for _, name in sorted(categories.items()):
+        spelt.setdefault(name.lower(), name)
+      classes = spelt.values()
+    classes = tuple(classes)
+    shown = ('background', *classes) if masks else classes
+    if masks:
       records.mask_classes(shown)
     numbers = records.class_numbers(classes)
     part = [
-      record(*picture, numbers, repairs, not parts)
+      record(*picture, numbers, repairs, purpose == 'train')
       for picture in _pictures(base, split, path, data, categories, repairs)
     ]
-    parts.append([item for item in part if item])
+    parts.append([x for x in part if x])
     records.check(parts[-1], shown, path, LAYOUT, repairs)
   return records.Records(*parts, shown, repairs)
+
+
+def _base(directory):
+  """COCO in a directory, or else the directory."""
+  directory = pathlib.Path(directory).expanduser()
+  inside = directory / 'COCO'
+  return inside if _annotations(inside, TRAIN) else directory
 
 
 def _annotations(base, splits):
@@ -164,26 +167,16 @@ def _annotations(base, splits):
   return None
 
 
-def _locate(directory):
-  """Where the set is, [(split, annotations) of train, the same of test]."""
-  directory = pathlib.Path(directory).expanduser()
-  base = directory / 'COCO'
-  if not _annotations(base, TRAIN):
-    base = directory
-  splits = []
-  for purpose, names in (('train', TRAIN), ('test', TEST)):
-    splits.append(_annotations(base, names))
-    if not splits[-1]:
-      forms = ' or '.join(form.format('SPLIT') for form in ANNOTATIONS)
-      raise UserError(
-        f'{base} has no annotations to {purpose} on, {forms} with SPLIT one of '
-        f'{", ".join(names)}; arrange it as {LAYOUT}'
-      )
-  return base, splits
+def _load(path, masks):
+  """The annotations of a split."""
 
+  def hook(entry):
+    if 'segmentation' in entry:
+      outline = entry.pop('segmentation')  # most of the file
+      if masks:
+        entry['segmentation'] = parse(outline)
+    return entry
 
-def _load(path, hook):
-  """The annotations of a split; `hook` changes each object of the JSON."""
   content = text.read(path)
   try:
     data = json.loads(content, object_hook=hook)
@@ -202,36 +195,23 @@ def _load(path, hook):
   return data
 
 
-def _without_outline(entry):
-  """Outlines are most of the file; they need not pile up."""
-  entry.pop('segmentation', None)
-  return entry
-
-
-def _with_outline(entry):
-  if 'segmentation' in entry:
-    entry['segmentation'] = coco_outlines.parse(entry['segmentation'])
-  return entry
-
-
 def _pictures(base, split, path, data, categories, repairs):
   """Yields (path, size, size as annotated, annotations) of what can be read."""
-  annotations = {_id(entry, 'id'): [] for entry in data['images']}
+  annotations = {entry.get('id'): [] for entry in data['images']}
   for item in data['annotations']:
     item['path'] = path
-    item['name'] = categories.get(_id(item, 'category_id'), '')
-    image = _id(item, 'image_id')
-    if image in annotations:
-      annotations[image].append(item)
+    item['name'] = categories.get(item.get('category_id'), '')
+    if item.get('image_id') in annotations:
+      annotations[item['image_id']].append(item)
     else:
       repairs['stray'].append(_where(item))
   folders = [base / form.format(split) for form in PICTURES]
   for entry in data['images']:
-    name = str(entry.get('file_name', ''))
+    name, number = str(entry.get('file_name', '')), entry.get('id')
     paths = (folder / name for folder in folders)
     picture = next((x for x in paths if x.is_file()), None)
     if picture is None:
-      repairs['gone'].append(name or f'{path}, image {_id(entry, "id")}')
+      repairs['gone'].append(name or f'{path}, image {number}')
       continue
     try:
       width, height = size = decode.size_of(picture)
@@ -239,35 +219,32 @@ def _pictures(base, split, path, data, categories, repairs):
       repairs['unreadable'].append(str(picture))
       continue
     said = entry.get('width') or width, entry.get('height') or height
-    yield picture, size, said, annotations[_id(entry, 'id')]
-
-
-def _id(entry, key):
-  return entry.get(key)
+    yield picture, size, said, annotations[number]
 
 
 def _where(item):
-  return f'{item["path"]}, annotation {_id(item, "id")}'
-
-
-def _object(item):
-  area = item.get('area')
-  x, y, width, height = _box(item) or (math.nan,) * 4
-  return records.Object(
-    item['name'],
-    (x, y, x + width, y + height),
-    crowd=bool(item.get('iscrowd')),
-    area=area if isinstance(area, int | float) else None,
-  )
+  return f'{item["path"]}, annotation {item.get("id")}'
 
 
 def _box(item):
-  """(x, y, width, height), or None where there are no four numbers."""
+  """(x, y, width, height), NaN where there are no four numbers."""
   try:
     x, y, width, height = map(float, item.get('bbox'))
   except (TypeError, ValueError):
-    return None
+    return (math.nan,) * 4
   return x, y, width, height
+
+
+def _area(item):
+  area = item.get('area')
+  return area if isinstance(area, int | float) else None
+
+
+def _object(item):
+  x, y, width, height = _box(item)
+  corners = x, y, x + width, y + height
+  crowd = bool(item.get('iscrowd'))
+  return records.Object(item['name'], corners, crowd=crowd, area=_area(item))
 
 
 def _flaw(item, number, size, crowd):
@@ -279,7 +256,17 @@ def _flaw(item, number, size, crowd):
     return 'unknown'
   if item.get('iscrowd') and crowd == 'background':
     return 'crowd'
-  if _skipped(item, size):
+  area, box = _area(item), _box(item)
+  beside = (
+    min(place + side, length) <= max(place, 0)
+    for place, side, length in zip(box[:2], box[2:], size, strict=True)
+  )
+  if (
+    item.get('ignore')
+    or (area is not None and area <= 0)
+    or min(box[2:]) < 1  # where it is NaN, the outline says where it is
+    or any(beside)
+  ):
     return 'skipped'
   outline = item.get('segmentation')
   if outline is None or (
@@ -289,24 +276,96 @@ def _flaw(item, number, size, crowd):
   return 'crowd_ignored' if item.get('iscrowd') else None
 
 
-def _skipped(item, size):
-  """Whether the official code leaves an annotation out, but for crowds."""
-  area = item.get('area')
-  if item.get('ignore') or (isinstance(area, int | float) and area <= 0):
-    return True
-  box = _box(item)
-  if box is None:
-    return False  # the outline says where it is
-  beside = (
-    min(place + side, length) <= max(place, 0)
-    for place, side, length in zip(box[:2], box[2:], size, strict=True)
-  )
-  return min(box[2:]) < 1 or any(beside)
+class Outlines(NamedTuple):
+  """The mask of a picture, painted at each call: uint8 [height, width].
+
+  `shapes` are (label, what `parse` gives) each, the later over the earlier.
+  """
+
+  size: tuple[int, int]
+  shapes: tuple[tuple[int, list[np.ndarray] | dict], ...]
+
+  def __call__(self) -> np.ndarray:
+    width, height = self.size
+    result = np.zeros((height, width), np.uint8)
+    for label, outline in self.shapes:
+      result[_inside(outline, width, height)] = label
+    return result
 
 
-def _labels(mask):
-  """As `records.labels_in`, but painted only where all may be ignored."""
-  labels = {label for label, _ in mask.shapes}
-  if labels == {records.IGNORED}:
-    return records.labels_in(mask(), records.IGNORED)
-  return bytes(sorted({0, *labels} - {records.IGNORED}))
+def _inside(outline, width, height):
+  """bool [height, width], as pycocotools' `annToMask`."""
+  if isinstance(outline, dict):
+    counts = outline['counts']
+  else:
+    coder = _pycocotools()
+    code = coder.merge(coder.frPyObjects(outline, height, width))
+    counts = decode_runs(code['counts'].decode())
+  runs = np.arange(len(counts)) % 2 == 1
+  return np.repeat(runs, counts).reshape(width, height).T
+
+
+def _pycocotools():
+  try:
+    from pycocotools import mask
+  except ImportError as error:
+    raise UserError(
+      f"masks from COCO's outlines need pycocotools ({error}); install it "
+      "with: pip install 'fastsnn_jax[detection]'"
+    ) from error
+  return mask
+
+
+def parse(value):
+  """An outline as pycocotools may be given it: it trusts numbers blindly.
+
+  A list of polygons (x, y, x, y, …) gives arrays, which take a quarter of the
+  room; {'size': (height, width), 'counts': runs, as a list or in COCO's code}
+  gives one with an array of counts. What is neither gives None.
+  """
+  try:
+    if isinstance(value, dict):
+      return _parse_runs(**value)
+    polygons = [np.array(polygon, np.float64) for polygon in value]
+  except (TypeError, ValueError, OverflowError):
+    return None
+  good = [
+    x
+    for x in polygons
+    if x.ndim == 1 and x.size in range(6, x.size + 1, 2) and abs(x).max() < _FAR
+  ]
+  return good or None
+
+
+def _parse_runs(size, counts, **_):
+  size = tuple(int(side) for side in size)
+  counts = decode_runs(counts) if isinstance(counts, str) else counts
+  counts = np.array(counts, np.int64)
+  if counts.ndim != 1 or (counts < 0).any() or counts.sum() != math.prod(size):
+    return None
+  return {'size': size, 'counts': counts.astype(np.uint32)}
+
+
+def decode_runs(text: str) -> np.ndarray:
+  """COCO's run-length code as an array of runs.
+
+  Six bits a character, from '0' on: five of the number, the low ones first, and
+  one that says whether it goes on. From the fourth number on it is the
+  difference to the last but one. (pycocotools' own decoder makes NumPy 2 warn,
+  which threads cannot silence, and reads beyond runs that are too short.)
+
+  >>> decode_runs('0h0').tolist()
+  [0, 24]
+  """
+  runs, value, place = [], 0, 0
+  for byte in text.encode('latin-1'):
+    bits = byte - 48
+    value |= (bits & 31) << place
+    place += 5
+    if place > 60:
+      raise ValueError('a run of more than 60 bits')
+    if not bits & 32:
+      value -= (bits & 16 > 0) << place
+      runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+      value, place = 0, 0
+  return np.array(runs, np.int64)

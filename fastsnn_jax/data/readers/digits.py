@@ -1,7 +1,6 @@
 """The embedded set: 1,797 real handwritten digits of 8×8 pixels.
 
-`embedded/digits.md` names their source, their licence (CC BY 4.0) and the lines
-that made the file.
+`embedded/digits.md` has their source, licence (CC BY 4.0) and how to make them.
 """
 
 import importlib.resources
@@ -15,11 +14,9 @@ MEAN, STD = (0.305802,), (0.376053,)
 
 
 def load() -> Dataset:
-  """The digits: 1,437 images to train on and 360 to test on.
+  """1,437 images [8, 8, 1] to train on and 360 to test on.
 
-  Returns:
-    A data set of images [N, 8, 8, 1]. The source's values 0 to 16 are stretched
-    to 0..255 and rounded to the nearest integer, which loses nothing.
+  The source's values 0 to 16 are stretched to 0..255, which loses nothing.
   """
   file = importlib.resources.files('fastsnn_jax') / 'data/embedded/digits.npz'
   with file.open('rb') as stream, np.load(stream) as arrays:

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from fastsnn_jax.data import records
 from fastsnn_jax.errors import UserError
 
 SUFFIXES = (
@@ -20,11 +21,8 @@ LAYOUT = 'DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val, validation)'
 class Files:
   """A split: `[i]` is (the encoded picture, {'label': int32}), read when asked.
 
-  Args:
-    folder: of the split.
-    names: paths below it, as bytes: an array of a million `str` is too large
-      to send to every worker process.
-    labels: int32, one for each.
+  `names` are paths below `folder`, as bytes: an array of a million `str` is too
+  large to send to every worker process.
   """
 
   channels = None  # each picture has its own
@@ -36,14 +34,8 @@ class Files:
     return len(self._labels)
 
   def __getitem__(self, index) -> tuple[bytes, dict]:
-    path = pathlib.Path(self.name(index))
-    try:
-      return path.read_bytes(), {'label': self._labels[index]}
-    except OSError as error:
-      raise UserError(
-        f'{path} cannot be read ({error.strerror}); it was there when the run '
-        'began, so bring it back or check its permissions, then go on'
-      ) from error
+    picture = records.encoded(pathlib.Path(self.name(index)))
+    return picture, {'label': self._labels[index]}
 
   def name(self, index) -> str:
     return os.path.join(self._folder, os.fsdecode(bytes(self._names[index])))
@@ -55,52 +47,43 @@ def has_classes(directory) -> bool:
 
 
 def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
-  """Lists the pictures of both splits, in the order of their names.
+  """(train, test, sorted names of train's folders, which are the classes).
 
-  Pictures are the files in or below the folder of a class whose names end as
-  one of `SUFFIXES`; other files, hidden ones and files beside the folders of
-  the classes are left alone.
-
-  Args:
-    directory: where `train` is, and `test`, `val` or `validation`.
-
-  Returns:
-    (train, test, names of the classes): the sorted names of train's folders.
+  Pictures are the files in or below the folder of a class that end as one of
+  `SUFFIXES`, in the order of their names; hidden ones do not count.
 
   Raises:
     UserError: a split is missing, a class has no pictures to train on, or test
       has a class that train has not.
   """
   directory = pathlib.Path(directory)
-  train, tests = directory / 'train', [directory / name for name in _TEST]
+  train = directory / 'train'
+  tests = [x for name in _TEST if _classes(x := directory / name)]
   classes = _classes(train)
-  test = next((folder for folder in tests if _classes(folder)), None)
-  if not classes or test is None:
+  if not classes or not tests:
     what = 'test (nor val or validation)' if classes else 'train'
     raise UserError(
       f'{directory} has no folder {what} with a folder for each class; '
       f'arrange the pictures as {LAYOUT}'
     )
-  unknown = [name for name in _classes(test) if name not in set(classes)]
+  test = tests[0]
+  unknown = sorted(set(_classes(test)) - set(classes))
   if unknown:
     raise UserError(
       f'{test} has the classes {_some(unknown)}, which {train} has not; both '
       'need the same folders, so rename or remove them'
     )
-  files, counts = _list(train, classes)
-  empty = [name for name, n in zip(classes, counts, strict=True) if n == 0]
-  if empty:
-    raise UserError(
-      f'{train} has no pictures of the classes {_some(empty)}; each folder '
-      f'needs at least one file ({" ".join(SUFFIXES)}), so fill or remove them'
-    )
-  held_out, counts = _list(test, classes)
-  if not sum(counts):
-    raise UserError(
-      f'{test} has no pictures ({" ".join(SUFFIXES)}) in the folders of its '
-      f'classes; arrange them as {LAYOUT}'
-    )
-  return files, held_out, tuple(classes)
+  parts = []
+  for folder, needed in ((train, classes), (test, ())):
+    part, counts = _list(folder, classes)
+    empty = [x for x, n in zip(classes, counts, strict=True) if not n]
+    if set(empty) & set(needed) or not sum(counts):
+      raise UserError(
+        f'{folder} has no pictures of the classes {_some(empty)}; each folder '
+        f'needs one or more ({" ".join(SUFFIXES)}), so fill or remove them'
+      )
+    parts.append(part)
+  return *parts, tuple(classes)
 
 
 def _some(names):
@@ -110,11 +93,8 @@ def _some(names):
 
 def _classes(folder):
   """Sorted names of the folders in a folder; none if it is not there."""
-  return sorted(
-    path.name
-    for path in (folder.iterdir() if folder.is_dir() else ())
-    if path.is_dir() and not path.name.startswith('.')
-  )
+  paths = folder.iterdir() if folder.is_dir() else ()
+  return sorted(x.name for x in paths if x.is_dir() and x.name[0] != '.')
 
 
 def _list(folder, classes):
@@ -123,12 +103,9 @@ def _list(folder, classes):
   for name in classes:
     below = []
     for where, folders, files in os.walk(folder / name, followlinks=True):
-      folders[:] = [x for x in folders if not x.startswith('.')]
-      below += [
-        os.path.relpath(os.path.join(where, file), folder)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith('.')
-      ]
+      folders[:] = [x for x in folders if x[0] != '.']
+      files = [x for x in files if x.lower().endswith(SUFFIXES) and x[0] != '.']
+      below += [os.path.relpath(os.path.join(where, x), folder) for x in files]
     names += [os.fsencode(x) for x in sorted(below)]
     counts.append(len(below))
   labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)

@@ -1,4 +1,4 @@
-"""Reads a directory of idx files, the form of MNIST and Fashion-MNIST.
+"""Directories of idx files, the form of MNIST and Fashion-MNIST.
 
 An idx file is a big-endian header (a magic number which tells the type and the
 number of dimensions, then each dimension as 32 bits) and the values as bytes.
@@ -7,7 +7,6 @@ number of dimensions, then each dimension as 32 bits) and the values as bytes.
 import gzip
 import math
 import pathlib
-import struct
 import zlib
 
 import numpy as np
@@ -15,46 +14,37 @@ import numpy as np
 from fastsnn_jax.errors import UserError
 
 _MAGIC = {'images': 0x00000803, 'labels': 0x00000801}  # uint8, 3 or 1 dims
-_PARTS = {'train': 'train', 'test': 't10k'}
+_PARTS = ('train', 't10k')
 
 
 def _find(directory, part, kind):
   """The path of a file, or None, and the names that it may have."""
-  dims = _MAGIC[kind] & 0xFF
-  names = [
-    f'{_PARTS[part]}-{kind}{mark}idx{dims}-ubyte{suffix}'
-    for mark in '-.'  # `.idx` instead of `-idx` in some copies
-    for suffix in ('', '.gz')
-  ]
+  name = f'{part}-{kind}-idx{_MAGIC[kind] & 0xFF}-ubyte'
+  dotted = name.replace('-idx', '.idx')  # in some copies
+  names = [name, f'{name}.gz', dotted, f'{dotted}.gz']
   paths = (pathlib.Path(directory) / name for name in names)
   return next((path for path in paths if path.is_file()), None), names
 
 
 def has_files(directory) -> bool:
   """Whether a directory holds any of the four files, by their names."""
-  return any(
-    _find(directory, part, kind)[0] for part in _PARTS for kind in _MAGIC
-  )
+  return any(_find(directory, x, kind)[0] for x in _PARTS for kind in _MAGIC)
 
 
 def load(directory):
   """Reads `train-images-idx3-ubyte`, its three fellows, or their `.gz` forms.
 
-  Returns:
-    (train, test, classes): the first two {'image': uint8 [N, H, W, 1], 'label':
-    int32 [N]}, classes are '0', '1' and so on to the largest label.
-
-  Raises:
-    UserError: a file is missing, is no idx file of its kind, is cut short or
-      too long, or two files do not fit together.
+  Returns (train, test, classes), the first two {'image': uint8 [N, H, W, 1],
+  'label': int32 [N]}; classes are '0', '1' and so on to the largest label.
   """
   splits = []
   for part in _PARTS:
-    images, image_file = _read(directory, part, 'images')
-    labels, label_file = _read(directory, part, 'labels')
+    (images, file), (labels, labels_file) = (
+      _read(directory, part, kind) for kind in _MAGIC
+    )
     if len(images) != len(labels):
       raise UserError(
-        f'{image_file} holds {len(images)} images but {label_file.name} '
+        f'{file} holds {len(images)} images but {labels_file.name} '
         f'{len(labels)} labels; the two files must come from one set'
       )
     label = labels.astype(np.int32)
@@ -71,28 +61,22 @@ def _read(directory, part, kind):
       f'{directory} holds no file {names[0]} (nor {names[1]}); put all four '
       'idx files there, training and test images and labels'
     )
-  data = _bytes(file)
-  wanted = _MAGIC[kind]
-  dims = wanted & 0xFF
-  header = 4 + 4 * dims
-  if len(data) < header:
+  data, magic = _bytes(file), _MAGIC[kind]
+  numbers = 1 + (magic & 0xFF)
+  header = data[: 4 * numbers].ljust(4 * numbers, b'\0')
+  start, *shape = np.frombuffer(header, '>u4').tolist()
+  expected = 4 * numbers + math.prod(shape)
+  if len(data) >= 4 and start != magic:
     raise UserError(
-      f'{file} holds {len(data)} bytes, expected at least the {header} of an '
-      f'idx header for {kind}; get the file again'
+      f'{file} begins with the magic number 0x{start:08x}, expected '
+      f'0x{magic:08x} for {kind}; it is another kind of file under this name'
     )
-  magic, *shape = struct.unpack(f'>{1 + dims}I', data[:header])
-  if magic != wanted:
-    raise UserError(
-      f'{file} begins with the magic number 0x{magic:08x}, expected '
-      f'0x{wanted:08x} for {kind}; it is another kind of file under this name'
-    )
-  expected = header + math.prod(shape)
   if len(data) != expected:
     raise UserError(
-      f'{file} holds {len(data)} bytes, expected {expected} for '
-      f'{kind} of shape {tuple(shape)}; get the file again'
+      f'{file} holds {len(data)} bytes, expected {expected} for {kind} of '
+      f'shape {tuple(shape)}; get the file again'
     )
-  return np.frombuffer(data, np.uint8, offset=header).reshape(shape), file
+  return np.frombuffer(data, np.uint8, offset=4 * numbers).reshape(shape), file
 
 
 def _bytes(file):
@@ -103,11 +87,8 @@ def _bytes(file):
   except EOFError:
     # Cut short: what there is of it lets the caller state both sizes.
     return zlib.decompressobj(wbits=31).decompress(data)
-  except (zlib.error, gzip.BadGzipFile) as error:
+  except (zlib.error, OSError) as error:  # BadGzipFile is an OSError
     raise UserError(
-      f'{file} is a damaged gzip file ({error}); get the file again'
-    ) from error
-  except OSError as error:
-    raise UserError(
-      f'{file} cannot be read ({error.strerror}); check its permissions'
+      f'{file} cannot be read, or is a damaged gzip file ({error}); check its '
+      'permissions, or get it again'
     ) from error

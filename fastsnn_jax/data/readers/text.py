@@ -6,22 +6,16 @@ from fastsnn_jax.errors import UserError
 
 
 def read(path) -> str:
-  """The content; a byte order mark is dropped.
-
-  Raises:
-    UserError: the file cannot be read, or is not UTF-8.
-  """
+  """The content, without a byte order mark; UserError if it is not UTF-8."""
   try:
     content = path.read_bytes()
+    return content.removeprefix(codecs.BOM_UTF8).decode()
   except OSError as error:
     raise UserError(
       f'{path} cannot be read ({error.strerror}); check its permissions'
     ) from error
-  text = content.removeprefix(codecs.BOM_UTF8)
-  try:
-    return text.decode()
   except UnicodeDecodeError as error:
-    place = error.start + len(content) - len(text)
+    place = error.start + len(content) - len(error.object)
     raise UserError(
       f'{path} is not UTF-8 (byte {place} is 0x{content[place]:02x}); write it '
       'again as UTF-8'
@@ -38,22 +32,14 @@ def lines(path) -> list[str]:
 
 
 def listed(path, layout) -> list[str]:
-  """The lines of a list with something in them.
-
-  Raises:
-    UserError: there is no such file.
-  """
+  """The lines with something in them; UserError if there is no such file."""
   if not path.is_file():
     raise UserError(f'{path}: no such file; the layout is {layout}')
   return [line for line in lines(path) if line]
 
 
 def distinct(names, path) -> tuple[str, ...]:
-  """The names of classes, if no two are the same.
-
-  >>> distinct(['cat', 'dog'], 'classes.txt')
-  ('cat', 'dog')
-  """
+  """The names of classes; UserError if two are the same."""
   for i, name in enumerate(names):
     if name in names[:i]:
       raise UserError(

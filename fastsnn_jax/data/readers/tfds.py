@@ -1,27 +1,20 @@
-"""Reads prepared TFDS data sets without TensorFlow: labels, or boxes.
+"""Prepared TFDS data sets without TensorFlow: images with a class or boxes.
 
-Preparing a set (downloading, encoding) takes TensorFlow once; reading it does
-not. TFDS is imported where it is used: half a second that most runs save.
+Preparing a set takes TensorFlow once, reading it does not. TFDS is imported
+where it is used: half a second that most runs save.
 """
 
 import contextlib
+import dataclasses
 import io
-import logging
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.records import (
-  Object,
-  Records,
-  check,
-  class_numbers,
-  new_repairs,
-  with_boxes,
-)
+from fastsnn_jax.data import records as annotations
 from fastsnn_jax.errors import UserError
 
 _CHUNK = 256  # examples read at a time; more are not faster
@@ -38,18 +31,27 @@ _BOXES = (
 
 def default_directory() -> pathlib.Path:
   """Where TFDS looks: `TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
-  return pathlib.Path(
-    os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  ).expanduser()
+  directory = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return pathlib.Path(directory).expanduser()
 
 
-def find(name, directory) -> pathlib.Path | None:
-  """The newest prepared version of a set, or None.
+def find(name, directory) -> list[pathlib.Path]:
+  """The newest prepared version of a set, of each config that it is made of.
 
   Args:
-    name: of the TFDS data set.
+    name: of the TFDS data set; `voc` is made of two configs.
     directory: a TFDS data_dir, or the folder of the set, or of one version.
   """
+  folders = [
+    _newest(f'{name}/{config}', directory) or _newest(config, directory)
+    for config in _CONFIGS.get(name, ())
+  ]
+  if not any(folders):  # another config, or a set of one's own
+    folders = [_newest(name, directory)]
+  return [folder for folder in folders if folder]
+
+
+def _newest(name, directory):
   directory = pathlib.Path(directory)
   folders = [*directory.glob(f'{name}/*'), *directory.glob(f'{name}/*/*')]
   if directory.resolve().parent.name == name:
@@ -77,177 +79,81 @@ def prepare_command(name, directory) -> str:
 
 
 def load(name, directory=None):
-  """Reads a prepared set of pictures of one size into memory.
-
-  Args:
-    name: of the TFDS data set, such as `cifar10`.
-    directory: see `find`; None for TFDS's own default.
-
-  Returns:
-    (train, test, names of the classes), the first two {'image': uint8 [N, H, W,
-    C], 'label': int32 [N]}, in the order of the files; see `records`.
-
-  Raises:
-    UserError: as `records`, or images of several sizes.
-  """
+  """`records` in memory: {'image': uint8 [N, H, W, C], 'label': int32 [N]}."""
   train, test, classes = records(name, directory or default_directory())
-  with _quiet():
-    return _arrays(train), _arrays(test), classes
+  return _arrays(train), _arrays(test), classes
+
+
+def _arrays(part):
+  images, labels = None, np.zeros(len(part), np.int32)
+  with _reading(*part.origin):
+    for row, example in part.all_examples():
+      image = decode.whole(example['image'], part.channels)
+      if images is None:
+        images = np.zeros((len(part), *image.shape), np.uint8)
+      if image.shape != images.shape[1:]:
+        raise UserError(
+          f'{part.name(row)} has an image of shape {image.shape}, those before '
+          f'have {images.shape[1:]}; a set in memory needs one size, so add '
+          '--data.stream --data.size N (the side that images are brought to)'
+        )
+      images[row], labels[row] = image, example['label']
+  return {'image': images, 'label': labels}
 
 
 def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
-  """Opens a prepared set whose pictures stay encoded, on disk.
+  """(train, test, names of the classes); pictures stay encoded, on disk.
 
-  Args:
-    name, directory: as for `load`.
-
-  Returns:
-    (train, test, names of the classes). Those to test on are the split `test`,
-    or `validation` where there is no `test` or its examples have no labels, as
-    in `imagenet2012`.
+  Those to test on are the split `test`, or `validation` where there is no
+  `test` or its examples have no labels, as in `imagenet2012`.
 
   Raises:
     UserError: the set is not prepared, not in a format of random access, has
       other splits or features than needed, or files that cannot be read.
   """
-  origin = _locate(name, directory), name, directory
-  with _reading(*origin), _quiet():
-    parts, features, test = _open(origin, _with_label, _LABELS)
-    return parts['train'], parts[test], tuple(features['label'].names)
+  origin = _located(name, directory)[-1], name, directory
+  with _reading(*origin):
+    parts, test = _open(origin, boxes=False)
+    classes = parts['train'].features['label'].names
+    return parts['train'], parts[test], tuple(classes)
 
 
-def has_boxes(name, directory) -> bool:
-  """Whether there is a prepared set of this name."""
-  return bool(_folders(name, directory))
-
-
-def read_boxes(name, directory=None, classes=None) -> Records:
+def read_boxes(name, directory=None, classes=None) -> annotations.Records:
   """Reads the annotations of a prepared set; pictures when they are asked for.
 
   `voc` trains on train and validation, of 2012 too where that is prepared, and
-  tests on test of 2007; `coco` is that of 2017. Any other set trains on train.
-  What to test on is test, or validation where test has no objects (as in coco).
+  tests on test of 2007; `coco` is that of 2017. Any other set trains on train
+  and tests on test, or validation where test has no objects (as in coco).
 
   Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
   VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
-
-  Args:
-    name, directory: as for `load`.
-    classes: names; those of the set if not given. Case does not matter.
-
-  Raises:
-    UserError: as `records`; a split without objects.
   """
   directory = pathlib.Path(directory or default_directory()).expanduser()
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
-  repairs = new_repairs()
-  train, test = [], []
-  first = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
-  for folder in _folders(name, directory) or [_locate(first, directory)]:
+  repairs, train, test = annotations.new_repairs(), [], []
+  for folder in _located(name, directory):
     origin = folder, name, directory
-    with _reading(*origin), _quiet():
-      parts, features, held_out = _open(origin, _with_objects, _BOXES, not test)
-      names = features['objects'].feature['label'].names
-      classes = tuple(names if classes is None else classes)
-      numbers = class_numbers(classes)
-      for split, part in parts.items():
-        if split not in (*learnt, held_out):
-          continue
+    with _reading(*origin):
+      parts, held_out = _open(origin, boxes=True, tested=not test)
+      for split in [x for x in parts if x in (*learnt, held_out)]:
+        names = parts[split].features['objects'].feature['label'].names
+        classes = tuple(names if classes is None else classes)
+        numbers = annotations.class_numbers(classes)
         short = kind == 'coco' and split != held_out
-        part = [
-          with_boxes(*item, numbers, repairs, short=short)
-          for item in _pictures(part, names, kind == 'voc', repairs)
+        rows = [
+          annotations.with_boxes(*item, numbers, repairs, short=short)
+          for item in _pictures(parts[split], names, kind == 'voc', repairs)
         ]
-        check(part, classes, f'{folder} {split}', _BOXES, repairs)
-        (test if split == held_out else train).extend(part)
-  return Records(train, test, classes, repairs)
-
-
-class Part:
-  """The examples of a split by number; threads and processes may share it.
-
-  Only the features that are asked for are decoded, and pictures stay encoded: a
-  set may have a mask for each object. TFDS's own `PartialDecoding` needs
-  TensorFlow.
-  """
-
-  def __init__(self, source, features, origin, split):
-    self._source, self._features = source, features
-    self._origin, self._split = origin, split
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index) -> tuple[bytes, dict]:
-    (example,) = self.examples([int(index)])
-    return example['image'], {'label': np.int32(example['label'])}
-
-  @property
-  def channels(self) -> int | None:
-    return self._features['image'].shape[-1]
-
-  def name(self, index) -> str:
-    return f'{self._origin[0]} {self._split}[{index}]'
-
-  def examples(self, rows, decoded=False) -> list[dict]:
-    """Several at once, which takes a fifth of the time."""
-    import tensorflow_datasets as tfds
-
-    decoders = None if decoded else {'image': tfds.decode.SkipDecoding()}
-    with _reading(*self._origin):
-      return [
-        self._features.deserialize_example_np(raw, decoders=decoders)
-        for raw in self._source.__getitems__(rows)
-      ]
-
-  def all_examples(self, decoded=False):
-    """Yields (row, example)."""
-    for start in range(0, len(self), _CHUNK):
-      rows = range(start, min(start + _CHUNK, len(self)))
-      yield from zip(rows, self.examples(rows, decoded), strict=True)
-
-  def annotated(self) -> bool:
-    """Whether some of the first examples have a label."""
-    for row in range(min(_PEEK, len(self))):
-      (example,) = self.examples([row])
-      if np.any(np.asarray(example.get('objects', example)['label']) >= 0):
-        return True
-    return False
-
-
-class Picture(NamedTuple):
-  """A function that gives the encoded picture of an example."""
-
-  part: Part
-  index: int
-
-  def __call__(self) -> bytes:
-    return self.part.examples([self.index])[0]['image']
-
-  def __str__(self) -> str:
-    return self.part.name(self.index)
-
-
-def _arrays(part):
-  """All images and labels of a split, decoded by TFDS."""
-  images, labels = None, np.zeros(len(part), np.int32)
-  for row, example in part.all_examples(decoded=True):
-    image = example['image']
-    if images is None:
-      images = np.zeros((len(part), *image.shape), np.uint8)
-    if image.shape != images.shape[1:]:
-      raise UserError(
-        f'{part.name(row)} has an image of shape {image.shape}, those before '
-        f'have {images.shape[1:]}; a set in memory needs one size, so add '
-        '--data.stream --data.size N (the side that images are brought to)'
-      )
-    images[row], labels[row] = image, example['label']
-  return {'image': images, 'label': labels}
+        where = f'{folder} {split}'
+        annotations.check(rows, classes, where, _BOXES, repairs)
+        (test if split == held_out else train).extend(rows)
+  return annotations.Records(train, test, classes, repairs)
 
 
 def _pictures(part, names, from_one, repairs):
-  """Yields (`Picture`, size, [`Object`, …]) of what can be read."""
+  """Yields (`Picture`, size, [`annotations.Object`, …]) of what can be read."""
+  names = [*names, '']  # which -1 stands for
   for row, example in part.all_examples():
     picture = Picture(part, row)
     try:
@@ -262,124 +168,9 @@ def _pictures(part, names, from_one, repairs):
     marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
     rows = zip(objects['label'], corners, *marks, strict=True)
     annotated = [
-      Object(names[label] if 0 <= label < len(names) else '', *values)
-      for label, *values in rows
+      annotations.Object(names[label], *values) for label, *values in rows
     ]
     yield picture, size, annotated
-
-
-def _folders(name, directory):
-  """Those of the versions that make up the set; voc is two."""
-  folders = [
-    find(f'{name}/{config}', directory) or find(config, directory)
-    for config in _CONFIGS.get(name, ())
-  ]
-  if not any(folders):  # another config, or a set of one's own
-    folders = [find(name, directory)]
-  return [folder for folder in folders if folder]
-
-
-def _locate(name, directory):
-  folder = find(name, directory)
-  if folder is None:
-    raise UserError(
-      f'no prepared TFDS data set {name!r} (nor idx files of it) in '
-      f'{directory}; prepare it once with: {prepare_command(name, directory)}'
-    )
-  return folder
-
-
-def _open(origin, choose, needs, tested=True):
-  """({split: `Part`}, features that are read, name of the split to test on)."""
-  import tensorflow_datasets as tfds
-
-  # `tfds.data_source(name)` is this with the one version that the installed
-  # TFDS knows; from the directory, whatever version was prepared will do.
-  builder = tfds.builder_from_directory(origin[0])
-  features = choose(tfds.features, builder.info.features)
-  if features is None:
-    layout = ' '.join(repr(builder.info.features).split())
-    raise UserError(
-      f'{origin[0]} holds examples of the layout {layout}; '
-      f'{needs}, so choose another set'
-    )
-  features = tfds.features.FeaturesDict(features)
-  splits = builder.info.splits
-  names = ('train', 'validation', 'test')
-  names = [x for x in names if x in splits and splits[x].num_examples]
-  try:
-    sources = builder.as_data_source(
-      names, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-  except NotImplementedError as error:
-    form = builder.info.file_format.value
-    raise UserError(
-      f'{origin[0]} is prepared as {form}, which only TensorFlow reads; '
-      'convert it to array_record, where TensorFlow is installed, with: python '
-      '-m tensorflow_datasets.scripts.convert_format '
-      f'--dataset_version_dir={origin[0]} --out_file_format=array_record'
-    ) from error
-  parts = {
-    name: Part(source, features, origin, name)
-    for name, source in zip(names, sources, strict=True)
-  }
-  tests = [x for x in ('test', 'validation') if tested and x in parts]
-  held_out = next((x for x in tests if parts[x].annotated()), None)
-  learnt = 'train' in parts and (
-    choose is _with_objects or parts['train'].annotated()
-  )
-  if not learnt or (tested and not held_out):
-    raise UserError(
-      f'{origin[0]} has the splits {sorted(splits)}; it needs annotated '
-      'examples in train, and in test or validation, so choose another set'
-    )
-  return parts, features, held_out
-
-
-def _with_label(kinds, features):
-  image, label = _within(kinds, features, 'image', 'label')
-  if _is_image(kinds, image) and isinstance(label, kinds.ClassLabel):
-    return {'image': image, 'label': label}
-  return None
-
-
-def _with_objects(kinds, features):
-  image, objects = _within(kinds, features, 'image', 'objects')
-  each = getattr(objects, 'feature', None)
-  box, label = _within(kinds, each, 'bbox', 'label')
-  if (
-    not _is_image(kinds, image)
-    or not isinstance(objects, kinds.Sequence)
-    or not isinstance(label, kinds.ClassLabel)
-    or not isinstance(box, kinds.BBoxFeature)
-    # Sets from before there were several formats do not name theirs.
-    or getattr(box.bbox_format, 'name', 'REL_YXYX') != 'REL_YXYX'
-  ):
-    return None
-  keys = ('bbox', 'label', *(key for key in _MARKS if key in each))
-  each = kinds.Sequence({key: each[key] for key in keys})
-  return {'image': image, 'objects': each}
-
-
-def _within(kinds, feature, *keys):
-  known = dict(feature) if isinstance(feature, kinds.FeaturesDict) else {}
-  return [known.get(key) for key in keys]
-
-
-def _is_image(kinds, feature):
-  return isinstance(feature, kinds.Image) and feature.np_dtype == np.uint8
-
-
-@contextlib.contextmanager
-def _quiet():
-  """Keeps TFDS's notices, which come through absl, off the terminal."""
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -397,3 +188,146 @@ def _reading(folder, name, directory):
       f'{folder} cannot be read ({reason}); if it is damaged, remove it and '
       f'prepare it anew with: {prepare_command(name, directory)}'
     ) from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+  """The examples of a split by number; threads and processes may share it.
+
+  Only `features` are decoded, and pictures stay encoded: a set may have a mask
+  for each object. TFDS's own `PartialDecoding` needs TensorFlow.
+  """
+
+  source: Any
+  features: Any
+  origin: tuple  # folder, name and directory
+  split: str
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index) -> tuple[bytes, dict]:
+    (example,) = self.examples([int(index)])
+    return example['image'], {'label': np.int32(example['label'])}
+
+  @property
+  def channels(self) -> int | None:
+    return self.features['image'].shape[-1]
+
+  def name(self, index) -> str:
+    return f'{self.origin[0]} {self.split}[{index}]'
+
+  def examples(self, rows) -> list[dict]:
+    """Several at once, which takes a fifth of the time."""
+    from tensorflow_datasets import decode as tfds_decode
+
+    decoders = {'image': tfds_decode.SkipDecoding()}
+    with _reading(*self.origin):
+      return [
+        self.features.deserialize_example_np(raw, decoders=decoders)
+        for raw in self.source.__getitems__(rows)
+      ]
+
+  def all_examples(self):
+    """Yields (row, example)."""
+    for start in range(0, len(self), _CHUNK):
+      rows = range(start, min(start + _CHUNK, len(self)))
+      yield from zip(rows, self.examples(rows), strict=True)
+
+  def annotated(self) -> bool:
+    """Whether some of the first examples have a label."""
+    first = self.examples(range(min(_PEEK, len(self))))
+    labels = [x.get('objects', x)['label'] for x in first]
+    return bool(np.any(np.hstack(labels) >= 0))
+
+
+class Picture(NamedTuple):
+  """A function that gives the encoded picture of an example."""
+
+  part: Part
+  index: int
+
+  def __call__(self) -> bytes:
+    return self.part.examples([self.index])[0]['image']
+
+  def __str__(self) -> str:
+    return self.part.name(self.index)
+
+
+def _located(name, directory):
+  folders = find(name, directory)
+  if not folders:
+    full = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
+    raise UserError(
+      f'no prepared TFDS data set {full!r} (nor idx files of it) in '
+      f'{directory}; prepare it once with: {prepare_command(full, directory)}'
+    )
+  return folders
+
+
+def _open(origin, *, boxes, tested=True):
+  """({split: `Part`}, name of the split to test on)."""
+  import tensorflow_datasets as tfds
+
+  folder = origin[0]
+  # `tfds.data_source(name)` is this with the one version that the installed
+  # TFDS knows; from the directory, whatever version was prepared will do.
+  builder = tfds.builder_from_directory(folder)
+  features = _selected(tfds.features, builder.info.features, boxes)
+  if features is None:
+    layout = ' '.join(repr(builder.info.features).split())
+    raise UserError(
+      f'{folder} holds examples of the layout {layout}; '
+      f'{_BOXES if boxes else _LABELS}, so choose another set'
+    )
+  splits = builder.info.splits
+  names = ('train', 'validation', 'test')
+  names = [x for x in names if x in splits and splits[x].num_examples]
+  try:
+    sources = builder.as_data_source(
+      names, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+  except NotImplementedError as error:
+    raise UserError(
+      f'{folder} is prepared as {builder.info.file_format.value}, which only '
+      'TensorFlow reads; where that is installed, convert it with: python -m '
+      'tensorflow_datasets.scripts.convert_format --out_file_format='
+      f'array_record --dataset_version_dir={folder}'
+    ) from error
+  parts = {
+    name: Part(source, features, origin, name)
+    for name, source in zip(names, sources, strict=True)
+  }
+  tests = [x for x in ('test', 'validation') if tested and x in parts]
+  held_out = next((x for x in tests if parts[x].annotated()), None)
+  learnt = 'train' in parts and (boxes or parts['train'].annotated())
+  if not learnt or (tested and not held_out):
+    raise UserError(
+      f'{folder} has the splits {sorted(splits)}; it needs annotated '
+      'examples in train, and in test or validation, so choose another set'
+    )
+  return parts, held_out
+
+
+def _selected(kinds, features, boxes):
+  """The features that are read, or None if a set has others."""
+  known, key = dict(features), 'objects' if boxes else 'label'
+  image, labels = known.get('image'), known.get(key)
+  label = labels
+  if boxes:
+    each = labels.feature if isinstance(labels, kinds.Sequence) else None
+    each = dict(each) if isinstance(each, kinds.FeaturesDict) else {}
+    box, label = each.get('bbox'), each.get('label')
+    # Sets from before there were several formats do not name theirs.
+    form = getattr(getattr(box, 'bbox_format', None), 'name', 'REL_YXYX')
+    if not isinstance(box, kinds.BBoxFeature) or form != 'REL_YXYX':
+      return None
+    marks = {x: each[x] for x in ('bbox', 'label', *_MARKS) if x in each}
+    labels = kinds.Sequence(marks)
+  if (
+    not isinstance(image, kinds.Image)
+    or image.np_dtype != np.uint8
+    or not isinstance(label, kinds.ClassLabel)
+  ):
+    return None
+  return kinds.FeaturesDict({'image': image, key: labels})

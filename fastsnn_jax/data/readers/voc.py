@@ -1,4 +1,4 @@
-"""Pictures with boxes or masks in VOC's layout: VOCdevkit, or one's own.
+"""VOC's layout, of VOCdevkit or of one's own, with boxes or masks.
 
 DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and
 DIR/ImageSets/Main/SPLIT.txt; for masks DIR/SegmentationClass/NAME.png, a PNG of
@@ -30,6 +30,10 @@ MASK_LAYOUT = (
 MASKS = ('EncodeSegmentationClass', 'SegmentationClass')
 BOX_LISTS = pathlib.PurePath('ImageSets', 'Main')
 MASK_LISTS = pathlib.PurePath('ImageSets', 'Segmentation')
+# Lists to train on, to test on, and for validation: the first that are there.
+_BOXES = (('trainval', 'test'), ('train', 'test'), ('train', 'val'))
+_VOC = (('trainaug', 'val'), ('train', 'val'))
+_OWN = (('train', 'test', 'val'), ('train', 'test'), ('train', 'val'))
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
@@ -41,16 +45,18 @@ def read_boxes(directory, classes=None) -> records.Records:
   other directory: trainval and test, train and test, or train and val.
   Corners are pixels counted from 1, so that a share is (x - 1) / width.
 
-  Args:
-    directory: in that layout, or with VOC2007 (and VOC2012) or VOCdevkit in it.
-    classes: names; if not given, a line each of DIR/classes.txt, or VOC's own
-      for VOCdevkit, or else all names of the training split, sorted. Case does
-      not matter.
-
-  Raises:
-    UserError: another layout, or a split of which nothing can be read.
+  `classes` are names, in any case; if not given, a line each of DIR/classes.txt,
+  or VOC's own for VOCdevkit, or else all names of the training split, sorted.
   """
-  splits, known = _box_lists(pathlib.Path(directory).expanduser())
+  directory = pathlib.Path(directory).expanduser()
+  root = _year(directory, 2007)
+  if root:
+    years = (x / BOX_LISTS for x in (root, root.parent / 'VOC2012'))
+    train = [x / 'trainval.txt' for x in years if x.parents[1].is_dir()]
+    splits, known = (train, [root / BOX_LISTS / 'test.txt']), CLASSES
+  else:
+    splits = [[x] for x in _lists(directory, BOX_LISTS, _BOXES, BOX_LAYOUT)]
+    known = _classes(directory, masks=False)
   repairs = records.new_repairs()
   pictures = [
     [item for path in paths for item in _annotations(path, repairs)]
@@ -60,22 +66,17 @@ def read_boxes(directory, classes=None) -> records.Records:
     names = (item.name for *_, objects in pictures[0] for item in objects)
     spelt = {name.lower(): name for name in names if name}
     classes = known or sorted(spelt.values())
-  numbers = records.class_numbers(classes)
-  parts = [
-    [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
-    for items in pictures
-  ]
-  for part, (path, *_) in zip(parts, splits, strict=True):
-    records.check(part, classes, path, BOX_LAYOUT, repairs)
+  numbers, parts = records.class_numbers(classes), []
+  for items, (path, *_) in zip(pictures, splits, strict=True):
+    parts.append(
+      [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
+    )
+    records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
   return records.Records(*parts, tuple(classes), repairs)
 
 
 def has_masks(directory) -> bool:
-  """Whether a directory, or VOC in it, has lists of pictures with masks.
-
-  >>> has_masks('.')
-  False
-  """
+  """Whether a directory, or VOC in it, has lists of pictures with masks."""
   return (mask_root(directory) / MASK_LISTS / 'train.txt').is_file()
 
 
@@ -87,29 +88,23 @@ def read_masks(directory, classes=None) -> records.Records:
   train and tests on test, where val is for validation; or without a test.txt on
   val.
 
-  Args:
-    directory: in that layout, or with VOC2012 or VOCdevkit in it.
-    classes: names, the first for index 0 and so on, background too if that is a
-      class; if not given, a line each of DIR/classes.txt, or VOC's own.
-
-  Raises:
-    UserError: another layout, no names of the classes, a mask that is no PNG of
-      indices, or a split of which nothing can be read.
+  `classes` are names, the first for index 0 and so on, background too if that
+  is a class; if not given, a line each of DIR/classes.txt, or VOC's own.
   """
   root = mask_root(directory)
-  lists = _mask_lists(root)
-  classes = records.mask_classes(classes or _mask_classes(root))
-  repairs = records.new_repairs()
-  parts = {}
-  for part, name in lists.items():
-    path = root / MASK_LISTS / f'{name}.txt'
+  lists = _VOC if root.name == 'VOC2012' else _OWN
+  lists = _lists(root, MASK_LISTS, lists, MASK_LAYOUT)
+  classes = records.mask_classes(classes or _classes(root, masks=True))
+  repairs, parts = records.new_repairs(), []
+  for path in lists:
     paths = []
     for name in names_in(path):
       masks = (root / folder / f'{name}.png' for folder in MASKS)
       paths.append((_hinted(name), _picture(root, name), _first(masks)))
-    parts[part] = records.with_masks(paths, classes, repairs)
-    records.check(parts[part], classes, path, MASK_LAYOUT, repairs)
-  return records.Records(**parts, classes=classes, repairs=repairs)
+    parts.append(records.with_masks(paths, classes, repairs))
+    records.check(parts[-1], classes, path, MASK_LAYOUT, repairs)
+  train, test, *validation = parts
+  return records.Records(train, test, classes, repairs, *validation)
 
 
 def mask_root(directory) -> pathlib.Path:
@@ -119,11 +114,7 @@ def mask_root(directory) -> pathlib.Path:
 
 
 def names_in(path, layout=MASK_LAYOUT) -> list[str]:
-  """The first word of each line of a list.
-
-  Raises:
-    UserError: there is no such file, or it is not UTF-8.
-  """
+  """The first word of each line of a list."""
   return [line.split()[0] for line in text.listed(path, layout)]
 
 
@@ -133,24 +124,37 @@ def _year(directory, year):
   return next((root for root in roots if root.is_dir()), None)
 
 
-def _box_lists(directory):
-  """((paths of the lists to train on), (… to test on)), classes if known."""
-  root = _year(directory, 2007)
-  if root:
-    years = [root, root.parent / 'VOC2012']
-    train = [x / BOX_LISTS / 'trainval.txt' for x in years if x.is_dir()]
-    return (train, [root / BOX_LISTS / 'test.txt']), CLASSES
-  path = directory / 'classes.txt'
-  names = filter(None, text.lines(path)) if path.is_file() else ()
-  known = text.distinct([*names], path)
-  for splits in (('trainval', 'test'), ('train', 'test'), ('train', 'val')):
-    paths = [directory / BOX_LISTS / f'{split}.txt' for split in splits]
+def _lists(root, folder, choices, layout):
+  """The paths of the first choice of lists that are all there."""
+  for names in choices:
+    paths = [root / folder / f'{name}.txt' for name in names]
     if all(path.is_file() for path in paths):
-      return [[path] for path in paths], known
+      return paths
+  wanted = ', or '.join(' and '.join(f'{x}.txt' for x in y) for y in choices)
   raise UserError(
-    f'{directory} has neither VOC2007 nor ImageSets/Main with trainval.txt and '
-    f'test.txt (or train.txt and val.txt); arrange it as {BOX_LAYOUT}'
+    f'{root} has no {folder} with {wanted}; arrange it as {layout}'
   )
+
+
+def _classes(root, masks):
+  """Names as DIR/classes.txt has them; for masks there must be all of them."""
+  path = root / 'classes.txt'
+  names = text.lines(path) if path.is_file() else []
+  if not masks:
+    names = [name for name in names if name]
+  elif not names and root.name == 'VOC2012':
+    return MASK_CLASSES
+  elif not names:
+    raise UserError(
+      f'{path}: no such file; write the names of the classes there, a line for '
+      'each index, from 0 on'
+    )
+  elif not all(names):
+    raise UserError(
+      f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
+      'the next index 1 and so on, so name that index too'
+    )
+  return text.distinct(names, path)
 
 
 def _annotations(path, repairs):
@@ -159,11 +163,10 @@ def _annotations(path, repairs):
   for line in text.listed(path, BOX_LAYOUT):
     # VOC's own lists of a class have a mark behind the name.
     name = line if _picture(root, line) else line.split()[0]
-    picture = _picture(root, name)
+    file = picture = _picture(root, name)
     if picture is None:
       repairs['gone'].append(_hinted(name))
       continue
-    file = picture
     try:
       size = decode.size_of(picture)
       file = root / 'Annotations' / f'{name}.xml'
@@ -171,11 +174,9 @@ def _annotations(path, repairs):
     except (decode.Undecodable, OSError, ElementTree.ParseError):
       repairs['unreadable'].append(str(file))
       continue
-    for side, length in zip(('width', 'height'), size, strict=True):
-      said = _number(tree, f'size/{side}')
-      if said not in (0, length) and not math.isnan(said):
-        repairs['said_size'].append(str(picture))
-        break
+    said = (_number(tree, f'size/{side}') for side in ('width', 'height'))
+    if any(x > 0 and x != y for x, y in zip(said, size, strict=True)):
+      repairs['said_size'].append(str(picture))
     objects = [
       records.Object(
         (node.findtext('name') or '').strip(),
@@ -193,43 +194,6 @@ def _number(node, path):
     return float(node.findtext(path, 'nan'))
   except ValueError:
     return math.nan
-
-
-def _mask_lists(root):
-  """{part of `records.Records`: name of its list}."""
-  names = ('train', 'trainaug', 'val', 'test')
-  listed = {x for x in names if (root / MASK_LISTS / f'{x}.txt').is_file()}
-  if 'train' in listed and root.name == 'VOC2012':
-    train = 'trainaug' if 'trainaug' in listed else 'train'
-    return {'train': train, 'test': 'val'}
-  if listed >= {'train', 'val', 'test'}:
-    return {'train': 'train', 'test': 'test', 'validation': 'val'}
-  for test in ('test', 'val'):
-    if listed >= {'train', test}:
-      return {'train': 'train', 'test': test}
-  raise UserError(
-    f'{root} has no {MASK_LISTS} with train.txt and with test.txt or val.txt; '
-    f'arrange it as {MASK_LAYOUT}'
-  )
-
-
-def _mask_classes(root):
-  """Names as DIR/classes.txt has them, or VOC's own."""
-  path = root / 'classes.txt'
-  if not path.is_file():
-    if root.name == 'VOC2012':
-      return MASK_CLASSES
-    raise UserError(
-      f'{path}: no such file; write the names of the classes there, a line for '
-      'each index, from 0 on'
-    )
-  names = text.lines(path)
-  if not all(names):
-    raise UserError(
-      f'{path} has an empty line {names.index("") + 1}; the first line is the '
-      'name of index 0, the next of index 1 and so on, so name that index too'
-    )
-  return text.distinct(names, path)
 
 
 def _picture(root, name):

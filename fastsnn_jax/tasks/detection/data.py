@@ -69,7 +69,7 @@ class Squash:
   def __call__(self, record, draws):
     del draws
     encoded, labels = record
-    image = decode.resized(encoded, self.size, lambda w, h: (0, 0, w, h))
+    image = decode.resized(encoded, self.size)
     return {'image': image, **labels}
 
 
@@ -103,7 +103,7 @@ def _read(name, path):
         f'{path} is not a directory; give one with a prepared TFDS data set, '
         f'or with {voc.BOX_LAYOUT}, or with {coco.LAYOUT}'
       )
-  if tfds.has_boxes(name, directory):
+  if tfds.find(name, directory):
     return tfds.read_boxes(name, directory)
   if path is None:
     raise UserError(
