@@ -1,7 +1,9 @@
 """Imports run one way, and a file holds one idea."""
 
 import ast
+import collections
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -22,6 +24,7 @@ ROOMS = [
   'recipes',
   '__init__',
 ]
+LONG = 400  # lines of a file that are worth a second look
 
 
 def imports(path):
@@ -53,12 +56,61 @@ def test_imports_follow_the_list(name):
   assert not taken.intersection(later), f'{name} imports a later room'
 
 
-def test_folders_are_small_and_names_are_told_apart():
-  folders = {}
-  for name in FILES:
-    folders.setdefault(name.rpartition('.')[0], []).append(name)
-  for folder, names in folders.items():
-    assert len(names) <= 12, f'{folder}: {len(names)} modules'
+def test_a_folder_has_at_most_12_modules():
+  folders = collections.Counter(name.rpartition('.')[0] for name in FILES)
+  assert {f: n for f, n in folders.items() if n > 12} == {}
+
+
+def test_a_long_file_is_named():
+  lines = {name: path.read_text().count('\n') for name, path in FILES.items()}
+  for name, count in lines.items():
+    if count > LONG:
+      print(f'{name} has {count} lines, of {LONG} that a file should have')
+
+
+def test_no_two_modules_have_one_name():
+  # Every task has these; __init__ is the folder's own name.
+  shared = {'__init__', 'task', 'data', 'augment'}
+  # The old home of the schema, which config files of before still import.
+  names = collections.Counter(
+    name.split('.')[-1] for name in FILES if name != 'config'
+  )
+  assert {n for n, count in names.items() if count > 1} - shared == set()
+
+
+def test_only_tasks_ask_which_task_it_is():
+  asks = re.compile(r'task [=!]=|task_of\(|\.has_boxes|\.task (not )?in\b')
+  assert [
+    (name, line)
+    for name, path in FILES.items()
+    if not name.startswith('tasks.')
+    for line in path.read_text().splitlines()
+    if asks.search(line)
+  ] == []
+
+
+def test_few_files_ask_how_the_data_are_read():
+  """Tasks, which open them, and the identity of a run.
+
+  A stream's images have the size of `data.size`, so the identity leaves their
+  shape out.
+  """
+  asking = {
+    name
+    for name, path in FILES.items()
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Attribute) and node.attr == 'stream'
+  }
+  assert {name for name in asking if not name.startswith('tasks.')} == {
+    'experiment.workdir'
+  }
+
+
+def test_only_the_experiment_reads_its_config():
+  readers = {
+    name.split('.')[0] for name in importers('fastsnn_jax.experiment.config')
+  }
+  assert readers == {'experiment', 'config', '__init__'}
 
 
 def test_few_files_know_the_large_libraries():

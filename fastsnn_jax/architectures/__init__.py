@@ -125,21 +125,6 @@ def models() -> tuple[str, ...]:
   return tuple(_MODELS)
 
 
-def input_size(model: str) -> int:
-  """`Model.size` by name."""
-  return _MODELS[model].size
-
-
-def task_of(model: str) -> str:
-  """`Model.task` by name."""
-  return _MODELS[model].task
-
-
-def stride_of(model: str) -> int:
-  """`Model.stride` by name."""
-  return _MODELS[model].stride
-
-
 def build(
   model: str, bits: int = 32, classes: int | Sequence[str] = 10, **static
 ) -> Network:

@@ -6,35 +6,44 @@ stay black, which `svg` replaces by the colour of the text around the figure.
 """
 
 import io
+import itertools
 import math
 import re
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 ORANGE, SKY, GREEN, BLUE = '#E69F00', '#56B4E9', '#009E73', '#0072B2'
 VERMILLION, PURPLE, GREY = '#D55E00', '#CC79A7', '#808080'
-_COLOURS = {
-  'unsigned': (VERMILLION, ORANGE, ORANGE),
-  'signed': (BLUE, SKY, PURPLE),
-  'settled': (GREEN, GREEN, GREEN),
+STYLE = {  # matplotlib's settings while a report is drawn
+  **{'axes.grid': True, 'axes.axisbelow': True, 'grid.color': GREY},
+  **{'grid.alpha': 0.25, 'grid.linewidth': 0.6, 'lines.linewidth': 1.4},
+  **{'axes.spines.top': False, 'axes.spines.right': False},
+  **{'axes.titlesize': 10, 'axes.labelsize': 9, 'figure.titlesize': 10},
+  **{'xtick.labelsize': 8, 'ytick.labelsize': 8, 'savefig.dpi': 144},
+  **{'image.cmap': 'gray', 'image.interpolation': 'nearest'},
+  **{'legend.frameon': False, 'legend.fontsize': 9},
 }
-_MARKERS = {'unsigned': 'sDd', 'signed': 'oPX', 'settled': '^v<'}
-_DASHES = {'none': '-', 'sequential': '--', 'parallel': ':'}
-MARK_T = {'color': GREY, 'ls': ':', 'lw': 1.4, 'label': 'T'}
+MARK_T = {'color': GREY, 'ls': ':', 'label': 'T'}
+_LOOKS = {  # of a mode and a tuning: colour, marker, line style
+  ('unsigned', 'none'): (VERMILLION, 's', '-'),
+  ('signed', 'none'): (BLUE, 'o', '-'),
+  ('signed', 'sequential'): (SKY, 'P', '--'),
+  ('signed', 'parallel'): (PURPLE, 'X', ':'),
+  ('settled', 'none'): (GREEN, '^', '-'),
+}
 _MAX_LABELS = 36  # layer names on one axis
 
 
 def svg(figure, name: str) -> str:
   """A figure as an SVG element in the colour of the text around it."""
-  import matplotlib
-
   file = io.StringIO()
   # Ids made from the name: two pages differ only where their numbers do.
-  with matplotlib.rc_context({'svg.hashsalt': name, 'svg.fonttype': 'path'}):
+  with matplotlib.rc_context({'svg.hashsalt': name}):
     nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-    figure.savefig(
-      file, format='svg', dpi=144, transparent=True, metadata=nothing
-    )
+    figure.savefig(file, format='svg', transparent=True, metadata=nothing)
   text = file.getvalue()
   text = text[text.index('<svg') :]
   # Ids like line2d_7 occur in the next figure too, and nothing refers to them.
@@ -44,99 +53,80 @@ def svg(figure, name: str) -> str:
   return text.replace('#000000', 'currentColor')
 
 
-def file_name(kind: str, title: str) -> str:
-  """The name of a figure's file: 'raster' and '2 bits' are 'raster-2-bits'."""
-  return f'{kind}-' + re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
-
-
 def label(row: dict) -> str:
   """The words for a row's mode and tuning."""
   tuned = row.get('tuned') or 'none'
   return row['mode'] if tuned == 'none' else f'{row["mode"]}, {tuned} tuning'
 
 
-def style(row: dict) -> tuple[str, str, str]:
-  """The colour, marker and line style of a row's mode and tuning."""
-  mode, tuned = row['mode'], row.get('tuned') or 'none'
-  if mode not in _COLOURS or tuned not in _DASHES:
-    return GREY, '*', '-.'
-  i = list(_DASHES).index(tuned)
-  return _COLOURS[mode][i], _MARKERS[mode][i], _DASHES[tuned]
+def look(row: dict) -> dict:
+  """The look of a row's line, by its mode and tuning."""
+  key = row['mode'], row.get('tuned') or 'none'
+  colour, marker, dashes = _LOOKS.get(key, (GREY, '*', '-.'))
+  return {'color': colour, 'marker': marker, 'ls': dashes, 'label': label(row)}
 
 
-def fill(row: dict) -> dict:
-  """The colour and label of a row's bars."""
-  return {'color': style(row)[0], 'label': label(row)}
+def panels(lines: dict, columns: dict, height, **share):
+  """A figure and its panels (ax, line, column); (None, []) if it has none.
 
-
-def grid(rows, columns, height, **options):
-  """A figure of rows × columns panels, `height` inches each."""
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(10, height * rows + 0.8), layout='constrained')
-  axes = figure.subplots(rows, columns, squeeze=False, **options)
-  for ax in axes.flat:
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(color=GREY, alpha=0.25, linewidth=0.6)
-    ax.tick_params(labelsize=8, which='both')
-    ax.set_axisbelow(True)
-  return figure, axes
+  Args:
+    lines: key of a line of panels -> name of its y axis, on the left.
+    columns: key of a column -> its title, on top.
+    height: of a panel, in inches.
+    **share: the axes that panels share, as `Figure.subplots` takes them.
+  """
+  if not lines or not columns:
+    return None, []
+  size = 10, height * len(lines) + 0.8
+  figure = Figure(size, layout='constrained')
+  axes = figure.subplots(len(lines), len(columns), squeeze=False, **share)
+  for ax, title in zip(axes[0], columns.values(), strict=True):
+    ax.set_title(title)
+  for ax, name in zip(axes[:, 0], lines.values(), strict=True):
+    ax.set_ylabel(name)
+  keys = itertools.product(lines, columns)
+  return figure, [(ax, *key) for ax, key in zip(axes.flat, keys, strict=True)]
 
 
 def line(ax, x, y, row):
   """Draws a row's line; a long one has markers at some points only."""
-  colour, marker, dashes = style(row)
-  look = {'color': colour, 'marker': marker, 'ms': 4.5, 'lw': 1.4}
-  every = math.ceil(len(y) / _MAX_LABELS)
-  ax.plot(x, y, dashes, markevery=every, label=label(row), **look)
+  ax.plot(x, y, ms=4.5, markevery=math.ceil(len(y) / _MAX_LABELS), **look(row))
 
 
-def image(ax, pixels):
-  """Draws an image [H, W, C], with one channel as grey levels."""
-  pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
-  ax.imshow(pixels, cmap='gray', interpolation='nearest')
-
-
-def bars(ax, series, scale=1.0, first=0):
+def bars(ax, series, first=0, scale=1, hatches=('',)):
   """Draws bars side by side, from (values, look) of each series."""
   width = 0.8 / len(series)
   for i, (values, look) in enumerate(series):
     x = first + np.arange(len(values)) + (i + 0.5) * width - 0.4
-    ax.bar(x, numbers(values, scale), 0.92 * width, **look)
+    face = {'color': look['color'], 'label': look['label']}
+    face |= {'hatch': hatches[i % len(hatches)], 'edgecolor': '#000000'}
+    height = scale * np.array(values, float)
+    ax.bar(x, height, 0.92 * width, linewidth=0, **face)
 
 
 def legend(figure):
   """One legend below all panels, with each label once."""
-  handles = {}
-  for ax in figure.axes:
-    for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
-      handles.setdefault(name, handle)
+  pairs = [ax.get_legend_handles_labels() for ax in figure.axes]
+  handles = {
+    name: handle for pair in pairs for handle, name in zip(*pair, strict=True)
+  }
   columns = math.ceil(len(handles) / math.ceil(len(handles) / 4))
-  look = {'loc': 'outside lower center', 'frameon': False, 'fontsize': 9}
-  figure.legend(handles.values(), handles.keys(), ncols=columns, **look)
-
-
-def numbers(values, scale=1.0):
-  """Floats for plotting; a None leaves a gap."""
-  return scale * np.asarray(values, float)
+  place = {'loc': 'outside lower center', 'ncols': columns}
+  figure.legend(handles.values(), handles.keys(), **place)
 
 
 def count_on(ax, name):
-  """Gives the x axis a name and whole numbers."""
-  from matplotlib.ticker import MaxNLocator
-
+  """Whole numbers on the x axis, and below the lowest panel its name."""
   ax.xaxis.set_major_locator(MaxNLocator('auto', integer=True, min_n_ticks=1))
-  ax.tick_params(axis='x', labelsize=8)
-  ax.set_xlabel(name, fontsize=9)
+  if ax.get_subplotspec().is_last_row():
+    ax.set_xlabel(name)
 
 
-def name_layers(axes, names):
-  """Writes layer names below the panels, fewer where they would overlap."""
+def name_layers(ax, names):
+  """Writes layer names below a panel, fewer where they would overlap."""
   every = math.ceil(len(names) / _MAX_LABELS)
-  for ax in axes.flat:  # in all rows, because grid lines stand at the ticks
-    ax.set_xticks(
-      range(0, len(names), every), names[::every], rotation=90, fontsize=7.5
-    )
-    ax.set_xlim(-0.6, len(names) - 0.4)
-  for ax in axes[-1]:
-    ax.set_xlabel('layer', fontsize=9)
+  where = range(0, len(names), every)
+  ax.set_xticks(where, names[::every], rotation=90, fontsize=7.5)
+  ax.set_xlim(-0.6, len(names) - 0.4)
+  if ax.get_subplotspec().is_last_row():
+    ax.set_xlabel('layer')

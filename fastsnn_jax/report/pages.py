@@ -8,19 +8,14 @@ import json
 import math
 import os
 import pathlib
+import re
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.report import canvas
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
 
 
-def write(
-  directory,
-  results: dict,
-  rasters: dict | None = None,
-  examples: dict | None = None,
-) -> None:
+def write(directory, results: dict, rasters=None, examples=None) -> None:
   """Writes `results.json`, `report.md`, `report.html` and `plots/*.png`.
 
   Args:
@@ -28,19 +23,12 @@ def write(
     results: `model`, `dataset` and `rows` (a dict for each bit width, mode and
       tuning, with at least `bits`, `T`, `steps`, `mode` and `tuned`), and the
       data of other sections. Accuracies are in [0, 1].
-    rasters: name -> `layers`, `spikes` (an int array `[steps, neurons]` for
-      each layer), `image` (uint8 `[H, W, C]`) and `T`.
-    examples: name -> images and answers, see `predictions.draw`.
+    rasters: title -> what `rasters.draw` takes.
+    examples: title -> what `predictions.draw` takes.
 
   Raises:
-    UserError: results without model, dataset or rows; nothing can be written.
+    UserError: nothing can be written there.
   """
-  for key in ('model', 'dataset', 'rows'):
-    if key not in results:
-      raise UserError(
-        f'results without {key!r}: a report needs model, dataset and rows; '
-        'evaluate the network first'
-      )
   directory = pathlib.Path(directory)
   try:
     (directory / 'plots').mkdir(parents=True, exist_ok=True)
@@ -58,15 +46,13 @@ def write(
 
 def _pages(directory, results, raster_data, examples):
   import jinja2
+  import matplotlib
 
-  from fastsnn_jax.report import plots, predictions, rasters
+  from fastsnn_jax.report import canvas, plots, predictions, rasters
 
-  spikes = rasters.draw(raster_data)
-  pictures = predictions.draw(examples, results.get('classes') or ())
-  figures = plots.draw(results) | spikes | pictures
-  for name, figure in figures.items():
-    path = directory / 'plots' / f'{name}.png'
-    figure.savefig(path, dpi=144, facecolor='white')
+  metric, rows = results.get('metric', 'accuracy'), results['rows']
+  classes = results.get('classes') or ()
+  groups = _groups(rows, metric)
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=lambda name: name == 'report.html.jinja',
@@ -74,59 +60,65 @@ def _pages(directory, results, raster_data, examples):
     lstrip_blocks=True,
   )
   environment.filters['percent'] = percent
-  metric = results.get('metric', 'accuracy')
-  groups = _groups(results['rows'], metric)
-  heads, cells = _columns(results['rows'], metric)
-  tables = {
-    'Class by class': _table(groups, 'by_class', results.get('classes')),
-    "COCO's numbers": _table(groups, 'coco', None),
-  }
-  names = {
-    'results': results,
-    'metric': metric,
-    'float': results.get(f'float_{metric}'),
-    'heads': heads,
-    'cells': cells,
-    'groups': groups,
-    'best': [group['best'] for group in groups],
-    'tables': [(title, table) for title, table in tables.items() if table],
-    'figures': figures,
-    'rasters': list(spikes),
-    'pictures': list(pictures),
-    'label': canvas.label,
-    'svg': canvas.svg,
-  }
-  for page in ('report.md', 'report.html'):
-    template = environment.get_template(f'{page}.jinja')
-    _save(directory / page, template.render(names).strip() + '\n')
+  with matplotlib.rc_context(canvas.STYLE):
+    spikes = {
+      _file_name('raster', title): rasters.draw(raster, title)
+      for title, raster in raster_data.items()
+    }
+    pictures = {
+      _file_name('pictures', title): predictions.draw(example, title, classes)
+      for title, example in examples.items()
+    }
+    figures = plots.draw(results) | spikes | pictures
+    for name, figure in figures.items():
+      figure.savefig(directory / 'plots' / f'{name}.png')
+    tables = {
+      'Class by class': _table(groups, 'by_class', classes, canvas.label),
+      "COCO's numbers": _table(groups, 'coco', (), canvas.label),
+    }
+    heads, cells = _columns(rows, metric)
+    for page in ('report.md', 'report.html'):
+      text = environment.get_template(f'{page}.jinja').render(
+        results=results,
+        metric=metric,
+        float=results.get(f'float_{metric}'),
+        heads=heads,
+        cells=cells,
+        groups=groups,
+        best=[group['best'] for group in groups],
+        tables=[(title, table) for title, table in tables.items() if table],
+        figures=figures,
+        rasters=spikes,
+        pictures=pictures,
+        label=canvas.label,
+        svg=canvas.svg,
+      )
+      _save(directory / page, text.strip() + '\n')
 
 
 def _columns(rows, metric):
   """The heads of the columns that have numbers, and row -> its cells."""
   head = metric.capitalize() if metric.islower() else metric  # mAP stays mAP
-  columns = [
-    (head, percent, metric),
-    ('ANN ' + metric, percent, f'ann_{metric}'),
-    ('Agreement', percent, 'agreement'),
-    ('Largest logit difference', number, 'max_logit_difference'),
-    ('Spikes per neuron and step', number, 'mean_firing_rate'),
-    ('Spikes per image', count, 'spikes_per_image'),
-    ('SynOps per image', count, 'synops_per_image'),
-    ('ANN MACs per image', count, 'macs_per_image'),
-    ('SynOps / MACs', number, 'synops_over_macs'),
-    ('All quiet at step', str, 'quiet_step'),
-  ]
+  columns = {
+    metric: (head, percent),
+    f'ann_{metric}': (f'ANN {metric}', percent),
+    'agreement': ('Agreement', percent),
+    'max_logit_difference': ('Largest logit difference', number),
+    'mean_firing_rate': ('Spikes per neuron and step', number),
+    'spikes_per_image': ('Spikes per image', count),
+    'synops_per_image': ('SynOps per image', count),
+    'macs_per_image': ('ANN MACs per image', count),
+    'synops_over_macs': ('SynOps / MACs', number),
+    'quiet_step': ('All quiet at step', str),
+  }
   for row in rows:
     synops, macs = row.get('synops_per_image'), row.get('macs_per_image')
     if synops is not None and macs:
       row['synops_over_macs'] = synops / macs
-  columns = [
-    column
-    for column in columns
-    if any(row.get(column[2]) is not None for row in rows)
-  ]
-  return [head for head, _, _ in columns], lambda row: [
-    _or_dash(write, row.get(key)) for _, write, key in columns
+  filled = {key for row in rows for key in row if row[key] is not None}
+  columns = {key: columns[key] for key in columns if key in filled}
+  return [head for head, _ in columns.values()], lambda row: [
+    _or_dash(write, row.get(key)) for key, (_, write) in columns.items()
   ]
 
 
@@ -151,18 +143,16 @@ def _groups(rows, metric):
   ]
 
 
-def _table(groups, key, heads):
+def _table(groups, key, heads, label):
   """(heads, lines) of the shares that rows have under `key`; None without any.
 
-  They are a dict, or a list whose entries `heads` names; the ANN's key begins
-  with 'ann_'.
+  Shares are a dict, or a list whose entries `heads` names.
   """
   lines = []
   for group in groups:
     rows = [row for row in group['rows'] if row.get(key)]
-    networks = [(canvas.label(row), row[key]) for row in rows]
-    if rows:
-      networks.insert(0, ('quantised ANN', rows[0][f'ann_{key}']))
+    networks = [('quantised ANN', row[f'ann_{key}']) for row in rows[:1]]
+    networks += [(label(row), row[key]) for row in rows]
     for name, shares in networks:
       if isinstance(shares, dict):
         heads, shares = list(shares), shares.values()
@@ -207,6 +197,11 @@ def number(value: float) -> str:
 
 def _or_dash(write, value):
   return '\u2013' if value is None else write(value)
+
+
+def _file_name(kind, title):
+  """'raster-2-bits' for the raster of '2 bits'."""
+  return f'{kind}-' + re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
 
 
 def _plain(results):

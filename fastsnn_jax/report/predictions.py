@@ -1,6 +1,9 @@
 """Test images with the networks' answers: boxes, or maps of classes."""
 
 import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
 from fastsnn_jax.report import canvas
 
@@ -12,72 +15,61 @@ _IGNORED = 255  # the label of pixels that do not count
 _MIN_SCORE = 0.25  # of a box that is drawn
 
 
-def draw(examples: dict, classes) -> dict:
-  """A figure for each entry, by the name of its file.
+def draw(example: dict, title: str, classes):
+  """A line of pictures for each image: boxes, or maps of classes.
 
   Args:
-    examples: title -> 'image' uint8 [n, H, W, C], and 'truth', 'ann' and 'snn'.
-      For boxes these are dicts of 'boxes' [n, K, 4] in shares of the image,
-      'label' or 'classes' [n, K] (-1: none) and 'scores'; for maps they are
-      classes [n, H, W]. With maps there may be 'size' [n, 2], (width, height):
-      the pixels at the top left that are no padding.
+    example: 'image' uint8 [n, H, W, C], and 'truth', 'ann' and 'snn'. For boxes
+      these are dicts of 'boxes' [n, K, 4] in shares of the image, 'label' or
+      'classes' [n, K] (-1: none) and 'scores'; for maps they are classes
+      [n, H, W]. With maps there may be 'size' [n, 2], (width, height): the
+      pixels at the top left that are no padding.
+    title: of the figure.
     classes: the names of the classes.
   """
-  figures = {}
-  for title, example in examples.items():
-    paint = _boxes if isinstance(example['truth'], dict) else _maps
-    name = canvas.file_name('pictures', title)
-    figures[name] = paint(example, title, tuple(classes))
-  return figures
+  paint = _boxes if isinstance(example['truth'], dict) else _maps
+  return paint(example, title, classes)
 
 
 def _panels(rows, title, heads, shape):
-  from matplotlib.figure import Figure
-
   width = 9.6 / len(heads)
-  figure = Figure(
-    (9.6, rows * width * shape[0] / shape[1] + 0.9), layout='constrained'
-  )
+  size = 9.6, rows * width * shape[0] / shape[1] + 0.9
+  figure = Figure(size, layout='constrained')
   axes = figure.subplots(rows, len(heads), squeeze=False)
   for ax in axes.flat:
     ax.set_axis_off()
   for ax, head in zip(axes[0], heads, strict=True):
-    ax.set_title(head, fontsize=10)
-  figure.suptitle(title, fontsize=10)
+    ax.set_title(head)
+  figure.suptitle(title)
   return figure, axes
 
 
 def _boxes(example, title, classes):
   """Truth, quantised ANN and spiking network side by side."""
   images = np.asarray(example['image'])
+  shape = images.shape[1:3]
   heads = 'truth', 'quantised ANN', 'spiking network'
-  figure, axes = _panels(len(images), title, heads, images.shape[1:3])
-  for i, (image, line) in enumerate(zip(images, axes, strict=True)):
+  figure, axes = _panels(len(images), title, heads, shape)
+  for i, line in enumerate(axes):
     for ax, key in zip(line, ('truth', 'ann', 'snn'), strict=True):
-      canvas.image(ax, image)
-      answer = example[key]
-      labels = np.asarray(answer.get('classes', answer.get('label')))[i]
-      for k in np.flatnonzero(labels >= 0):
-        text = classes[labels[k]]
-        if 'scores' in answer:
-          if answer['scores'][i][k] < _MIN_SCORE:
-            continue
-          text += f' {answer["scores"][i][k]:.2f}'
-        _box(
-          ax, np.asarray(answer['boxes'][i][k]), image.shape, labels[k], text
-        )
+      ax.imshow(images[i])
+      answer = {
+        name: np.asarray(part[i]) for name, part in example[key].items()
+      }
+      labels = answer.get('classes', answer.get('label'))
+      scores = answer.get('scores', np.full(len(labels), np.nan))
+      for k in np.flatnonzero((labels >= 0) & ~(scores < _MIN_SCORE)):
+        score = '' if np.isnan(scores[k]) else f' {scores[k]:.2f}'
+        box = answer['boxes'][k] * np.tile(shape[::-1], 2) - 0.5
+        colour = _COLOURS[labels[k] % len(_COLOURS)]
+        _box(ax, box, colour, classes[labels[k]] + score)
   return figure
 
 
-def _box(ax, box, shape, label, text):
-  from matplotlib.colors import to_rgb
-  from matplotlib.patches import Rectangle
-
-  colour = _COLOURS[label % len(_COLOURS)]
-  left, top, right, bottom = box * np.tile(shape[1::-1], 2) - 0.5
-  ax.add_patch(
-    Rectangle((left, top), right - left, bottom - top, ec=colour, fc='none')
-  )
+def _box(ax, box, colour, text):
+  left, top, right, bottom = box
+  size = right - left, bottom - top
+  ax.add_patch(Rectangle((left, top), *size, ec=colour, fc='none'))
   light = np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > 0.6
   look = {'color': 'black' if light else 'white', 'fontsize': 5.5}
   patch = {'fc': colour, 'ec': 'none', 'pad': 0.6}
@@ -86,45 +78,38 @@ def _box(ax, box, shape, label, text):
 
 def _maps(example, title, classes):
   """Image, truth, both networks, and the pixels on which these differ."""
-  from matplotlib.patches import Patch
-
   images = np.asarray(example['image'])
   sizes = np.asarray(example.get('size', [images.shape[2:0:-1]] * len(images)))
   heads = 'image', 'truth', 'quantised ANN', 'spiking network', 'they differ'
   figure, axes = _panels(len(images), title, heads, sizes.max(0)[::-1])
-  colours = _colours(len(classes))
-  drawn = set()
+  colours, drawn = _colours(len(classes)), set()
   for i, ((width, height), line) in enumerate(zip(sizes, axes, strict=True)):
     image, *maps = (
       np.asarray(example[key][i])[:height, :width]
       for key in ('image', 'truth', 'ann', 'snn')
     )
-    canvas.image(line[0], image)
+    line[0].imshow(image)
     for ax, labels in zip(line[1:4], maps, strict=True):
-      ax.imshow(colours[labels], interpolation='nearest')
+      ax.imshow(colours[labels])
       drawn |= set(np.unique(labels).tolist())
     differ = maps[1] != maps[2]
     line[4].imshow(differ, cmap='gray_r', vmin=0, vmax=1)
-    line[4].text(
-      *(0.02, -0.02, f'{100 * differ.mean():.2f} % of the pixels'),
-      transform=line[4].transAxes,
-      va='top',
-      fontsize=7,
-    )
+    text = f'{100 * differ.mean():.2f} % of the pixels'
+    place = {'transform': line[4].transAxes, 'va': 'top'}
+    line[4].text(0.02, -0.02, text, fontsize=7, **place)
   patches = [
     Patch(color=colours[label], label=classes[label])
     for label in sorted(drawn)
     if label < len(classes)
   ]
-  look = {'loc': 'outside lower center', 'frameon': False, 'fontsize': 8}
-  figure.legend(handles=patches, ncols=min(len(patches), 6) or 1, **look)
+  columns = min(len(patches), 6) or 1
+  place = {'loc': 'outside lower center', 'ncols': columns, 'fontsize': 8}
+  figure.legend(handles=patches, **place)
   return figure
 
 
 def _colours(count):
   """A table [256, 3] of RGB in 0..1 in which `count` classes differ."""
-  from matplotlib.colors import to_rgb
-
   # VOC's colour map: bit 3 k + c of a label is bit 7 - k of channel c.
   bits = np.arange(256)[:, None] >> np.arange(9) & 1
   table = bits.reshape(-1, 3, 3).swapaxes(1, 2) @ (128, 64, 32) / 255

@@ -1,6 +1,7 @@
 """Rasters: every spike of some neurons of each layer, for one image."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from fastsnn_jax.report import canvas
 
@@ -8,24 +9,16 @@ _MAX_BANDS = 24  # layers in one figure
 _MAX_NEURONS = 168  # and neurons, one in 2.6 points of height
 
 
-def draw(rasters: dict) -> dict:
-  """A figure for each raster, by the name of its file."""
-  return {
-    canvas.file_name('raster', title): _raster(raster, title)
-    for title, raster in rasters.items()
-  }
+def draw(raster: dict, title: str):
+  """One image and its spikes: a band for each layer, a line for each neuron.
 
-
-def _spread(total, at_most):
-  """Up to `at_most` indices, spread evenly over `total`."""
-  return np.linspace(0, total - 1, min(total, at_most)).round().astype(int)
-
-
-def _raster(raster, title):
-  """One image and its spikes: a band for each layer, a line for each neuron."""
-  from matplotlib.figure import Figure
-
-  chosen = _spread(len(raster['layers']), _MAX_BANDS)
+  Args:
+    raster: `layers` (names), `spikes` (an int array [steps, neurons] for each),
+      `image` (uint8 [H, W, C]) and `T`, the steps with input.
+    title: of the figure.
+  """
+  layers = raster['layers']
+  chosen = _spread(len(layers), _MAX_BANDS)
   most = max(4, _MAX_NEURONS // len(chosen))
   bands = [np.asarray(raster['spikes'][layer]) for layer in chosen]
   bands = [band[:, _spread(band.shape[1], most)] for band in bands]
@@ -36,13 +29,13 @@ def _raster(raster, title):
   width, height = max(1.6, 0.2 * steps), max(2.6, 0.9 + edges[-1] / 28)
   figure = Figure((2.5 + width, height), layout='constrained')
   picture, ax = figure.subplots(1, 2, width_ratios=(1, width))
-  canvas.image(picture, np.asarray(raster['image']))
+  picture.imshow(np.asarray(raster['image']))
   picture.set_axis_off()
   picture.set_anchor('N')
 
-  for i in range(0, len(bands), 2):
+  for low, high in zip(edges[:-1:2], edges[1::2], strict=True):
     shade = {'color': canvas.GREY, 'alpha': 0.14, 'lw': 0}
-    ax.axhspan(edges[i] - 0.5, edges[i + 1] - 0.5, **shade)
+    ax.axhspan(low - 0.5, high - 0.5, **shade)
   for sign, colour, mark, name in (
     (1, canvas.BLUE, '|', 'positive spike'),
     (-1, canvas.VERMILLION, 'x', 'negative spike'),
@@ -51,17 +44,22 @@ def _raster(raster, title):
     ax.plot(step + 1, neuron, mark, color=colour, ms=3.2, mew=1.5, label=name)
   if steps > raster['T']:
     ax.axvline(raster['T'] + 0.5, **(canvas.MARK_T | {'label': 'input ends'}))
-  ax.set_xlim(0.5, steps + 0.5)
-  ax.set_ylim(edges[-1] - 0.5, -0.5)
-  names = [raster['layers'][layer] for layer in chosen]
+  ax.set(xlim=(0.5, steps + 0.5), ylim=(edges[-1] - 0.5, -0.5))
+  ax.set_ylabel('neurons, by layer')
+  names = [layers[layer] for layer in chosen]
   ax.set_yticks((edges[:-1] + edges[1:] - 1) / 2, names, fontsize=7.5)
   ax.tick_params(axis='y', length=0)
-  ax.set_ylabel('neurons, by layer', fontsize=9)
+  ax.grid(visible=False)
   ax.spines[:].set_visible(False)
   canvas.count_on(ax, 'time step')
-  if len(chosen) < len(raster['layers']):
-    title += f'\n{len(chosen)} of {len(raster["layers"])} layers'
-  figure.suptitle(title, fontsize=10)
-  place = {'loc': 'outside lower center', 'ncols': 3, 'frameon': False}
-  figure.legend(fontsize=8, markerscale=2, handlelength=1.2, **place)
+  if len(chosen) < len(layers):
+    title += f'\n{len(chosen)} of {len(layers)} layers'
+  figure.suptitle(title)
+  place = {'loc': 'outside lower center', 'ncols': 3, 'fontsize': 8}
+  figure.legend(markerscale=2, handlelength=1.2, **place)
   return figure
+
+
+def _spread(total, at_most):
+  """Up to `at_most` indices, spread evenly over `total`."""
+  return np.linspace(0, total - 1, min(total, at_most)).round().astype(int)

@@ -11,7 +11,7 @@ from fastsnn_jax.report import predictions
 
 
 def draw(example, classes):
-  return predictions.draw({'2 bits': example}, classes)['pictures-2-bits']
+  return predictions.draw(example, '2 bits', classes)
 
 
 def example_of(sizes, side=13):
