@@ -32,16 +32,15 @@ class Bar:
 
   def __enter__(self):
     if sys.stderr.isatty() and distributed.first():
-      from rich import progress as rich
-      from rich.console import Console
+      from rich import console, progress
 
-      self._bar = rich.Progress(
-        rich.TextColumn('{task.description}'),
-        rich.BarColumn(),
-        rich.TaskProgressColumn(),
-        rich.TextColumn('{task.fields[note]}'),
-        rich.TimeRemainingColumn(),
-        console=Console(stderr=True),
+      self._bar = progress.Progress(
+        '{task.description}',
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        '{task.fields[note]}',
+        progress.TimeRemainingColumn(),
+        console=console.Console(stderr=True),
       )
       self._task = self._bar.add_task(
         self._title, total=self._total, completed=self._done, note=''
@@ -63,9 +62,8 @@ class Bar:
     if now - self._last_line > 30:  # a line now and then, for log files
       self._last_line = now
       rate = (now - self._started) / max(self._done - self._first, 1)
-      left = datetime.timedelta(
-        seconds=round(rate * (self._total - self._done))
-      )
+      seconds = round(rate * (self._total - self._done))
+      left = datetime.timedelta(seconds=seconds)
       share = 100 * self._done / max(self._total, 1)
       say(f'{self._title}: {share:3.0f} %  {note}  {left} left')
 

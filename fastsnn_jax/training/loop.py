@@ -23,7 +23,7 @@ from fastsnn_jax.training.step import keep_best, make_step
 LOOK_SECONDS = 1.0  # between two looks at what the devices have done
 AHEAD = 2  # steps that are sent before the first of them is done
 TOO_LONG = 0.1  # share of the time in which devices may wait for images
-SIDE_STEPS = 10  # between two changes of the images' side
+SIDE_STEPS = 10  # between two sides of images (reference behaviour D3.7)
 
 
 class Session(NamedTuple):
@@ -170,11 +170,11 @@ def run_stage(
 
 def _sides(sides, shuffle):
   """Step -> side of its images, the same on every process; None for one."""
-  seed = shuffle.number if sides else 0
+  if not sides:
+    return lambda step: None
+  seed = shuffle.number
 
-  def side_of(step: int) -> int | None:
-    if not sides:
-      return None
+  def side_of(step: int) -> int:
     drawn = np.random.PCG64([seed, step // SIDE_STEPS]).random_raw()
     return sides[drawn % len(sides)]
 
@@ -208,7 +208,7 @@ class _Saves:
     return self._steps is not None and step - self._last_step >= self._steps
 
   def due(self, step: int) -> bool:
-    """Whether a save is due, by steps or by time."""
+    """The same, or so much time has passed; for all processes."""
     late = time.monotonic() - self._last > self._seconds
     return bool(distributed.agree(late or self.at(step)))
 

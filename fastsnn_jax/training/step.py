@@ -103,13 +103,12 @@ def make_step(
 
 
 def create(variables, optimizer, sums, *, average=False) -> TrainState:
-  """The state before the first step.
+  """The state before the first step, from a copy of the variables.
 
   Args:
-    variables: to start from; they are copied.
-    optimizer: of optax.
+    variables, optimizer: of the network, and of optax.
     sums: zeros like those of the task's `loss`.
-    average: keep a moving average of the variables.
+    average: follow the variables with a moving average.
   """
 
   def copy():
@@ -139,9 +138,8 @@ def train_step(
     state.variables, batch, network=network, task=task, **how
   )
   updates, opt_state = optimizer.update(grads, state.opt_state, params)
-  finite = jnp.isfinite(sums['loss'])
-  for update in jax.tree.leaves(updates):
-    finite &= jnp.all(jnp.isfinite(update))
+  leaves = jax.tree.leaves((sums['loss'], updates))
+  finite = jnp.array([jnp.isfinite(x).all() for x in leaves]).all()
   good = finite | (state.bad_step >= 0)
   variables = {
     'params': optax.apply_updates(params, updates),
@@ -166,11 +164,12 @@ def train_step(
 def keep_best(state: TrainState, score) -> TrainState:
   """Takes the variables as the best ones, where their score is the highest."""
   better = score > state.best_score
-  best = jax.tree.map(
-    lambda new, old: jnp.where(better, new, old), state.judged, state.best
+  best, best_score = jax.tree.map(
+    lambda new, old: jnp.where(better, new, old),
+    (state.judged, score),
+    (state.best, state.best_score),
   )
-  top = jnp.maximum(score, state.best_score)
-  return state._replace(best=best, best_score=top)
+  return state._replace(best=best, best_score=best_score)
 
 
 def graft(fresh, old, *, only: str = ''):
