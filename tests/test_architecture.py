@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support.rooms import ROOMS
 
 import fastsnn_jax
 
@@ -14,14 +15,6 @@ FILES = {
   '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
   for path in sorted(ROOT.rglob('*.py'))
 }
-# A room imports rooms that stand before it. docs/architecture.md draws them.
-ROOMS = [
-  *('version', 'errors', 'distributed', 'nn', 'data', 'report'),
-  *('architectures', 'tasks', 'checkpoint', 'evaluation', 'inference'),
-  *('torch_interop', 'training', 'conversion', 'experiment', 'config'),
-  'recipes',
-  '__init__',
-]
 
 
 def imports(path):
