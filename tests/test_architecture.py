@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.rooms import ROOMS
 
 import fastsnn_jax
 
@@ -16,14 +17,6 @@ FILES = {
   '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
   for path in sorted(ROOT.rglob('*.py'))
 }
-# A room imports rooms that stand before it. docs/architecture.md draws them.
-ROOMS = [
-  *('version', 'errors', 'distributed', 'nn', 'data', 'report'),
-  *('architectures', 'tasks', 'checkpoint', 'evaluation', 'inference'),
-  *('torch_interop', 'training', 'conversion', 'experiment', 'config'),
-  'recipes',
-  '__init__',
-]
 LONG = 400  # lines of a file that are worth a second look
 
 

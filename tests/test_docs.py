@@ -5,7 +5,7 @@ import re
 import runpy
 
 import pytest
-from test_architecture import ROOMS
+from support.rooms import ROOMS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / 'docs'
