@@ -90,7 +90,8 @@ def test_detections_of_little_score_need_not_agree():
   b = {**a, 'boxes': jnp.where(weak[..., None], 0, a['boxes'])}
   assert weak.any(1).all()
   assert Detection(3).agree(a, b, batch(3)) == (3, 3)
-  assert Detection(3).agree(a, b, batch(3)) == (0, 3)
+  loud = ({**x, 'scores': 2 * x['scores']} for x in (a, b))
+  assert Detection(3).agree(*loud, batch(3)) == (0, 3)
   none = jax.tree.map(jnp.zeros_like, a)
   assert Detection(3).agree(none, none, batch(3)) == (3, 3)
   assert Detection(3).agree(a, none, batch(3)) == (0, 3)
