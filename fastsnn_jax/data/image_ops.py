@@ -39,8 +39,7 @@ def normalize(images, mean, std):
 def resize(images, side: int):
   """Square images of another size: bilinear, without smoothing beforehand.
 
-  As the reference resizes batches in multi-scale training (spec/detection.md
-  3.7).
+  As the official code resizes batches in training (reference behaviour D3.7).
 
   >>> resize(jnp.ones((1, 64, 64, 3)), 32).shape
   (1, 32, 32, 3)
@@ -57,7 +56,7 @@ def crop_flip(key, images, *, padding=4, flip=True):
   Every image is padded with black on all sides and a window of its own size is
   cut out at one of (2 padding + 1)² places, each as likely as the other; then
   it is mirrored left to right with probability 1/2. The images differ in their
-  draws. (Spec §4.1; raw images, before `normalize`.)
+  draws. (Reference behaviour C4.1; raw images, before `normalize`.)
 
   Args:
     key: A JAX random key.

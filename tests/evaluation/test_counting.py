@@ -138,9 +138,6 @@ def test_connections_are_counted_by_one_program(caplog):
   )
   with jax.log_compiles():
     counting.connections(network, variables, shape)
-  compiled = [
-    record.args[0]
-    for record in caplog.records
-    if 'Finished XLA compilation' in record.msg
-  ]
+  lines = [record.getMessage() for record in caplog.records]
+  compiled = [x for x in lines if 'Finished XLA compilation' in x]
   assert len(compiled) == 1, compiled

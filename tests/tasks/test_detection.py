@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import fastsnn_jax as fs
 from fastsnn_jax.tasks.detection import task as detection
 from fastsnn_jax.tasks.detection.average_precision import voc
+from fastsnn_jax.tasks.detection.task import Detection
 
 ANCHORS = ((1.0, 1.0), (2.0, 1.5))
 
@@ -78,21 +79,23 @@ def test_agreement_by_numpy(seed, noise):
   if noise == 0:
     assert all(expected)
   for real in (1, 3):
-    found = detection.agree(a, b, batch(3, real))
+    found = Detection(3).agree(a, b, batch(3, real))
     assert found == (sum(expected[:real]), real)
 
 
 def test_detections_of_little_score_need_not_agree():
   a = predict(outputs(0))
-  weak = a['scores'] < 0.5
+  a = {**a, 'scores': a['scores'] / 2}
+  weak = a['scores'] < 0.25
   b = {**a, 'boxes': jnp.where(weak[..., None], 0, a['boxes'])}
   assert weak.any(1).all()
-  assert detection.agree(a, b, batch(3), shown=0.5) == (3, 3)
-  assert detection.agree(a, b, batch(3)) == (0, 3)
+  assert Detection(3).agree(a, b, batch(3)) == (3, 3)
+  loud = ({**x, 'scores': 2 * x['scores']} for x in (a, b))
+  assert Detection(3).agree(*loud, batch(3)) == (0, 3)
   none = jax.tree.map(jnp.zeros_like, a)
-  assert detection.agree(none, none, batch(3)) == (3, 3)
-  assert detection.agree(a, none, batch(3)) == (0, 3)
-  assert detection.agree(none, a, batch(3)) == (0, 3)
+  assert Detection(3).agree(none, none, batch(3)) == (3, 3)
+  assert Detection(3).agree(a, none, batch(3)) == (0, 3)
+  assert Detection(3).agree(none, a, batch(3)) == (0, 3)
 
 
 def test_summary_of_rows_and_of_losses():
@@ -103,9 +106,9 @@ def test_summary_of_rows_and_of_losses():
   }
   crowd = np.zeros((3, 2), bool)
   batch = {**truth, 'crowd': crowd, 'mask': np.ones(3), 'image': 0}
-  kept = {'found': found, 'truth': detection.truth(batch)}
+  kept = {'found': found, 'truth': Detection(3).truth(batch)}
   assert set(kept['truth']) == {'boxes', 'label', 'crowd'}
-  summary = detection.summarize({}, kept, classes=3)
+  summary = Detection(3).summarize({}, kept)
   expected = voc(found, truth, 3)
   assert summary == {
     'mAP50': expected['mean_area'],
@@ -113,7 +116,7 @@ def test_summary_of_rows_and_of_losses():
   }
   assert summary['mAP50'] > 0.5  # each object is among the best two
   sums = {'loss': 8.0, 'box_loss': 2.0, 'count': 4.0}
-  losses = detection.summarize(sums, classes=3)
+  losses = Detection(3).summarize(sums)
   assert losses == {'loss': 2.0, 'box_loss': 0.5}
 
 
@@ -252,6 +255,6 @@ def test_a_detector_learns_a_square():
   for this in (network, fs.to_spiking(network, 'settled')):
     output, _ = jax.jit(this.apply)(variables, image)
     found.append(detection.predict(output, anchors=network.anchors))
-    kept = {'found': found[-1], 'truth': detection.truth(data)}
-    assert detection.summarize({}, kept, classes=2)['mAP50'] == 1
-  assert detection.agree(*found, data) == (1, 1)
+    kept = {'found': found[-1], 'truth': Detection(3).truth(data)}
+    assert Detection(2).summarize({}, kept)['mAP50'] == 1
+  assert Detection(3).agree(*found, data) == (1, 1)

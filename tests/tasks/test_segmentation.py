@@ -1,7 +1,6 @@
 """The task of segmentation: loss, confusion matrix, agreement, class maps."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AxisType
 from support import golden
 
 import fastsnn_jax as fs
-from fastsnn_jax import distributed as devices
-from fastsnn_jax import tasks
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.evaluation import evaluate as evaluation
 from fastsnn_jax.tasks.segmentation import task as segmentation
-from fastsnn_jax.training.optimizer import Recipe
+from fastsnn_jax.tasks.segmentation.task import Segmentation
+from fastsnn_jax.training.optimizer import learning_rate
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -39,7 +35,7 @@ def test_the_loss_is_the_official_one_and_so_is_its_gradient():
   batch = {'label': data['ce/mask'], 'mask': np.ones(len(logits))}
 
   def loss(logits):
-    return segmentation.loss(logits, batch, factor=1)
+    return Segmentation(logits.shape[-1]).loss(logits, batch)
 
   (found, sums), grad = jax.value_and_grad(loss, has_aux=True)(logits)
   np.testing.assert_allclose(found, data['ce/loss'], rtol=1e-6)
@@ -55,7 +51,7 @@ def test_balanced_classes_weigh_in_the_loss(power):
   batch['label'][batch['label'] == 3] = 1  # a class that nobody has
   weights = segmentation.balanced(batch['label'], 4, power)
   logits = random.normal(size=(2, 9, 9, 4)).astype(np.float32)
-  found, sums = segmentation.loss(logits, batch, factor=1, weights=weights)
+  found, sums = Segmentation(4, weights=weights).loss(logits, batch)
   known = batch['label'] < 4
   label = batch['label'][known]
   share = np.bincount(label, minlength=4) / len(label)
@@ -69,7 +65,7 @@ def test_balanced_classes_weigh_in_the_loss(power):
   assert float(sums['pixels']) == len(label)
   assert float(sums['count']) == pytest.approx(len(label), rel=1e-3)
   correct = np.sum(np.argmax(logits[known], -1) == label)
-  assert segmentation.summarize(sums)['pixel_accuracy'] == pytest.approx(
+  assert Segmentation(4).summarize(sums)['pixel_accuracy'] == pytest.approx(
     correct / len(label)
   )
   share_of_loss = np.bincount(label, np.array(weights)[label])
@@ -81,8 +77,8 @@ def test_the_metric_is_the_official_one():
   data = golden.load('seg_misc.npz')
   classes = len(data['miou/IoUs'])
   batch = {'label': data['miou/target'], 'mask': np.ones(4)}
-  sums = segmentation.measure(data['miou/pred'], batch, classes=classes)
-  found = segmentation.summarize(sums)
+  sums = Segmentation(classes).measure(data['miou/pred'], batch)
+  found = Segmentation(4).summarize(sums)
   np.testing.assert_allclose(
     segmentation.intersection_over_union(np.float64(sums['confusion'])),
     data['miou/IoUs'],
@@ -93,23 +89,25 @@ def test_the_metric_is_the_official_one():
 
 def test_the_poly_schedule_is_the_official_one():
   data = golden.load('seg_misc.npz')
-  recipe = Recipe(
-    steps=35, epoch_steps=7, batch=1, learning_rate=0.007, schedule='poly'
-  )
-  rate = jax.vmap(recipe.schedule_of_rate())(jnp.arange(35))
+  stage = fs.Stage(32, epochs=5, learning_rate=0.007, schedule='poly')
+  config = fs.Experiment('small_deeplab')
+  rate = jax.vmap(learning_rate(config, stage, 7))(jnp.arange(35))
   np.testing.assert_allclose(rate, data['poly/lr'], rtol=1e-5)
-  long = Recipe(16500, 330, 32, 0.007, 'poly').schedule_of_rate()
+  stage = dataclasses.replace(stage, epochs=50)
+  long = learning_rate(config, stage, 330)
   for step, value in ((330, 0.0068739), (8250, 0.0037512), (16499, 1.12e-6)):
     assert float(long(step)) == pytest.approx(value, rel=1e-3)
 
 
 def test_a_class_that_never_occurs_counts_as_nothing_in_the_reference():
   confusion = np.array([[10, 5, 0], [0, 5, 0], [0, 0, 0]])
-  found = segmentation.summarize({'confusion': confusion})
+  found = Segmentation(4).summarize({'confusion': confusion})
   assert found['mIoU'] == pytest.approx((2 / 3 + 1 / 2) / 3)
   assert found['mIoU_present'] == pytest.approx((2 / 3 + 1 / 2) / 2)
   assert found['pixel_accuracy'] == 0.75
-  assert segmentation.details({'confusion': confusion})['by_class'][2] is None
+  assert (
+    Segmentation(4).details({'confusion': confusion})['by_class'][2] is None
+  )
 
 
 @given(seed=SEEDS, real=st.integers(1, 3))
@@ -123,7 +121,7 @@ def test_the_confusion_matrix_by_numpy(seed, real):
     ):
       if truth != 255:
         wanted[truth, found] += 1
-  found = segmentation.measure(predictions, batch, classes=4)['confusion']
+  found = Segmentation(4).measure(predictions, batch)['confusion']
   np.testing.assert_array_equal(found, wanted)
 
 
@@ -139,7 +137,7 @@ def test_agreement_is_the_share_of_the_pixels_of_the_image(seed):
     width, height = batch['size'][row]
     same = (predictions == others)[row, :height, :width]
     wanted += same.sum(), same.size
-  assert segmentation.agree(predictions, others, batch) == tuple(wanted)
+  assert Segmentation(4).agree(predictions, others, batch) == tuple(wanted)
 
 
 @pytest.fixture(scope='module')
@@ -159,7 +157,7 @@ def test_segment_pads_and_cuts_back(segmenter):
   padded = np.full((1, 13, 17, 3), 127.5, np.float32)
   padded[0, :12, :15] = image
   output, _ = network.apply(variables, (padded / 255 - 0.5) / 0.25)
-  whole = segmentation.predict(output, factor=4)
+  whole = Segmentation(4, stride=4).predict(output)
   np.testing.assert_array_equal(found, whole[0, :12, :15])
   several = fs.segment(network, variables, [image, image[:9, :9]])
   assert [x.shape for x in several] == [(12, 15), (9, 9)]
@@ -191,25 +189,26 @@ def test_segment_answers_what_was_judged_where_the_square_holds_it(segmenter):
 
 def test_parts_and_devices_give_the_same_confusion_matrix(segmenter):
   network, variables = segmenter
-  task = tasks.for_network(network)
   random = np.random.default_rng(1)
   labels, _ = drawn(2, rows=11, side=17)
   data = {
     'image': random.integers(0, 256, (11, 17, 17, 3), np.uint8),
     'label': labels['label'],
   }
-  kept = []
+  confusions = []
 
-  def summarize(sums, rows):
-    kept.append(sums['confusion'])
-    return segmentation.summarize(sums, rows)
+  class Watched(Segmentation):
+    def summarize(self, sums, kept=None):
+      confusions.append(sums['confusion'])
+      return super().summarize(sums, kept)
 
-  task = task._replace(summarize=summarize)
-  mesh = jax.make_mesh((8,), (devices.AXIS,), axis_types=(AxisType.Auto,))
-  judge = functools.partial(evaluation.evaluate, network, variables, data)
-  judge(task=task, batch=11)
-  judge(task=task, batch=4)
-  judge(task=task, batch=4, mesh=mesh)
-  assert kept[0].sum() == np.sum(labels['label'] != 255)
-  np.testing.assert_array_equal(kept[0], kept[1])
-  np.testing.assert_array_equal(kept[0], kept[2])
+  task = Watched.of(network)
+  fs.evaluate(network, variables, data, task=task, batch=11)
+  fs.evaluate(network, variables, data, task=task, batch=8)
+  assert confusions[0].sum() == np.sum(labels['label'] != 255)
+  np.testing.assert_array_equal(*confusions)
+  images, truth = data['image'], data['label']
+  answers = fs.segment(network, variables, images)  # by one device
+  counted = np.zeros((4, 4))
+  np.add.at(counted, (truth[truth < 4], answers[truth < 4]), 1)
+  np.testing.assert_array_equal(confusions[0], counted)

@@ -182,8 +182,8 @@ def distort_colors(draws, images, strength: float = 1.0):
   U(0.5, 1.5), saturation *= U(0.5, 1.5), hue += U(-18, 18) degrees. The
   official code draws whether contrast comes before or after the others: it
   scales all three channels, and saturation and hue do not change when one does,
-  so both orders are one. Values below 0 and above 255 occur, and saturations above
-  1. (Reference behaviour D4, step 3, and D-Q19.)
+  so both orders are one. Values below 0 and above 255 occur, and saturations
+  above 1. (Reference behaviour D4, step 3, and D-Q19.)
 
   Args:
     draws: [B, 2, 4], uniform in 0..1, for these four in turn: whether (below

@@ -41,7 +41,7 @@ def coco(predictions, truth) -> dict[str, float]:
 
   All but AR_1 and AR_10 are with the 100 best ones. A crowd need not be found,
   and what lies in it does not count; difficult objects are taken for crowds.
-  Corners are not rounded (spec §5).
+  Corners are not rounded (reference behaviour D5).
 
   Args:
     predictions: arrays over N images with K places each: 'boxes' [N, K, 4] in

@@ -1,4 +1,4 @@
-"""The loss of a YOLOv2 detector (spec/detection.md 3.4)."""
+"""The loss of a YOLOv2 detector (reference behaviour D3.4)."""
 
 import jax
 import jax.numpy as jnp

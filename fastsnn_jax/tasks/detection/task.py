@@ -27,6 +27,7 @@ from fastsnn_jax.tasks.task import Task, check_sides
 
 METRIC = 'mAP50'
 _SAME = 0.95  # IoU over which two detections are the same
+_SHOWN = 0.25  # least score of detections that are compared or answered
 _TRUTH = ('boxes', 'label', 'difficult', 'crowd', 'area', 'size')
 
 
@@ -135,7 +136,31 @@ class Detection(Task):
     return {'count': jnp.sum(batch['mask'])}
 
   def agree(self, predictions, others, batch):
-    return agree(predictions, others, batch)
+    """Images on which two networks detect the same, be it nothing.
+
+    One to one, each pair of one class and with IoU > 0.95, nothing left over.
+    Two boxes of a class that both are so near a third are so near each other
+    that `predict` keeps only one: to find a partner is to find one's own. Boxes
+    of next to no score, there for average precision only, are left out.
+
+    Args:
+      predictions, others: as from `predict`.
+      batch: has 'mask'.
+
+    Returns:
+      (their number among the real rows, that of the real rows).
+    """
+    shown = [
+      (p['scores'] >= _SHOWN) & (p['classes'] >= 0)
+      for p in (predictions, others)
+    ]
+    overlaps = iou(predictions['boxes'][:, :, None], others['boxes'][:, None])
+    pair = (overlaps > _SAME) & shown[0][:, :, None] & shown[1][:, None]
+    pair &= predictions['classes'][:, :, None] == others['classes'][:, None]
+    same = jnp.all(jnp.any(pair, 2) == shown[0], 1)
+    same &= jnp.all(jnp.any(pair, 1) == shown[1], 1)
+    same &= jnp.sum(shown[0], 1) == jnp.sum(shown[1], 1)
+    return jnp.sum(same * batch['mask']), jnp.sum(batch['mask'])
 
   def rows(self, predictions):
     return predictions
@@ -147,7 +172,26 @@ class Detection(Task):
     return {'truth': {name: batch[name] for name in ('boxes', 'label')}}
 
   def summarize(self, sums, kept=None):
-    return summarize(sums, kept, classes=self.classes, rounded=self.rounded)
+    """Metrics of all images, on the host.
+
+    Args:
+      sums: sum of what `loss` gave, or of `measure`.
+      kept: {'found': what `predict` gave, 'truth': what `truth` gave} of all
+        images; None while training, when only the loss is reported.
+
+    Returns:
+      {'mAP50': mean over classes of the area under precision over recall,
+      'mAP50_11point': the official eleven-point mean} and the mean losses.
+    """
+    result = {}
+    if kept is not None:
+      judged = voc(*_on_host(kept), self.classes, rounded=self.rounded)
+      result[METRIC] = judged['mean_area']
+      result[f'{METRIC}_11point'] = judged['mean_11point']
+    for name, value in sums.items():
+      if name.endswith('loss'):
+        result[name] = float(value / sums['count'])
+    return result
 
   def details(self, sums, kept=None):
     """{'by_class': average precision of each, None for one without objects}.
@@ -162,7 +206,7 @@ class Detection(Task):
     return result
 
   def answers(
-    self, network, variables, images, *, size=None, threshold=0.25, limit=100
+    self, network, variables, images, *, size=None, threshold=_SHOWN, limit=100
   ):
     """`Detections` of each image, see `inference.detect`."""
     height, width = images.shape[1:3]
@@ -231,8 +275,8 @@ def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
     {'boxes': [B, K, 4], 'scores': [B, K], 'classes': [B, K]}; places that are
     left over have score 0 and class -1.
 
-  >>> found = predict(jnp.zeros((1, 2, 2, 2 * 7)), anchors=((1, 1), (2, 2)))
-  >>> found['boxes'].shape, round(float(found['scores'][0, 0]), 2)
+  >>> boxes = predict(jnp.zeros((1, 2, 2, 2 * 7)), anchors=((1, 1), (2, 2)))
+  >>> boxes['boxes'].shape, round(float(boxes['scores'][0, 0]), 2)
   ((1, 8, 4), 0.25)
   """
   keep = functools.partial(
@@ -240,60 +284,6 @@ def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
   )
   kept = jax.vmap(keep)(candidates(outputs, anchors))
   return {key: kept[key] for key in ('boxes', 'scores', 'classes')}
-
-
-def agree(predictions, others, batch, *, shown=0.25):
-  """Images on which two networks detect the same, be it nothing.
-
-  One to one, each pair of one class and with IoU > 0.95, nothing left over. Two
-  boxes of a class that both are so near a third are so near each other that
-  `predict` keeps only one: to find a partner is to find one's own.
-
-  Args:
-    predictions, others: as from `predict`.
-    batch: has 'mask'.
-    shown: least score of what is compared. The many boxes of next to no score
-      are kept for the sake of average precision only.
-
-  Returns:
-    (their number among the real rows, that of the real rows).
-  """
-  there = [
-    (p['scores'] >= shown) & (p['classes'] >= 0) for p in (predictions, others)
-  ]
-  overlaps = iou(predictions['boxes'][:, :, None], others['boxes'][:, None])
-  pair = (overlaps > _SAME) & there[0][:, :, None] & there[1][:, None]
-  pair &= predictions['classes'][:, :, None] == others['classes'][:, None]
-  same = jnp.all(jnp.any(pair, 2) == there[0], 1)
-  same &= jnp.all(jnp.any(pair, 1) == there[1], 1)
-  same &= jnp.sum(there[0], 1) == jnp.sum(there[1], 1)
-  return jnp.sum(same * batch['mask']), jnp.sum(batch['mask'])
-
-
-def summarize(sums, kept=None, *, classes, rounded=False):
-  """Metrics of all images, on the host.
-
-  Args:
-    sums: sum of what `loss` gave, or {} if no loss was taken.
-    kept: {'found': what `predict` gave, 'truth': what `truth` gave} of all
-      images, without the padded ones; None while training, when only the loss
-      is reported.
-    classes: their number.
-    rounded: print and read detections as the reference does; see `voc`.
-
-  Returns:
-    {'mAP50': mean over classes of the area under precision over recall,
-    'mAP50_11point': the reference's eleven-point mean} and the mean losses.
-  """
-  result = {}
-  if kept is not None:
-    found = voc(*_on_host(kept), classes, rounded=rounded)
-    result[METRIC] = found['mean_area']
-    result[f'{METRIC}_11point'] = found['mean_11point']
-  for name, value in sums.items():
-    if name.endswith('loss'):
-      result[name] = float(value / sums['count'])
-  return result
 
 
 def _on_host(kept):

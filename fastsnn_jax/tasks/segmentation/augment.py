@@ -13,7 +13,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
 def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
-  """The reference's augmentation of images and their masks, one key an image.
+  """The official augmentation of images and their masks, one key an image.
 
   With s one of the scales, each as likely as the others, an image of W times H
   becomes one of W' = int(s W) times H' = int(s H), bilinear, half-pixel, no
@@ -21,7 +21,7 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
   Both are padded on the right and at the bottom to at least `side`; a square of
   `side` is cut out at int((max(W', side) - side) r), r uniform in 0..1, and for
   rows likewise; half of the squares are mirrored. All of that is one reading of
-  the image. (Spec segmentation §3.1, steps 1 to 4; normalise afterwards.)
+  the image. (Reference behaviour S3.1; normalise afterwards.)
 
   Args:
     key: one, into which the rows' numbers are folded, or [B], one a row. A row

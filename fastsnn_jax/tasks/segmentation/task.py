@@ -95,24 +95,105 @@ class Segmentation(Task):
     return {**batch, 'image': self.present(batch['image'])}
 
   def loss(self, outputs, batch):
-    return loss(outputs, batch, factor=self.stride, weights=self.weights)
+    """Softmax cross entropy, mean over the pixels that count.
+
+    With weights w it is sum(w_c l) / sum(w_c) over pixels of class c and loss
+    l.
+
+    Args:
+      outputs: [B, h, w, C].
+      batch: 'label' [B, H, W], H = stride h - (stride - 1), and W likewise; and
+        'mask' [B].
+
+    Returns:
+      (scalar, sums over these pixels: {'loss', 'count': of w_c l and of w_c,
+      'correct', 'pixels'}).
+    """
+    logits = upsample(outputs, self.stride)
+    counts = _counting(batch, logits.shape[-1])
+    label = jnp.where(counts, batch['label'], 0).astype(jnp.int32)
+    log_p = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
+    weight = counts.astype(picked.dtype)
+    right = (jnp.argmax(logits, -1) == label) & counts
+    sums = {
+      'correct': jnp.sum(right, dtype=weight.dtype),
+      'pixels': jnp.sum(weight),
+    }
+    if self.weights:
+      weight *= jnp.array(self.weights, weight.dtype)[label]
+    total = -jnp.sum(jnp.where(counts, weight * picked, 0))
+    count = jnp.sum(weight)
+    # Without a pixel total is 0; with weights, count may well be below 1.
+    mean = total / jnp.where(count > 0, count, 1)
+    return mean, {**sums, 'loss': total, 'count': count}
 
   def predict(self, outputs):
-    return predict(outputs, factor=self.stride)
+    """uint8 [B, H, W], the class of the largest logit."""
+    logits = upsample(outputs, self.stride)
+    return jnp.argmax(logits, -1).astype(jnp.uint8)
 
   def measure(self, predictions, batch):
-    return measure(predictions, batch, classes=self.classes)
+    """The confusion matrix: rows are the truth, columns the prediction.
+
+    Args:
+      predictions: [B, H, W].
+      batch: 'label' [B, H, W] and 'mask' [B].
+
+    Returns:
+      {'confusion': int32 [C, C]}: pixels.
+
+    >>> batch = {'label': jnp.array([[[0, 1, 255]]]), 'mask': jnp.ones(1)}
+    >>> task = Segmentation(classes=2)
+    >>> task.measure(jnp.array([[[0, 0, 1]]]), batch)['confusion'].tolist()
+    [[1, 0], [1, 0]]
+    """
+    classes = self.classes
+    pair = batch['label'].astype(jnp.int32) * classes + predictions
+    pair = jnp.where(_counting(batch, classes), pair, classes**2)  # left out
+    cells = jnp.zeros(classes**2 + 1, jnp.int32).at[pair.ravel()].add(1)
+    return {'confusion': cells[:-1].reshape(classes, classes)}
 
   def agree(self, predictions, others, batch):
-    return agree(predictions, others, batch)
+    """(pixels to which both give one class, all pixels of the images)."""
+    rows, *shape = predictions.shape
+    real = jnp.broadcast_to((batch['mask'] > 0)[:, None, None], (rows, *shape))
+    if 'size' in batch:  # without the padding
+      width, height = batch['size'].T[..., None, None]
+      real &= jnp.arange(shape[0])[:, None] < height
+      real &= jnp.arange(shape[1]) < width
+    same = real & (predictions == others)
+    return jnp.sum(same, dtype=jnp.int32), jnp.sum(real, dtype=jnp.int32)
 
   def pictures(self, batch):
     size = {'size': batch['size']} if 'size' in batch else {}
     return {'truth': batch['label'], **size}
 
   def summarize(self, sums, kept=None):
-    del kept  # everything is a sum
-    return summarize(sums)
+    """Metrics of all images, on the host.
+
+    Args:
+      sums: of `measure`, or in training of `loss`.
+      kept: nothing; everything is a sum.
+
+    Returns:
+      {'mIoU': mean over all classes, one that never occurs counts as 0 (as in
+      the official code), 'mIoU_present': over those in the truth,
+      'pixel_accuracy'}; or the loss and the pixel accuracy.
+    """
+    if 'confusion' not in sums:
+      return {
+        'pixel_accuracy': float(sums['correct'] / sums['pixels']),
+        'loss': float(sums['loss'] / sums['count']),
+      }
+    confusion = np.asarray(sums['confusion'], np.float64)
+    iou = intersection_over_union(confusion)
+    present = confusion.sum(1) > 0
+    return {
+      METRIC: float(iou.mean()),
+      f'{METRIC}_present': float(iou[present].mean()) if present.any() else 0.0,
+      'pixel_accuracy': float(np.trace(confusion) / max(confusion.sum(), 1)),
+    }
 
   def details(self, sums, kept=None):
     """{'by_class': IoUs, None where neither truth nor prediction has it}."""
@@ -146,41 +227,6 @@ class Segmentation(Task):
     return answers[:, :height, :width]
 
 
-def loss(outputs, batch, *, factor, weights=()):
-  """Softmax cross entropy, mean over the pixels that count.
-
-  With weights w it is sum(w_c l) / sum(w_c) over pixels of class c and loss l.
-
-  Args:
-    outputs: [B, h, w, C].
-    batch: 'label' [B, H, W] and 'mask' [B].
-    factor: of the upsampling; H = factor h - (factor - 1), and W likewise.
-    weights: of the classes, such as `balanced` gives; () for 1 each.
-
-  Returns:
-    (scalar, sums over these pixels: {'loss', 'count': of w_c l and of w_c,
-    'correct', 'pixels'}).
-  """
-  logits = upsample(outputs, factor)
-  counts = _counting(batch, logits.shape[-1])
-  label = jnp.where(counts, batch['label'], 0).astype(jnp.int32)
-  log_p = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
-  weight = counts.astype(picked.dtype)
-  right = (jnp.argmax(logits, -1) == label) & counts
-  sums = {
-    'correct': jnp.sum(right, dtype=weight.dtype),
-    'pixels': jnp.sum(weight),
-  }
-  if weights:
-    weight *= jnp.array(weights, weight.dtype)[label]
-  total = -jnp.sum(jnp.where(counts, weight * picked, 0))
-  count = jnp.sum(weight)
-  # Without a pixel total is 0; with weights, count may well be below 1.
-  mean = total / jnp.where(count > 0, count, 1)
-  return mean, {**sums, 'loss': total, 'count': count}
-
-
 def balanced(labels, classes: int, power: float) -> tuple[float, ...]:
   """Weights of the classes, f ** -power, with a mean of 1 over the pixels.
 
@@ -200,71 +246,8 @@ def balanced(labels, classes: int, power: float) -> tuple[float, ...]:
   return tuple(round(float(w / mean), 4) for w in raised)
 
 
-def predict(outputs, *, factor):
-  """[B, h, w, C] logits -> [B, H, W], the class of the largest one."""
-  logits = upsample(outputs, factor)
-  return jnp.argmax(logits, -1).astype(jnp.uint8)
-
-
-def measure(predictions, batch, *, classes):
-  """The confusion matrix: rows are the truth, columns the prediction.
-
-  Args:
-    predictions: [B, H, W].
-    batch: 'label' [B, H, W] and 'mask' [B].
-    classes: their number, C.
-
-  Returns:
-    {'confusion': int32 [C, C]}: pixels.
-
-  >>> batch = {'label': jnp.array([[[0, 1, 255]]]), 'mask': jnp.ones(1)}
-  >>> measure(jnp.array([[[0, 0, 1]]]), batch, classes=2)['confusion'].tolist()
-  [[1, 0], [1, 0]]
-  """
-  counts = _counting(batch, classes)
-  pair = batch['label'].astype(jnp.int32) * classes + predictions
-  pair = jnp.where(counts, pair, classes * classes)  # thrown away
-  cells = jnp.zeros(classes * classes + 1, jnp.int32)
-  cells = cells.at[pair.ravel()].add(1)[:-1]
-  return {'confusion': cells.reshape(classes, classes)}
-
-
-def agree(predictions, others, batch):
-  """(pixels to which both give the same class, all pixels of the images)."""
-  real = _real(batch, predictions.shape[1:])
-  real &= (batch['mask'] > 0)[:, None, None]
-  same = real & (predictions == others)
-  return jnp.sum(same, dtype=jnp.int32), jnp.sum(real, dtype=jnp.int32)
-
-
-def summarize(sums):
-  """Metrics of all images, on the host.
-
-  Args:
-    sums: of `measure`, or in training of `loss`.
-
-  Returns:
-    {'mIoU': mean over all classes, one that never occurs counts as 0 (the
-    reference's), 'mIoU_present': over those in the truth, 'pixel_accuracy'};
-    or the loss and the pixel accuracy.
-  """
-  if 'confusion' not in sums:
-    return {
-      'pixel_accuracy': float(sums['correct'] / sums['pixels']),
-      'loss': float(sums['loss'] / sums['count']),
-    }
-  confusion = np.asarray(sums['confusion'], np.float64)
-  iou = intersection_over_union(confusion)
-  present = confusion.sum(1) > 0
-  return {
-    METRIC: float(iou.mean()),
-    f'{METRIC}_present': float(iou[present].mean()) if present.any() else 0.0,
-    'pixel_accuracy': float(np.trace(confusion) / max(confusion.sum(), 1)),
-  }
-
-
 def intersection_over_union(confusion):
-  """Of each class, M_cc / (row + column - M_cc + eps) (spec 4).
+  """Of each class, M_cc / (row + column - M_cc + eps) (S4).
 
   >>> np.round(intersection_over_union(np.array([[2, 0], [1, 1]])), 3)
   array([0.667, 0.5  ])
@@ -278,13 +261,3 @@ def _counting(batch, classes):
   """[B, H, W]: pixels of real rows with a class."""
   label = batch['label'].astype(jnp.int32)
   return (label >= 0) & (label < classes) & (batch['mask'] > 0)[:, None, None]
-
-
-def _real(batch, shape):
-  """[B, H, W]: pixels of the image, not of its padding."""
-  rows = len(batch['mask'])
-  if 'size' not in batch:
-    return jnp.ones((rows, *shape), bool)
-  width, height = batch['size'][:, 0], batch['size'][:, 1]
-  inside = jnp.arange(shape[0])[:, None] < height[:, None, None]
-  return inside & (jnp.arange(shape[1]) < width[:, None, None])

@@ -2,7 +2,7 @@
 
 Bilinear with aligned corners: the corners of the map are those of the image, so
 of h cells with `factor` pixels from one to the next come (h - 1) factor + 1
-rows (spec/segmentation.md 1.4). `jax.image.resize` aligns the borders instead.
+rows (reference behaviour S1.4). `jax.image.resize` aligns the borders instead.
 """
 
 import jax.numpy as jnp
