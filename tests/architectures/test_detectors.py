@@ -7,7 +7,8 @@ import pytest
 from support import golden
 
 import fastsnn_jax as fs
-from fastsnn_jax.architectures import input_size, yolo
+from fastsnn_jax import architectures
+from fastsnn_jax.architectures import yolo
 from fastsnn_jax.evaluation import operations as counting
 from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.synapses import Chain, Concat, MaxPool, SpaceToDepth
@@ -104,7 +105,7 @@ def test_what_is_static_beside_the_layers(model):
   anchors = len(network.anchors)
   head = network.layers[-1].synapse
   assert head.features == anchors * 8
-  assert network.size == input_size(model)
+  assert network.size == architectures.model(model).size
   assert network.size % network.stride == 0
   for side in (96, 160):
     output, _ = jax.eval_shape(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import golden
 
 import fastsnn_jax as fs
-from fastsnn_jax.architectures import input_size
+from fastsnn_jax import architectures
 from fastsnn_jax.evaluation import operations as counting
 from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
 from fastsnn_jax.tasks.segmentation.upsample import sides, upsample
@@ -149,7 +149,7 @@ def test_what_is_static_beside_the_layers(model, tmp_path):
     network.stride == dict(zip(SEGMENTERS, (8, 16, 4, 8), strict=True))[model]
   )
   assert network.remainder == 1
-  assert input_size(model) % network.stride == 1
+  assert architectures.model(model).size % network.stride == 1
   images = jax.ShapeDtypeStruct((2, 49, 97, 3), jnp.float32)
   output, _ = jax.eval_shape(network.apply, shapes_of(network), images)
   upsampled = jax.eval_shape(lambda x: upsample(x, network.stride), output)

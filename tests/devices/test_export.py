@@ -7,9 +7,8 @@ import jax
 import pytest
 
 import fastsnn_jax as fs
+from fastsnn_jax import architectures, tasks
 from fastsnn_jax import distributed as devices
-from fastsnn_jax import tasks
-from fastsnn_jax.architectures import input_size
 from fastsnn_jax.conversion import finetune as finetuning
 from fastsnn_jax.conversion.finetune import Tuning
 from fastsnn_jax.evaluation import evaluate as evaluation
@@ -51,7 +50,7 @@ def shape(dimensions, dtype='float32'):
 def case(name, bits=2):
   """A network and the shapes of its variables and of a batch."""
   network = fs.build(name, bits, mean=(0.5,) * 3, std=(0.25,) * 3)
-  side = SIDES.get(network.task, input_size(name))
+  side = SIDES.get(network.task, architectures.model(name).size)
   side = 8 if name == 'small_resnet8' else side
   images = shape((BATCH, side, side, 3), 'uint8')
   variables = jax.eval_shape(network.init, the_key(), images)
