@@ -1,8 +1,8 @@
 """What the official PyTorch checkpoints call the leaves of our trees.
 
-The names of layers are the official units' names; what is inside a unit is
-called otherwise in each family (reference behaviour C8). Detectors and
-segmenters are nested in one module, with the thetas behind the shortcuts.
+The names of layers are the official ones; what is inside a layer is called
+otherwise in each family (reference behaviour C8). Detectors and segmenters are
+nested in one module, with the thetas behind the shortcuts.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,6 @@ _ALWAYS_BIASED = ('yolov2_tiny', 'deeplabv1_vgg9')
 
 
 class _Names(NamedTuple):
-  """What the official code calls the parts of a unit."""
-
   weight: str = 'block.0'
   norm: str = 'block.1'
   theta: str = 'block.2'
@@ -43,21 +41,12 @@ _NORM = (
 
 
 class Leaf(NamedTuple):
-  """An official key and what it is here.
-
-  Attributes:
-    key: the official name.
-    path: into the tree of variables. For a bias in front of a batch norm, which
-      we do not have: the running mean that takes it up. None for a counter.
-    kind: 'copy', 'kernel' (transposed), 'theta' (must be positive), 'folded' or
-      'counter'.
-    unit: of a dense kernel, the layer whose input is flattened; else None.
-  """
+  """An official key, and its path into our tree of variables."""
 
   key: str
-  path: tuple[str, ...] | None
-  kind: str = 'copy'
-  unit: str | None = None
+  path: tuple[str, ...] | None  # of 'folded', a bias: the mean that takes it up
+  kind: str = 'copy'  # or 'kernel' (transposed), 'theta', 'folded', 'counter'
+  unit: str | None = None  # of a dense kernel, the layer of it
 
 
 def leaves(network: Network) -> Iterator[Leaf]:
@@ -103,17 +92,6 @@ def maps_out(network: Network) -> bool:
   return isinstance(network.layers[-1].synapse, Conv)
 
 
-def read_out_width(network: Network) -> tuple[int, int]:
-  """(per class, beside the classes): channels of the read-out.
-
-  >>> import fastsnn_jax as fs
-  >>> read_out_width(fs.build('yolov2_tiny', classes=20))
-  (5, 25)
-  """
-  anchors = len(network.anchors)
-  return (anchors, 5 * anchors) if anchors else (1, 0)
-
-
 def _parts(layer):
   """((weighted synapse, its path), the same of the shortcut or None)."""
   synapse, path = layer.synapse, (layer.name, 'synapse')
@@ -126,7 +104,6 @@ def _parts(layer):
 
 
 def _weighted(network, name, names, synapse, path):
-  """Keys of a convolution or dense layer and of the batch norm behind it."""
   weight, norm = f'{name}.{names.weight}', f'{name}.{names.norm}'
   dense = isinstance(synapse, Dense)
   kernel = ('params', *path, 'kernel')
