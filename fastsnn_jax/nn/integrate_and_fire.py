@@ -24,8 +24,9 @@ def integrate_and_fire(
     if signed, take back where v <= negative_threshold and K > 0:
                                                   v <- v + theta, K <- K - 1
 
-  Charge is conserved: v_T = theta / 2 + sum(currents) - theta sum(spikes), and
-  0 <= K <= T. The state is at least float32 and follows wider currents.
+  Spikes are -1, 0 or 1, in the shape and dtype of `currents`; the state is at
+  least float32 and follows wider currents. Charge is conserved:
+  v_T = theta / 2 + sum(currents) - theta sum(spikes), and 0 <= K <= T.
 
   The derivative is that of quantize_activation with T levels, r(m, theta), at
   the mean current m: with the cotangents g_t of the theta-scaled spikes, the
@@ -33,13 +34,8 @@ def integrate_and_fire(
 
   Args:
     currents: (T, ...), float; UserError without a time axis.
-    theta: firing threshold, positive, broadcasts against currents[0].
-    signed: negative spikes on or off.
-    negative_threshold: absolute; it and theta are in the currents' unit.
-    max_count: cap on K, or None.
-
-  Returns:
-    Spikes in {-1, 0, 1}, shape and dtype of `currents`.
+    theta: positive, broadcasts against currents[0]; both thresholds are in
+      the currents' unit.
 
   >>> z = jnp.array([1., 1., -1., -2., .5, 0., 2.])
   >>> [int(s) for s in integrate_and_fire(z, 1.0)]

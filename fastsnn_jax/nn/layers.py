@@ -63,16 +63,10 @@ def _backward(stride, padding, dilation, saved, g):
     to_kernel.append((padding, reach + window - 1 - size - padding))
   strides, dilations = (stride, stride), (dilation, dilation)
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  dx = _conv(
-    g, turned, (1, 1), to_x, lhs_dilation=strides, rhs_dilation=dilations
-  )
-  dkernel = _conv(  # channels stand for the batch, which is summed over
-    x.transpose(3, 1, 2, 0),
-    g.transpose(1, 2, 0, 3),
-    dilations,
-    to_kernel,
-    rhs_dilation=strides,
-  )
+  dx = _conv(g, turned, (1, 1), to_x, strides, dilations)
+  # Channels stand for the batch, which is summed over.
+  x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+  dkernel = _conv(x, g, dilations, to_kernel, rhs_dilation=strides)
   return dx, dkernel.transpose(1, 2, 0, 3)
 
 

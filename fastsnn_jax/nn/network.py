@@ -75,10 +75,8 @@ class Network:
     size: side of the square that a detector sees of any image, and a segmenter
       pads smaller ones to; 0 for a side near the image's own.
 
-  Raises:
-    UserError: no rows, a name taken twice, or an input that is no row above.
-
-  A network of one's own, and the spiking one with its variables:
+  UserError for no rows, a name taken twice, or an input that is no row above. A
+  network of one's own, and the spiking one with its variables:
 
   >>> import fastsnn_jax as fs
   >>> rows = (
@@ -232,9 +230,8 @@ class Network:
   def output_over_time(self, variables, activations):
     """A spiking network's answer after each step: [B, T + settle, …]."""
     readout = self.layers[-1]
-    inputs = [
-      self.neuron.decode_over_time(activations[name]) for name in readout.inputs
-    ]
+    decode = self.neuron.decode_over_time
+    inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
     mine = own_variables(variables, readout.name)
     output = self.unit(readout).apply(mine, *folded)

@@ -57,8 +57,6 @@ class Relu:
 class QuantRelu:
   """`fs.quantize_activation` of the current, with theta as the learned clip.
 
-    activation = round(clip(current / theta, 0, 1) n) theta / n,  n = 2^bits - 1
-
   UserError if bits are not 1 to 16, or initial_theta is not positive.
 
   >>> QuantRelu(2).respond(lambda x: x, (jnp.array([-1.0, 3.5]),), 6.0).tolist()

@@ -2,8 +2,7 @@ r"""Quantisers of weights and activations, as pure functions of arrays.
 
 Every function computes in at least float32, follows wider inputs and returns
 its first argument's shape and dtype; round() rounds half to even. Gradients are
-straight-through, written as `custom_jvp`: values are those of the quantiser bit
-for bit, and forward- and reverse-mode derivatives both exist.
+straight-through by `custom_jvp`, which leaves the values as they are.
 
 Sources: https://arxiv.org/abs/2305.19868 (Fast-SNN) for activations,
 https://arxiv.org/abs/1909.13144 (additive powers of two) for weights.
@@ -103,8 +102,7 @@ def _boundaries(bits: int, dtype: str) -> tuple[tuple[float, float], ...]:
   """(smallest magnitude that takes the level, level), for levels above 0.
 
   The official code takes the nearest level by rounded distance, at a tie the
-  upper one, except next to zero. Distances are monotone in the magnitude, so
-  comparing with one number per level decides alike.
+  upper one, except next to zero; one number per level decides alike.
   """
   levels, boundaries = apot_levels(bits, dtype), []
   for low, high in itertools.pairwise(levels):
@@ -243,6 +241,5 @@ def quantize_activation(x, alpha, bits: int):
   """
   check_bits(bits, 1, 16, 'activation')
   wide = _wide(x)
-  alpha = jnp.asarray(alpha, wide.dtype)
-  y = quantize_uniform(wide, alpha, 2**bits - 1)
+  y = quantize_uniform(wide, jnp.asarray(alpha, wide.dtype), 2**bits - 1)
   return y.astype(jnp.asarray(x).dtype)

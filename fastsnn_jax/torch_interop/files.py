@@ -36,15 +36,13 @@ def _torch(path):
 def _read(path):
   if not os.path.isfile(path):
     raise UserError(f'{path}: no such file')
+  torch = None if path.endswith('.npz') else _torch(path)
   try:
-    if path.endswith('.npz'):
+    if torch is None:
       with open(path, 'rb') as file:
         return dict(np.load(file, allow_pickle=False))
-    torch = _torch(path)
     with torch.serialization.safe_globals(_numpy_in_pickles()):
       source = torch.load(path, weights_only=True, map_location='cpu')
-  except UserError:
-    raise
   except Exception as error:  # a broken file fails in a dozen ways
     first = (str(error).splitlines() or [''])[0]
     raise UserError(

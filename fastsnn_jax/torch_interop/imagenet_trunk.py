@@ -16,7 +16,6 @@ _RULES = (
   (r'^(layer\d\.\d+)\.bn(\d)\.', r'\1.part\2.block.1.'),
   (r'^(layer\d\.\d+)\.downsample\.', r'\1.downsample.block.'),
 )
-_PREFIXES = ('backbone.', '0.', '')  # of the official keys, by model
 
 
 def with_trunk(variables, network: Network, source):
@@ -26,17 +25,12 @@ def with_trunk(variables, network: Network, source):
   pooling, as in the official code; a shortcut that the official code leaves out
   by mistake (reference behaviour S-Q3) is copied too. Heads and read-out stay.
 
-  Args:
-    variables: as from `network.init`.
-    network: yolov2_resnet34 or deeplabv3_resnet34.
-    source: torchvision's state_dict, or a file as for `load_torch`.
-
-  Raises:
-    UserError: a model without such a trunk, or a file of something else.
+  `source` is torchvision's state_dict, or a file as for `load_torch`.
+  UserError for a file of something else, or a network without such a trunk.
   """
   model, anchors = network.model, network.anchors or None
   ours = save_torch(variables, model, network.bits, anchors=anchors)
-  prefix = next(p for p in _PREFIXES if any(k.startswith(p) for k in ours))
+  prefix = next(iter(ours)).partition('layer0')[0]
   theirs = {}
   for key, value in state_dict(source).items():
     if key.startswith('fc.') or key.endswith(COUNTER):

@@ -61,22 +61,19 @@ def leaves(network: Network) -> Iterator[Leaf]:
   module = ('backbone.' if detector else '0.') if nested else ''
   for layer in network.firing:
     key, in_block = f'{module}{layer.name}', '.part' in layer.name
-    (synapse, path), shortcut = _parts(layer)
+    part, shortcut = _parts(layer)
     names = _PART if in_block and not nested else _UNIT
     theta, down = f'{key}.{names.theta}', (key, _SHORTCUT)
     if nested:
       down = (key.rsplit('.', 1)[0] + '.downsample', _UNIT)
-      if in_block:
-        theta = key.replace('.part', '.relu')
-      elif layer.name == 'layer0':
-        theta = f'{module}relu0'
-    yield from _weighted(network, key, names, synapse, path)
-    if shortcut and nested:
-      yield from _weighted(network, *down, *shortcut)
+      if in_block or layer.name == 'layer0':
+        theta = key.replace('.part', '.relu').replace('layer0', 'relu0')
+    path, thetas = ('params', layer.name, 'theta'), []
     if network.neuron.initial_theta is not None:
-      yield Leaf(f'{theta}.act_alpha', ('params', layer.name, 'theta'), 'theta')
-    if shortcut and not nested:
-      yield from _weighted(network, *down, *shortcut)
+      thetas = [Leaf(f'{theta}.act_alpha', path, 'theta')]
+    aside = _weighted(network, *down, *shortcut) if shortcut else ()
+    yield from _weighted(network, key, names, *part)
+    yield from (*aside, *thetas) if nested else (*thetas, *aside)
   name = network.layers[-1].name
   (_, path), _ = _parts(network.layers[-1])
   # In a Chain, the read-out follows the average pooling and the flattening.

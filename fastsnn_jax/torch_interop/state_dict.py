@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fastsnn_jax.architectures import build
-from fastsnn_jax.architectures import model as registered
+from fastsnn_jax import architectures
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.synapses import Chain
@@ -33,25 +32,19 @@ def load_torch(
 ) -> dict[str, Any]:
   """Variables from an official checkpoint, of an ANN or of a spiking network.
 
-  The file must have every key of the model and no other, beside
-  `num_batches_tracked`; a leading 'module.' is dropped. The read-out says how
-  many classes there are, the first layer how many channels (1 or 3). The bit
-  width is not in the file: 3 and 4 bits cannot be told apart. Format: reference
-  behaviour C8; code of arXiv 2305.19868.
+  They are as from `network.init`, in the file's dtypes. The file must have all
+  keys of the model and no others, beside `num_batches_tracked`; a leading
+  'module.' is dropped. It says how many classes and channels (1 or 3) there
+  are, but not the bit width: 3 and 4 bits cannot be told apart. Format:
+  reference behaviour C8; arXiv 2305.19868.
 
   Args:
     path_or_state_dict: a `.npz`, a file of `torch.save` (with the extra
-      `torch`), or a mapping from the official keys to arrays, as it is or as
-      {'state_dict': ...}.
-    model, bits: one of `fs.models()`, and 32 for float.
-    anchors: of a detector, if they are not the official ones.
+      `torch`), or official keys to arrays, bare or as {'state_dict': ...}.
+    model, bits, anchors: as of `fs.build`; anchors if not the official ones.
 
-  Returns:
-    Variables as from `network.init`, in the file's dtypes.
-
-  Raises:
-    UserError: a missing or extra key, a wrong shape or dtype, a threshold that
-      is not positive, or a file that cannot be read.
+  UserError for a missing or extra key, a wrong shape or dtype, a threshold that
+  is not positive, or a file that cannot be read.
 
   >>> import fastsnn_jax as fs
   >>> network = fs.build('small_resnet8', bits=2)
@@ -108,7 +101,8 @@ def save_torch(
   """The official state_dict of a network trained or converted here.
 
   The inverse of `load_torch`, bit by bit, but for biases in front of a batch
-  norm: they come out as zeros (the same function).
+  norm, which come out as zeros (the same function). Official keys, in their
+  order and without a prefix, to NumPy arrays.
 
   Args:
     variables, model, bits, anchors: as of `load_torch`.
@@ -116,11 +110,7 @@ def save_torch(
       official scripts expect it: inside of {'state_dict': ...} except for a
       detector, the keys with 'module.' for classifiers that are no ResNets.
 
-  Returns:
-    Official keys, without a prefix, to NumPy arrays, in the official order.
-
-  Raises:
-    UserError: variables of another model, or no torch to write the file with.
+  UserError for variables of another model, or without torch to write with.
 
   >>> import fastsnn_jax as fs
   >>> network = fs.build('small_yolo', bits=2, classes=4)
@@ -138,9 +128,8 @@ def save_torch(
     shape, expected = given.get(key), shapes.get(key)
     if shape != expected:
       raise UserError(
-        f'variables {"/".join(key)}: shape {shape}, but {model} at {bits} '
-        f'bits has {expected} there; are they those of another model or bit '
-        'width?'
+        f'variables {"/".join(key)}: shape {shape}, but {model} at {bits} bits '
+        f'has {expected}; are they those of another model or bit width?'
       )
 
   state = {}
@@ -148,8 +137,7 @@ def save_torch(
     if leaf.kind == 'counter':
       state[leaf.key] = np.zeros((), np.int64)
       continue
-    value = np.asarray(ours[leaf.path])
-    shape = value.shape
+    value, shape = np.asarray(ours[leaf.path]), given[leaf.path]
     if leaf.kind == 'folded':
       value = np.zeros_like(value)
     elif leaf.kind == 'kernel':
@@ -165,7 +153,7 @@ def save_torch(
 def _network(model, bits, anchors, shape_of):
   """A network of as many classes as the bias of the read-out has room for."""
   own = {} if anchors is None else {'anchors': anchors}
-  network = build(model, bits, **own)
+  network = architectures.build(model, bits, **own)
   *_, head = leaves(network)
   if not (shape := shape_of(head)):
     return network  # it is reported with all that is missing
@@ -178,12 +166,13 @@ def _network(model, bits, anchors, shape_of):
       f'of its classes and {rest} beside them; is this the file of another '
       'model?'
     )
-  return build(model, bits, max(classes, 1 if boxes else 2), **own)
+  classes = max(classes, 1 if boxes else 2)
+  return architectures.build(model, bits, classes, **own)
 
 
 def _shapes(network, channels):
   """({path: shape of our leaf}, {dense layer: (H, W, C) that it flattens})"""
-  size = registered(network.model).size
+  size = architectures.model(network.model).size
   image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   variables = jax.eval_shape(network.init, jax.random.key(0), image)
   _, activations = jax.eval_shape(network.apply, variables, image)
