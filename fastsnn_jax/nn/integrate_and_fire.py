@@ -56,7 +56,9 @@ def integrate_and_fire(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  steps: int
+  """What is static in a simulation, as of `integrate_and_fire`."""
+
+  steps: int  # with input; `settle` more are without
   signed: bool = True
   negative_threshold: float = -1e-3
   max_count: int | None = None

@@ -24,10 +24,8 @@ Neuron = Relu | QuantRelu | IntegrateAndFire
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """One row of the table.
-
-  The synapse turns the activities of `inputs`, names of rows further up or
-  'image', into the layer's current.
+  """One row of the table: the synapse turns the activities of `inputs`, rows
+  further up or 'image', into the layer's current.
 
   >>> import fastsnn_jax as fs
   >>> row = fs.Layer('second', fs.Conv(16), inputs=('first',))
