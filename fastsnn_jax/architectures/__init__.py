@@ -1,13 +1,12 @@
 """Models by name: each is a function (bits, classes) -> table of layers."""
 
 import dataclasses
-import functools
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastsnn_jax.architectures import alexnet, deeplab, resnet, vgg, yolo
+from fastsnn_jax.architectures import deeplab, plain, resnet, yolo
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import QuantRelu, Relu
@@ -18,14 +17,8 @@ BITS = (32, 5, 4, 3, 2)
 class Model(NamedTuple):
   """How a network of a name is made.
 
-  Attributes:
-    table: (bits, classes) -> layers; of detectors, (bits, classes, anchors).
-    theta: initial.
-    size: side of the square images that the model was drawn up for. Only
-      networks that flatten a map are bound to it, by their first dense layer.
-    static: fields of `Network`, and `most_classes`, a limit for `build`. A
-      model with `anchors` is a detector; they may be a function of the number
-      of classes.
+  Fields as of `register`. A model with `anchors` is a detector; they may be a
+  function of the number of classes.
 
   >>> detector = model('small_yolo')
   >>> detector.task, detector.size, detector.stride, detector.remainder
@@ -39,7 +32,6 @@ class Model(NamedTuple):
 
   @property
   def task(self) -> str:
-    """Name of the task that the model is for."""
     return self.static.get('task', 'classification')
 
   @property
@@ -77,8 +69,7 @@ def register(
     table: (bits, classes) -> layers; (bits, classes, anchors) where `static`
       has `anchors`. The last layer is the read-out.
     theta: where the learned clips of the activations start.
-    size: side of the square images that the model is drawn up for; of a
-      detector also what it sees of an image of any size.
+    size: side of the square images that the model is drawn up for.
     replace: whether the name may be another model's.
     **static: fields of `Network` (task, stride, remainder, anchors, ...), and
       `most_classes`: 255 for a segmenter, whose maps are bytes.
@@ -87,13 +78,10 @@ def register(
     UserError: another model's name, or settings that a network has not.
 
   >>> import fastsnn_jax as fs
-  >>> from fastsnn_jax.nn.layers import Conv, Dense
   >>> def table(bits, classes):
-  ...   return [
-  ...     fs.Layer('stem', Conv(8, stride=2)),
-  ...     fs.Layer('head', Dense(classes, norm=False), ('stem',)),
-  ...   ]
-  >>> register('two_rows', table, size=8)
+  ...   head = fs.Dense(classes, norm=False)
+  ...   return [fs.Layer('stem', fs.Conv(8)), fs.Layer('head', head, ('stem',))]
+  >>> fs.register_model('two_rows', table, size=8)
   >>> fs.build('two_rows', bits=4, classes=3).neuron
   QuantRelu(bits=4, initial_theta=6.0)
   """
@@ -133,11 +121,10 @@ def build(
   Args:
     model: one of `models()`.
     bits: 32 gives the float network (`Relu`), 2 to 5 a quantised one
-      (`QuantRelu(bits)`); what has so many bits is part of the model's table.
+      (`QuantRelu(bits)`); which weights have so many is the table's matter.
     classes: their number, or their names.
     **static: further fields of `Network`: mean, std, and of detectors anchors
-      (by default those of the official code for so many classes), overlap and
-      size.
+      (by default the official ones for so many classes), overlap and size.
 
   Raises:
     UserError: an unknown model or bit width, fewer than two classes (one, for
@@ -174,7 +161,6 @@ def build(
 
 
 def _anchors(model, known, anchors, classes):
-  """As a tuple of pairs, checked."""
   if 'anchors' not in known:
     raise UserError(f'anchors={anchors!r}: {model} is no detector; leave it')
   anchors = anchors(classes) if callable(anchors) else anchors
@@ -190,43 +176,30 @@ def _anchors(model, known, anchors, classes):
   return boxes
 
 
-register('cifar_alexnet', alexnet.cifar_alexnet, theta=8.0)
-register('cifar_vgg11', vgg.cifar_vgg11, theta=8.0)
+register('cifar_alexnet', plain.cifar_alexnet, theta=8.0)
+register('cifar_vgg11', plain.cifar_vgg11, theta=8.0)
 for _depth in (20, 32, 44, 56, 110):
   register(f'cifar_resnet{_depth}', resnet.thin_resnet((_depth - 2) // 6))
 register('cifar_resnet18', resnet.cifar_resnet18)
-register('imagenet_alexnet', alexnet.imagenet_alexnet, size=224)
-register('imagenet_vgg16', vgg.imagenet_vgg16, size=224)
-register('imagenet_vgg11', vgg.imagenet_vgg11, size=224)
+register('imagenet_alexnet', plain.imagenet_alexnet, size=224)
+register('imagenet_vgg16', plain.imagenet_vgg16, size=224)
+register('imagenet_vgg11', plain.imagenet_vgg11, size=224)
 register('small_resnet8', resnet.thin_resnet(blocks=1))
 register('small_resnet14', resnet.thin_resnet(blocks=2, stem_stride=2))
 
-_detector = functools.partial(register, task='detection')
-_detector(
-  'yolov2_tiny',
-  yolo.yolov2_tiny,
-  size=416,
-  stride=32,
-  anchors=yolo.anchors_for,
-)
-_detector(
-  'yolov2_resnet34',
-  yolo.yolov2_resnet34,
-  size=416,
-  stride=32,
-  anchors=yolo.anchors_for,
-  overlap=0.6,
-)
-_detector(
-  'small_yolo', yolo.small_yolo, size=96, stride=16, anchors=yolo.SMALL_ANCHORS
-)
+for _table, _size, _stride, _static in (
+  (yolo.yolov2_tiny, 416, 32, {}),
+  (yolo.yolov2_resnet34, 416, 32, {'overlap': 0.6}),
+  (yolo.small_yolo, 96, 16, {'anchors': yolo.SMALL_ANCHORS}),
+):
+  _static = {'task': 'detection', 'anchors': yolo.anchors_for, **_static}
+  register(_table.__name__, _table, size=_size, stride=_stride, **_static)
 
-_segmenter = functools.partial(
-  register, task='segmentation', remainder=1, most_classes=255
-)
-_segmenter('deeplabv1_vgg9', deeplab.deeplabv1_vgg9, size=513, stride=8)
-_segmenter(
-  'deeplabv3_resnet34', deeplab.deeplabv3_resnet34, size=513, stride=16
-)
-_segmenter('small_deeplab', deeplab.small_deeplab, size=97, stride=4)
-_segmenter('medium_deeplab', deeplab.medium_deeplab, size=241, stride=8)
+for _table, _size, _stride in (
+  (deeplab.deeplabv1_vgg9, 513, 8),
+  (deeplab.deeplabv3_resnet34, 513, 16),
+  (deeplab.small_deeplab, 97, 4),
+  (deeplab.medium_deeplab, 241, 8),
+):
+  _static = {'task': 'segmentation', 'remainder': 1, 'most_classes': 255}
+  register(_table.__name__, _table, size=_size, stride=_stride, **_static)

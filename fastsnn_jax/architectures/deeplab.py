@@ -6,7 +6,7 @@ by the network's `stride`: cell i lies on pixel i stride, so each side of an
 image has a multiple of `stride` and one more pixels.
 """
 
-from fastsnn_jax.architectures.resnet import row, trunk
+from fastsnn_jax.architectures.resnet import resnet34, row, trunk
 from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.network import IMAGE, Layer
 from fastsnn_jax.nn.synapses import Chain, Concat
@@ -14,11 +14,10 @@ from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
 
 
 def _pyramid(features, inputs, dilations, **settings):
-  """Parallel branches over one map (ASPP), and what sums them up.
+  """ASPP: parallel branches over one map, and a 1 x 1 convolution over all.
 
-  Each is a 3 x 3 convolution of its dilation, or 1 x 1 for a dilation of 0; the
-  sum is a 1 x 1 convolution over the channels of all. All have their neurons.
-  There is no branch with the mean over the image.
+  A branch is a 3 x 3 convolution, or 1 x 1 for a dilation of 0; none has the
+  mean over the image.
   """
   branches = []
   for i, dilation in enumerate(dilations, 1):
@@ -36,34 +35,22 @@ def _prediction(name, classes, inputs, **settings):
 
 def deeplabv1_vgg9(bits, classes):
   """Eight 3 x 3 convolutions, the last three dilated; cells of 8 pixels."""
-  del bits
   layers, last = [], IMAGE
-  for features, stride, dilation in (
-    (64, 1, 1),
-    (64, 2, 1),
-    (128, 1, 1),
-    (128, 2, 1),
-    (256, 2, 1),
-    (256, 1, 2),
-    (256, 1, 2),
-    (1024, 1, 12),
-  ):
-    name = f'layer{len(layers) + 1}'
-    layers.append(row(name, features, last, stride=stride, dilation=dilation))
-    last = name
+  features = (64, 64, 128, 128, 256, 256, 256, 1024)
+  strides, dilations = (1, 2, 1, 2, 2, 1, 1, 1), (1, 1, 1, 1, 1, 2, 2, 12)
+  columns = zip(features, strides, dilations, strict=True)
+  for i, (width, stride, dilation) in enumerate(columns, 1):
+    layers.append(
+      row(f'layer{i}', width, last, stride=stride, dilation=dilation)
+    )
+    last = f'layer{i}'
   weights = {'kernel_init': kaiming, 'bias_init': zero_bias}
   return [*layers, _prediction('layer9', classes, last, **weights)]
 
 
 def deeplabv3_resnet34(bits, classes):
   """ResNet-34 with a stem of stride 4, and ASPP; cells of 16 pixels."""
-  del bits
-  rows = trunk(
-    Conv(64, kernel=7, stride=4, padding=3),
-    channels=(64, 128, 256, 512),
-    blocks=(3, 4, 6, 3),
-    strides=(1, 2, 2, 1),
-  )
+  rows = resnet34(strides=(1, 2, 2, 1))
   new = {'kernel_init': torch_uniform}  # what stands on the trunk
   return [
     *rows,
@@ -75,7 +62,6 @@ def deeplabv3_resnet34(bits, classes):
 
 def small_deeplab(bits, classes):
   """Ours, for small images: four convolutions, and ASPP; cells of 4 pixels."""
-  del bits
   return [
     row('layer1', 24, IMAGE, stride=2),
     row('layer2', 48, 'layer1', stride=2),
@@ -88,10 +74,8 @@ def small_deeplab(bits, classes):
 
 def medium_deeplab(bits, classes):
   """Ours, for photographs: six 3 x 3 more, in residual blocks; cells of 8."""
-  del bits
-  rows = trunk(
-    Conv(32, stride=2), channels=(64, 128), blocks=(1, 2), strides=(2, 2)
-  )
+  stem = Conv(32, stride=2)
+  rows = trunk(stem, channels=(64, 128), blocks=(1, 2), strides=(2, 2))
   return [
     *rows,
     *_pyramid(128, rows[-1].name, (0, 4, 8)),

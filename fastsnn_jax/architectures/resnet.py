@@ -4,6 +4,8 @@ Two firing rows a block: part1 is a convolution, part2 a convolution plus the
 shortcut. The sum is a current, so it is never quantised.
 """
 
+import functools
+
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import Layer
 from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
@@ -13,26 +15,12 @@ from fastsnn_jax.nn.weights import Apot, EightBit, torch_bias, torch_uniform
 def resnet(
   classes, *, stem, channels, blocks, ends=None, middle=None, stem_stride=1
 ):
-  """Layers of a residual network.
-
-  Args:
-    classes: outputs of the read-out.
-    stem: channels of the first convolution.
-    channels: of each stage.
-    blocks: of each stage.
-    ends: weight quantiser of the first and last layer.
-    middle: weight quantiser of all other convolutions.
-    stem_stride: of the first convolution.
-  """
+  """A residual network: a stem of so many channels, stages of so many channels
+  and blocks; `ends` and `middle` say how their weights are quantised."""
   first = Conv(stem, weights=ends, stride=stem_stride)
   layers = trunk(first, channels=channels, blocks=blocks, middle=middle)
-  head = Dense(
-    classes,
-    weights=ends,
-    norm=False,
-    kernel_init=torch_uniform,
-    bias_init=torch_bias,
-  )
+  initial = {'kernel_init': torch_uniform, 'bias_init': torch_bias}
+  head = Dense(classes, weights=ends, norm=False, **initial)
   name = f'layer{len(channels) + 1}'
   pooled = Chain((GlobalAveragePool(), head))
   return [*layers, Layer(name, pooled, (layers[-1].name,))]
@@ -48,33 +36,32 @@ def row(name, features, inputs, *, kernel=3, dilation=1, **settings):
 def trunk(stem, *, channels, blocks, middle=None, strides=None):
   """Firing rows: the first convolution, then stages of residual blocks.
 
-  Args:
-    stem: the first row's `Conv`.
-    channels: of each stage.
-    blocks: of each stage.
-    middle: weight quantiser of all convolutions but the stem.
-    strides: of each stage's first block; if None, all stages but the first
-      halve the map.
+  `middle` quantises all weights but the stem's. `strides` are those of each
+  stage's first block; if None, all stages but the first halve the map.
   """
   layers = [Layer('layer0', stem)]
   last, width = 'layer0', stem.features
   strides = strides or (1,) + (2,) * (len(channels) - 1)
-  stages = enumerate(zip(channels, blocks, strides, strict=True))
-  for stage, (features, count, first_stride) in stages:
+  stages = zip(channels, blocks, strides, strict=True)
+  for stage, (features, count, first_stride) in enumerate(stages, 1):
     for block in range(count):
       stride = first_stride if block == 0 else 1
-      shortcut = None
+      conv, shortcut = functools.partial(Conv, features, middle), None
       if stride != 1 or features != width:
-        shortcut = Conv(
-          features, weights=middle, kernel=1, stride=stride, padding=0
-        )
-      name = f'layer{stage + 1}.{block}'
-      first = Conv(features, weights=middle, stride=stride)
-      second = Residual(Conv(features, weights=middle), shortcut)
+        shortcut = conv(kernel=1, stride=stride, padding=0)
+      name = f'layer{stage}.{block}'
+      first, second = conv(stride=stride), Residual(conv(), shortcut)
       layers.append(Layer(f'{name}.part1', first, (last,)))
       layers.append(Layer(f'{name}.part2', second, (f'{name}.part1', last)))
       last, width = f'{name}.part2', features
   return layers
+
+
+def resnet34(strides=None):
+  """ResNet-34's firing rows, with a stem of stride 4 and no pooling."""
+  stem = Conv(64, kernel=7, stride=4, padding=3)
+  channels, blocks = (64, 128, 256, 512), (3, 4, 6, 3)
+  return trunk(stem, channels=channels, blocks=blocks, strides=strides)
 
 
 def thin_resnet(blocks, stem_stride=1):
@@ -100,5 +87,4 @@ def thin_resnet(blocks, stem_stride=1):
 
 def cifar_resnet18(bits, classes):
   """The wide 3-3-2 network: float weights, only activations are quantised."""
-  del bits
   return resnet(classes, stem=64, channels=(128, 256, 512), blocks=(3, 3, 2))

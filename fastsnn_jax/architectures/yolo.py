@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 
-from fastsnn_jax.architectures.resnet import row, trunk
+from fastsnn_jax.architectures.resnet import resnet34, row
 from fastsnn_jax.nn.layers import Conv
 from fastsnn_jax.nn.network import IMAGE, Layer
 from fastsnn_jax.nn.synapses import Chain, Concat, SpaceToDepth
@@ -17,18 +17,10 @@ from fastsnn_jax.nn.weights import torch_bias, torch_uniform
 
 # (width, height) in cells of 32 pixels, at every image size.
 VOC_ANCHORS = (
-  (1.19, 1.98),
-  (2.79, 4.59),
-  (4.53, 8.92),
-  (8.06, 5.29),
-  (10.32, 10.65),
+  *((1.19, 1.98), (2.79, 4.59), (4.53, 8.92), (8.06, 5.29), (10.32, 10.65)),
 )
 COCO_ANCHORS = (
-  (0.53, 0.79),
-  (1.71, 2.36),
-  (2.89, 6.44),
-  (6.33, 3.79),
-  (9.03, 9.74),
+  *((0.53, 0.79), (1.71, 2.36), (2.89, 6.44), (6.33, 3.79), (9.03, 9.74)),
 )
 # In cells of 16 pixels.
 SMALL_ANCHORS = ((0.8, 1.1), (1.4, 1.9), (2.4, 3.0))
@@ -71,7 +63,6 @@ def _prediction(classes, anchors, inputs, bias_init=torch_bias):
 
 def yolov2_tiny(bits, classes, anchors):
   """Eight 3 x 3 convolutions; the first five halve the map."""
-  del bits
   layers, last = [], IMAGE
   for i, features in enumerate((16, 32, 64, 128, 256, 512, 1024, 1024)):
     name = f'layer{i + 1}' if i < 7 else 'head'
@@ -82,14 +73,8 @@ def yolov2_tiny(bits, classes, anchors):
 
 def yolov2_resnet34(bits, classes, anchors):
   """ResNet-34 with a stem of stride 4; its third stage is passed through."""
-  del bits
-  rows = trunk(
-    Conv(64, kernel=7, stride=4, padding=3),
-    channels=(64, 128, 256, 512),
-    blocks=(3, 4, 6, 3),
-  )
   return [
-    *rows,
+    *resnet34(),
     _row('head1', 1024, 'layer4.2.part2', kernel=1),
     _row('head2', 1024, 'head1'),
     _row('head3', 1024, 'head2'),
@@ -101,7 +86,6 @@ def yolov2_resnet34(bits, classes, anchors):
 
 def small_yolo(bits, classes, anchors):
   """Ours, for small images: cells of 16 pixels, and one map passed through."""
-  del bits
   return [
     _row('layer1', 16, IMAGE, stride=2),
     _row('layer2', 32, 'layer1', stride=2),

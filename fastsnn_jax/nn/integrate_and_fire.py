@@ -24,27 +24,18 @@ def integrate_and_fire(
     if signed, take back where v <= negative_threshold and K > 0:
                                                   v <- v + theta, K <- K - 1
 
-  Charge is conserved: v_T = theta / 2 + sum(currents) - theta sum(spikes), and
-  0 <= K <= T. The state is at least float32 and follows wider currents.
+  Spikes are -1, 0 or 1, in the shape and dtype of `currents`; the state is at
+  least float32 and follows wider currents. Charge is conserved:
+  v_T = theta / 2 + sum(currents) - theta sum(spikes), and 0 <= K <= T.
 
-  The derivative is that of the quantised twin r(m, theta) at the mean current
-  m, r = quantize_activation with T levels: with the cotangents g_t of the
-  theta-scaled spikes, the current of every step gets r'(m) sum(g) / T, and
-  theta gets dr/dtheta sum(g).
+  The derivative is that of quantize_activation with T levels, r(m, theta), at
+  the mean current m: with the cotangents g_t of the theta-scaled spikes, the
+  current of every step gets r'(m) sum(g) / T, and theta gets dr/dtheta sum(g).
 
   Args:
-    currents: (T, ...), float.
-    theta: firing threshold, positive, broadcasts against currents[0]; same unit
-      as the currents.
-    signed: negative spikes on or off.
-    negative_threshold: absolute, in the currents' unit.
-    max_count: cap on K, or None.
-
-  Returns:
-    Spikes in {-1, 0, 1}, shape and dtype of `currents`.
-
-  Raises:
-    UserError: `currents` without a time axis or not of floating point.
+    currents: (T, ...), float; UserError without a time axis.
+    theta: positive, broadcasts against currents[0]; both thresholds are in
+      the currents' unit.
 
   >>> z = jnp.array([1., 1., -1., -2., .5, 0., 2.])
   >>> [int(s) for s in integrate_and_fire(z, 1.0)]
@@ -59,45 +50,54 @@ def integrate_and_fire(
       f'integrate_and_fire: currents of shape {currents.shape} and dtype '
       f'{currents.dtype}, but they must be floating point with time first'
     )
-  steps = currents.shape[0]
-  rule = Rule(signed, negative_threshold, max_count, 0, steps, steps, False)
-  theta = jnp.asarray(theta, jnp.promote_types(currents.dtype, jnp.float32))
-  return simulate(currents, theta, rule)
+  rule = Rule(len(currents), signed, negative_threshold, max_count)
+  return simulate(currents[None], theta, rule)[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """What is static in a simulation."""
+  """What is static in a simulation, as of `integrate_and_fire`."""
 
-  signed: bool
-  negative_threshold: float
-  max_count: int | None
-  axis: int  # of time
-  steps: int  # with input
-  total_steps: int
-  constant: bool  # one current (time axis of 1), shown for `steps`
+  steps: int  # with input; `settle` more are without
+  signed: bool = True
+  negative_threshold: float = -1e-3
+  max_count: int | None = None
+  settle: int = 0
+
+  @property
+  def total_steps(self) -> int:
+    return self.steps + self.settle
 
 
-# Two bits hold a spike, so an int32 holds 16 steps. Only such words leave the
-# scan: stacking a float for every step would cost more than the arithmetic.
-# Unrolled, XLA's CPU compiler fuses the steps and computes each one again for
-# all that follow; it pays for three at most (benchmarks/neuron.py).
+def along_time(values, activity):
+  """[T] -> what broadcasts against [B, T, ...]."""
+  return values.reshape(-1, *(1,) * (activity.ndim - 2))
+
+
+# Two bits hold a spike, so an int32 holds 16 steps; stacking a float for each
+# would cost more than the arithmetic. Unrolled, XLA's CPU compiler computes a
+# step again for each that follows: it pays up to three (benchmarks/neuron.py).
 _STEPS_PER_WORD = 16
 _STEPS_TO_UNROLL = 3
 
 
+def simulate(currents, theta, rule):
+  """Spikes [B, T + settle, ...] of so many currents, or of one for T steps."""
+  wide = jnp.promote_types(currents.dtype, jnp.float32)
+  return _integrate(currents, jnp.asarray(theta, wide), rule)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _integrate(currents, theta, rule):
-  """Spikes in {-1, 0, 1}, time on `rule.axis`, dtype of the currents."""
-  state_dtype = jnp.promote_types(currents.dtype, jnp.float32)
-  shape = list(currents.shape)
-  del shape[rule.axis]
+  shape = (currents.shape[0], *currents.shape[2:])
+  constant = currents.shape[1] == 1
 
   def step(state, t):
     voltage, count, word = state
-    at = 0 if rule.constant else t
-    current = lax.dynamic_index_in_dim(currents, at, rule.axis, keepdims=False)
-    current = current.astype(state_dtype)
-    if rule.constant and rule.total_steps > rule.steps:
+    at = 0 if constant else t
+    current = lax.dynamic_index_in_dim(currents, at, 1, keepdims=False)
+    current = current.astype(theta.dtype)
+    if constant and rule.settle:
       current = jnp.where(t < rule.steps, current, 0)
     voltage = voltage + current
     fire = voltage >= theta
@@ -115,7 +115,7 @@ def _integrate(currents, theta, rule):
     word |= (spike & 3) << (2 * (t % _STEPS_PER_WORD))
     return (voltage, count, word), None
 
-  voltage = jnp.broadcast_to(theta / 2, shape).astype(state_dtype)
+  voltage = jnp.broadcast_to(theta / 2, shape)
   count = jnp.zeros(shape, jnp.int32)
   words = []
   for start in range(0, rule.total_steps, _STEPS_PER_WORD):
@@ -125,11 +125,9 @@ def _integrate(currents, theta, rule):
     (voltage, count, word), _ = lax.scan(
       step, state, times, unroll=len(times) <= _STEPS_TO_UNROLL
     )
-    words.append(jnp.expand_dims(word, rule.axis))
+    words.append(jnp.expand_dims(word, 1))
 
-  along = [1] * (len(shape) + 1)
-  along[rule.axis] = -1
-  time = jnp.arange(rule.total_steps, dtype=jnp.int32).reshape(along)
+  time = along_time(jnp.arange(rule.total_steps, dtype=jnp.int32), currents)
   word = words[0]
   for i, later in enumerate(words[1:], 1):
     word = jnp.where(time < i * _STEPS_PER_WORD, word, later)
@@ -138,19 +136,14 @@ def _integrate(currents, theta, rule):
   return ((word << (30 - shift)) >> 30).astype(currents.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def simulate(currents, theta, rule):
-  return _integrate(currents, theta, rule)
-
-
-@simulate.defjvp
+@_integrate.defjvp
 def _(rule, primals, tangents):
   (currents, theta), (dcurrents, dtheta) = primals, tangents
-  spikes = simulate(currents, theta, rule)
+  spikes = _integrate(currents, theta, rule)
 
   def mean(x):
-    total = jnp.sum(x.astype(theta.dtype), rule.axis, keepdims=True)
-    return total if rule.constant else total / rule.steps
+    total = jnp.sum(x.astype(theta.dtype), 1, keepdims=True)
+    return total if currents.shape[1] == 1 else total / rule.steps
 
   _, drate = jax.jvp(
     lambda m, th: quantize_uniform(m, th, rule.steps),

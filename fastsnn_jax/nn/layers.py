@@ -10,52 +10,28 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.weights import (
-  Apot,
-  kaiming,
-  product,
-  quantized_kernel,
-  zero_bias,
-)
+from fastsnn_jax.nn.weights import Apot, kaiming, product, zero_bias
 
-# --- convolution ------------------------------------------------------------
-#
 # XLA's CPU compiler brings convolutions into the layout of its fast kernels
-# only outside of loops (jax issue 12868). The two gradients that JAX derives
-# have other layouts, and in the body of a scan they ran 35 times slower;
-# written in the forward's layout from the start, all three are fast everywhere
-# (benchmarks/convolution.py). On a GPU or TPU it makes no difference. The price
-# is that forward-mode differentiation stops here; reverse mode and `vmap` of it
-# work.
+# only outside of loops (jax issue 12868): in a scan, the two gradients that JAX
+# derives ran 35 times slower. In the forward's layout they are as fast as it is
+# (benchmarks/convolution.py). The price: no forward-mode differentiation.
 
-
-def _conv(x, kernel, pads, strides=(1, 1), **dilations):
-  axes = ('NHWC', 'HWIO', 'NHWC')
-  return lax.conv_general_dilated(
-    x, kernel, strides, pads, dimension_numbers=axes, **dilations
-  )
+_conv = functools.partial(
+  lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolve(x, kernel, stride: int, padding: int, dilation: int = 1):
-  """Cross-correlation with symmetric zero padding.
+  """Cross-correlation of [N, H, W, C] with [K, L, C, D], padded with zeros.
 
     out[n, i, j, d] = sum over k, l, c of
       x[n, i stride + k dilation - padding, …, c] kernel[k, l, c, d]
 
-  Args:
-    x: [N, H, W, C].
-    kernel: [K, L, C, D], dtype of `x`.
-    stride, padding, dilation: of both axes, in pixels.
+  of shape [N, (H + 2 padding - (K - 1) dilation - 1) // stride + 1, …, D].
+  UserError for a map that is smaller than the window.
 
-  Returns:
-    [N, (H + 2 padding - (K - 1) dilation - 1) // stride + 1, …, D].
-
-  Raises:
-    UserError: a map that is smaller than the window.
-
-  >>> convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 2, 1).shape
-  (1, 2, 2, 1)
   >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), 1, 0, 2).shape
   (1, 1, 1, 1)
   """
@@ -67,11 +43,11 @@ def convolve(x, kernel, stride: int, padding: int, dilation: int = 1):
         f'{window}: nothing is left; the network needs larger images'
       )
   pads, strides, dilations = ((n, n) for n in (padding, stride, dilation))
-  return _conv(x, kernel, (pads, pads), strides, rhs_dilation=dilations)
+  return _conv(x, kernel, strides, (pads, pads), rhs_dilation=dilations)
 
 
 def _reach(places, step):
-  """Pixels from the first to the last of so many places, both included."""
+  # pixels from the first to the last of so many places, both included
   return (places - 1) * step + 1
 
 
@@ -79,41 +55,30 @@ def _backward(stride, padding, dilation, saved, g):
   x, kernel = saved
   # Along each axis, g lies at every stride-th of `reach` places.
   to_x, to_kernel = [], []
-  for size, places, out in zip(
-    x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True
-  ):
+  axes = zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True)
+  for size, places, out in axes:
     reach, window = _reach(out, stride), _reach(places, dilation)
     before = window - 1 - padding
     to_x.append((before, size + window - 1 - reach - before))
     to_kernel.append((padding, reach + window - 1 - size - padding))
   strides, dilations = (stride, stride), (dilation, dilation)
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  dx = _conv(g, turned, to_x, lhs_dilation=strides, rhs_dilation=dilations)
-  dkernel = _conv(  # channels stand for the batch, which is summed over
-    x.transpose(3, 1, 2, 0),
-    g.transpose(1, 2, 0, 3),
-    to_kernel,
-    dilations,
-    rhs_dilation=strides,
-  )
+  dx = _conv(g, turned, (1, 1), to_x, strides, dilations)
+  # Channels stand for the batch, which is summed over.
+  x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+  dkernel = _conv(x, g, dilations, to_kernel, rhs_dilation=strides)
   return dx, dkernel.transpose(1, 2, 0, 3)
 
 
 convolve.defvjp(lambda *args: (convolve(*args), args[:2]), _backward)
 
 
-# --- synapses ---------------------------------------------------------------
-
-
 class BatchNorm(nn.Module):
   """PyTorch's batch norm: momentum 0.1, unbiased running variance, eps 1e-5.
 
-  Statistics are taken over every axis but the last, in at least float32; under
-  `jit` with a sharded batch they are those of the global batch.
+  Statistics are taken over every axis but the last, in at least float32, and
+  over the whole of a sharded batch.
   """
-
-  epsilon: float = 1e-5
-  momentum: float = 0.1
 
   @nn.compact
   def __call__(self, x, train=False):
@@ -130,32 +95,28 @@ class BatchNorm(nn.Module):
       var = jnp.mean(jnp.square(x - mean), axes)
       if not self.is_initializing():
         unbiased = var * (count / max(count - 1, 1))
-        mean_.value += self.momentum * (mean - mean_.value)
-        var_.value += self.momentum * (unbiased - var_.value)
+        mean_.value += 0.1 * (mean - mean_.value)
+        var_.value += 0.1 * (unbiased - var_.value)
     else:
       mean, var = mean_.value, var_.value
-    factor = scale / jnp.sqrt(var + self.epsilon)
+    factor = scale / jnp.sqrt(var + 1e-5)
     return x * factor + (bias - mean * factor)
 
 
 class Synapse(nn.Module):
   """Base of all synapses: the activities of some layers -> a layer's current.
 
-  A Linen module that owns its weights and knows nothing of time. One of your
-  own defines `__call__(*inputs, train=False)`, affine in the inputs at
-  inference (or says `affine = False`, and conversion refuses it). If it is
-  `quantal`, the call also takes `quanta`: for each input the scalar that it is
-  a multiple of throughout, or None; see `weights.product`.
+  A Linen module that knows nothing of time. One of your own defines
+  `__call__(*inputs, train=False)`, affine in the inputs at inference (or says
+  `affine = False`, and conversion refuses it). If it is `quantal`, the call
+  also takes `quanta`: what each input is a multiple of throughout, or None.
   """
 
   affine: ClassVar[bool] = True
   quantal: ClassVar[bool] = False
 
   def connect(self, *inputs):
-    """The map with unit weights and no bias.
-
-    Its transpose counts the connections of each input: what a spike costs.
-    """
+    """The map with unit weights and no bias, to count connections by."""
     raise UserError(
       f'{type(self).__name__} has no connect(*inputs), so its connections '
       'cannot be counted; define the map with unit weights and no bias'
@@ -163,8 +124,6 @@ class Synapse(nn.Module):
 
 
 class _Weighted(Synapse):
-  """What Conv and Dense share: a quantised kernel, then batch norm or bias."""
-
   quantal: ClassVar[bool] = True
 
   features: int
@@ -173,13 +132,14 @@ class _Weighted(Synapse):
   kernel_init: Callable = kaiming
   bias_init: Callable = zero_bias
 
-  def _current(self, x, shape, quantum, train, multiply):
+  @nn.compact
+  def __call__(self, x, train=False, quanta=(None,)):
+    x, shape = self._operands(x)
     kernel, alpha = self.param('kernel', self.kernel_init, shape), None
     if isinstance(self.weights, Apot):
       initial = self.weights.initial_alpha
       alpha = self.param('weight_alpha', lambda _: jnp.float32(initial))
-    kernel = quantized_kernel(self.weights, kernel, alpha)
-    y = product(self.weights, x, kernel, alpha, quantum, multiply)
+    y = product(self.weights, x, kernel, alpha, quanta[0], self._multiply)
     if self.norm:
       return BatchNorm(name='norm')(y, train)
     bias = self.param('bias', self.bias_init, shape)
@@ -191,20 +151,16 @@ class Conv(_Weighted):
 
     h = (H + 2 padding - (kernel - 1) dilation - 1) // stride + 1
 
-  The padding is symmetric, as PyTorch's; 'SAME' differs from it for a stride of
-  2.
+  The padding is symmetric, as PyTorch's; 'SAME' is not, for a stride of 2. When
+  it runs, a map that is smaller than the window is a UserError.
 
   Attributes:
     features: D.
     weights: how the kernel is quantised: `Apot`, `EightBit`, or None.
-    norm: batch norm (PyTorch's, with momentum 0.1) if True, else a bias.
+    norm: batch norm if True, else a bias.
     kernel_init: (key, (kernel, kernel, C, D)) -> initial kernel.
     bias_init: (key, shape of the kernel) -> initial bias, [D].
-    kernel, stride, padding, dilation: of both axes, in pixels; a dilation of d
-      leaves d - 1 pixels between those of the window.
-
-  Raises:
-    UserError: when it runs, a map that is smaller than the window.
+    kernel, stride, padding, dilation: of both axes, in pixels.
 
   >>> conv = Conv(16, stride=2, weights=Apot(3))
   >>> image = jnp.ones((1, 8, 8, 3))
@@ -217,16 +173,14 @@ class Conv(_Weighted):
   padding: int = 1
   dilation: int = 1
 
-  @nn.compact
-  def __call__(self, x, train=False, quanta=(None,)):
-    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    return self._current(x, shape, quanta[0], train, self._convolve)
-
   def connect(self, x):
-    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    return self._convolve(x, jnp.ones(shape, x.dtype))
+    x, shape = self._operands(x)
+    return self._multiply(x, jnp.ones(shape, x.dtype))
 
-  def _convolve(self, x, kernel):
+  def _operands(self, x):
+    return x, (self.kernel, self.kernel, x.shape[-1], self.features)
+
+  def _multiply(self, x, kernel):
     return convolve(x, kernel, self.stride, self.padding, self.dilation)
 
 
@@ -242,12 +196,13 @@ class Dense(_Weighted):
   (2, 10)
   """
 
-  @nn.compact
-  def __call__(self, x, train=False, quanta=(None,)):
-    x = x.reshape(x.shape[0], -1)
-    shape = (x.shape[-1], self.features)
-    return self._current(x, shape, quanta[0], train, jnp.matmul)
-
   def connect(self, x):
     total = jnp.sum(x.reshape(x.shape[0], -1), -1, keepdims=True)
     return jnp.broadcast_to(total, (x.shape[0], self.features))
+
+  def _operands(self, x):
+    x = x.reshape(x.shape[0], -1)
+    return x, (x.shape[-1], self.features)
+
+  def _multiply(self, x, kernel):
+    return x @ kernel

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
-from fastsnn_jax.nn.synapses import Synapse
+from fastsnn_jax.nn.synapses import Synapse, run
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
@@ -24,15 +24,11 @@ Neuron = Relu | QuantRelu | IntegrateAndFire
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """One row of the table.
+  """One row of the table: the synapse turns the activities of `inputs`, rows
+  further up or 'image', into the layer's current.
 
-  Attributes:
-    name: unique in the network.
-    synapse: turns the inputs' activities into the layer's current.
-    inputs: names of the rows (or 'image') that feed it, all further up.
-
-  >>> from fastsnn_jax.nn.layers import Conv
-  >>> row = Layer('second', Conv(16), inputs=('first',))
+  >>> import fastsnn_jax as fs
+  >>> row = fs.Layer('second', fs.Conv(16), inputs=('first',))
   """
 
   name: str
@@ -41,8 +37,6 @@ class Layer:
 
 
 class Unit(nn.Module):
-  """A synapse and the neurons behind it, if any, as a Linen module."""
-
   synapse: Synapse
   neuron: Neuron | None
   static: tuple[bool, ...] = ()  # which inputs have no time axis
@@ -54,9 +48,7 @@ class Unit(nn.Module):
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
       theta = self.param('theta', lambda _: jnp.float32(initial))
-    synapse = functools.partial(self.synapse, train=train)
-    if quanta and self.synapse.quantal:
-      synapse = functools.partial(synapse, quanta=quanta)
+    synapse = functools.partial(run, self.synapse, train=train, quanta=quanta)
     activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
     half = inputs[0].dtype.itemsize < 4  # half precision stays so
     return activity.astype(inputs[0].dtype) if half else activity
@@ -72,35 +64,26 @@ class Network:
     model: the name that `fs.build` took, or None for a table of your own.
     bits: of the weights, where they are quantised; 32 for none.
     classes: class names.
-    mean, std: per channel, of images in 0..1, for whole-image functions.
-    task: name of what the network is for, as registered with the tasks.
-    stride: pixels from one cell of the output to the next; the sides of an
-      image must be multiples of it, and `remainder` pixels more.
-    remainder: 1 for a segmenter, whose first and last cells lie on the first
-      and last pixels; else 0.
+    mean, std: per channel, of images in 0..1.
+    task: what the network is for, by its registered name.
+    stride, remainder: an image's sides are a multiple of `stride`, the pixels
+      of a cell of the output, and `remainder` more: 1 for a segmenter, else 0.
     anchors: (width, height) in cells of the boxes that a detector starts from.
     overlap: IoU above which a detector keeps only the better of two boxes.
-    size: side of the square that a detector sees of an image of any size, and
-      that smaller images of a segmenter are padded to; 0 for a side near the
-      image's own.
+    size: side of the square that a detector sees of any image, and a segmenter
+      pads smaller ones to; 0 for a side near the image's own.
 
-  Raises:
-    UserError: no rows, a name taken twice, or an input that is no row above.
-
-  A network of one's own, quantised, and the spiking one with its variables:
+  UserError for no rows, a name taken twice, or an input that is no row above. A
+  network of one's own, and the spiking one with its variables:
 
   >>> import fastsnn_jax as fs
-  >>> from fastsnn_jax.nn.layers import Conv, Dense
-  >>> from fastsnn_jax.nn.synapses import Residual
-  >>> ann = fs.Network(
-  ...   layers=(
-  ...     fs.Layer('stem', Conv(8)),
-  ...     fs.Layer('conv', Conv(8), ('stem',)),
-  ...     fs.Layer('sum', Residual(Conv(8)), ('conv', 'stem')),
-  ...     fs.Layer('head', Dense(3, norm=False), ('sum',)),
-  ...   ),
-  ...   neuron=fs.QuantRelu(bits=2),
+  >>> rows = (
+  ...   fs.Layer('stem', fs.Conv(8)),
+  ...   fs.Layer('conv', fs.Conv(8), ('stem',)),
+  ...   fs.Layer('sum', fs.Residual(fs.Conv(8)), ('conv', 'stem')),
+  ...   fs.Layer('head', fs.Dense(3, norm=False), ('sum',)),
   ... )
+  >>> ann = fs.Network(rows, fs.QuantRelu(bits=2))
   >>> images = jnp.ones((1, 8, 8, 1))
   >>> variables = ann.init(jax.random.key(0), images)
   >>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
@@ -148,7 +131,6 @@ class Network:
     return self.layers[:-1]
 
   def unit(self, layer: Layer) -> nn.Module:
-    """The Linen module of one row."""
     if layer is self.layers[-1]:
       return Unit(layer.synapse, None)
     static = tuple(name == IMAGE for name in layer.inputs)
@@ -156,33 +138,17 @@ class Network:
 
   def inputs_of(self, layer: Layer, activations) -> list[Any]:
     """What feeds a row; the read-out gets means over time."""
-    inputs = [activations[name] for name in layer.inputs]
-    if layer is not self.layers[-1]:
-      return inputs
+    decode = self.neuron.decode if layer is self.layers[-1] else lambda x: x
     return [
-      x if name == IMAGE else self.neuron.decode(x)
-      for name, x in zip(layer.inputs, inputs, strict=True)
+      activations[name] if name == IMAGE else decode(activations[name])
+      for name in layer.inputs
     ]
 
-  def _quanta(self, layer, variables):
-    """What each input of a row is a multiple of, or None."""
-    if layer is self.layers[-1]:
-      return ()
-    thetas = [variables['params'].get(name, {}) for name in layer.inputs]
-    return tuple(
-      None if name == IMAGE else self.neuron.quantum(own.get('theta'))
-      for name, own in zip(layer.inputs, thetas, strict=True)
-    )
-
   def init(self, key, images) -> dict[str, Any]:
-    """Fresh variables for images of this shape, [B, H, W, C].
-
-    Returns:
-      {'params': {layer: …}, 'batch_stats': {layer: …}}
-    """
+    """{'params': {layer: …}, 'batch_stats': {layer: …}} for such images."""
     self._check_shape(images)
-    image = jax.ShapeDtypeStruct((1, *np.shape(images)[1:]), jnp.float32)
-    activations = {IMAGE: image}
+    shape = (1, *np.shape(images)[1:])
+    activations = {IMAGE: jax.ShapeDtypeStruct(shape, jnp.float32)}
     variables = {'params': {}, 'batch_stats': {}}
     for i, layer in enumerate(self.layers):
       unit, feed = self.unit(layer), functools.partial(self.inputs_of, layer)
@@ -200,22 +166,19 @@ class Network:
     """Runs the table.
 
     Args:
-      variables: {'params': …, 'batch_stats': …} as from `init`.
-      images: [B, H, W, C], float, normalised. bfloat16 images are computed in
-        bfloat16, with neurons and statistics in float32.
+      variables: as from `init`.
+      images: [B, H, W, C], normalised. With bfloat16, only neurons and
+        statistics are computed in float32.
       train: batch norm takes the batch's statistics and updates its own.
-      remat: with `train`, keep the activations between rows for the gradient,
-        and compute what is inside a row again.
+      remat: with `train`, the gradient computes what is inside a row again.
 
     Returns:
       (output, activations): the read-out, averaged over time in a spiking
-      network, and a dict with every firing layer's activity, [B, …] or
-      [B, T, …] with spikes of -theta, 0, theta. With `train`, a third: the new
-      batch_stats. What is not used costs nothing under `jit`.
+      network, and every firing layer's activity, [B, …] or [B, T, …] with
+      spikes of -theta, 0, theta. With `train`, a third: the new batch_stats.
 
     Raises:
-      UserError: images of a wrong shape or not floating point; `train` with a
-        spiking network.
+      UserError: images of another kind; `train` with a spiking network.
     """
     self._check_shape(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -228,20 +191,24 @@ class Network:
         'train=True with a spiking network: batch norm cannot follow single '
         'steps; train the quantised network, then convert and fine-tune'
       )
-    activations = {IMAGE: images}
-    statistics = {}
+    quanta = {
+      name: self.neuron.quantum(own['theta'])
+      for name, own in variables['params'].items()
+      if 'theta' in own
+    }
+    activations, statistics = {IMAGE: images}, {}
     for layer in self.layers:
       inputs = self.inputs_of(layer, activations)
-      unit, mine = self.unit(layer), own_variables(variables, layer.name)
+      unit, mine = self.unit(layer).apply, own_variables(variables, layer.name)
       if train:
-        run = functools.partial(unit.apply, train=True, mutable=['batch_stats'])
-        run = jax.checkpoint(run) if remat else run
-        activations[layer.name], new = run(mine, *inputs)
+        unit = functools.partial(unit, train=True, mutable=['batch_stats'])
+        unit = jax.checkpoint(unit) if remat else unit
+        activations[layer.name], new = unit(mine, *inputs)
         if 'batch_stats' in new:
           statistics[layer.name] = new['batch_stats']
       else:
-        quanta = self._quanta(layer, variables)
-        activations[layer.name] = unit.apply(mine, *inputs, quanta=quanta)
+        own = tuple(quanta.get(name) for name in layer.inputs)
+        activations[layer.name] = unit(mine, *inputs, quanta=own)
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)
@@ -259,26 +226,19 @@ class Network:
       )
 
   def output_over_time(self, variables, activations):
-    """The answer after each step: [B, T + settle, …].
-
-    Args:
-      variables: as for `apply`.
-      activations: as from `apply` of this spiking network.
-    """
+    """A spiking network's answer after each step: [B, T + settle, …]."""
     readout = self.layers[-1]
-    inputs = [
-      self.neuron.decode_over_time(activations[name]) for name in readout.inputs
-    ]
-    batch, time = inputs[0].shape[:2]
-    folded = [x.reshape(batch * time, *x.shape[2:]) for x in inputs]
+    decode = self.neuron.decode_over_time
+    inputs = [decode(activations[name]) for name in readout.inputs]
+    folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
     mine = own_variables(variables, readout.name)
     output = self.unit(readout).apply(mine, *folded)
-    return output.reshape(batch, time, *output.shape[1:])
+    return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames=('unit', 'shapes'))
 def _init_unit(key, *, unit, shapes):
-  """A row's variables; equal rows share one compiled program."""
+  # Equal rows share one compiled program.
   return unit.init(key, *(jnp.zeros(shape) for shape in shapes))
 
 

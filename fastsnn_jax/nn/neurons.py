@@ -1,16 +1,15 @@
 r"""The nonlinearities of a network, and the only code that knows of time.
 
-A network has one neuron: `Relu` (float), `QuantRelu` (quantised) or
-`IntegrateAndFire` (spiking). They are frozen dataclasses with the same four
-members, so that a network is converted by replacing one by another:
+A network has one neuron, `Relu`, `QuantRelu` or `IntegrateAndFire`, and is
+converted by replacing one by another; they have the same four members:
 
   initial_theta                      None where the neuron has no threshold
   respond(synapse, inputs, theta)    currents through `synapse`, then activity
   decode(activity)                   activity -> the activation it stands for
   quantum(theta)                     what all activity is a multiple of, or None
 
-Time is the second axis, [B, T, ...], and is folded into the batch as (B T) for
-the synapses: a batch sharded over devices then stays where it is.
+Time is the second axis, [B, T, ...], and folded into the batch as (B T) for the
+synapses: a batch sharded over devices then stays where it is.
 """
 
 import dataclasses
@@ -22,12 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.integrate_and_fire import Rule, simulate
+from fastsnn_jax.nn.integrate_and_fire import Rule, along_time, simulate
 from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
 
 
 def _is_finite(value):
-  return isinstance(value, numbers.Real) and math.isfinite(value)
+  return isinstance(value, numbers.Real) and math.isfinite(float(value))
+
+
+def _is_whole(value, low):
+  return isinstance(value, numbers.Integral) and int(value) >= low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,28 +44,20 @@ class Relu:
   initial_theta: ClassVar[None] = None
 
   def respond(self, synapse, inputs, theta=None, *, static=()):
-    del theta, static
     return jnp.maximum(synapse(*inputs), 0)
 
   def decode(self, activity):
     return activity
 
   def quantum(self, theta):
-    del theta
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantRelu:
   """`fs.quantize_activation` of the current, with theta as the learned clip.
 
-    activation = round(clip(current / theta, 0, 1) n) theta / n,  n = 2^bits - 1
-
-  Attributes:
-    bits: 1 to 16.
-    initial_theta: positive, in the current's unit.
-
-  Raises:
-    UserError: a field outside of the above.
+  UserError if bits are not 1 to 16, or initial_theta is not positive.
 
   >>> QuantRelu(2).respond(lambda x: x, (jnp.array([-1.0, 3.5]),), 6.0).tolist()
   [0.0, 4.0]
@@ -80,7 +75,6 @@ class QuantRelu:
       )
 
   def respond(self, synapse, inputs, theta, *, static=()):
-    del static
     return quantize_activation(synapse(*inputs), theta, self.bits)
 
   def decode(self, activity):
@@ -91,7 +85,7 @@ class QuantRelu:
 
 
 @dataclasses.dataclass(frozen=True)
-class IntegrateAndFire:
+class IntegrateAndFire(Rule):
   """Integrate-and-fire neurons that may take a spike back.
 
   The dynamics are those of `fs.integrate_and_fire` (Fast-SNN,
@@ -100,15 +94,11 @@ class IntegrateAndFire:
 
   Attributes:
     steps: T, the steps during which the input is shown; rates divide by it.
-    signed: negative spikes on or off.
-    negative_threshold: a spike is taken back at a voltage of this or less; in
-      the current's unit.
-    max_count: cap on the net spike count, or None.
+    signed, negative_threshold, max_count: as of `fs.integrate_and_fire`.
     settle: steps after the T-th with zero input and no bias: the current is
       synapse(x) - synapse(0) there, so that late charge is still answered.
 
-  Raises:
-    UserError: a field of another kind or out of range.
+  UserError for a field of another kind or out of range.
 
   >>> neuron = IntegrateAndFire(steps=3)
   >>> image = jnp.array([[0.1, 2.0]])
@@ -117,60 +107,49 @@ class IntegrateAndFire:
   ((1, 3, 2), [[0.0, 1.0]])
   """
 
-  steps: int
-  signed: bool = True
-  negative_threshold: float = -1e-3
-  max_count: int | None = None
-  settle: int = 0
-
   initial_theta: ClassVar[float] = 1.0
 
   def __post_init__(self):
-    def check(name, valid, needed):
+    count, negative = self.max_count, self.negative_threshold
+    positive = 'a whole number from 1 up'
+    for name, valid, needed in (
+      ('steps', _is_whole(self.steps, 1), positive),
+      ('settle', _is_whole(self.settle, 0), 'a whole number from 0 up'),
+      ('max_count', count is None or _is_whole(count, 1), positive),
+      ('signed', isinstance(self.signed, bool | np.bool_), 'True or False'),
+      ('negative_threshold', _is_finite(negative), 'a finite number'),
+    ):
       if not valid:
+        given = getattr(self, name)
         raise UserError(
-          f'IntegrateAndFire: {name}={getattr(self, name)!r}, but it must be '
-          f'{needed}'
+          f'IntegrateAndFire: {name}={given!r}, but it must be {needed}'
         )
 
-    for name, low in (('steps', 1), ('settle', 0), ('max_count', 1)):
-      value = getattr(self, name)
-      whole = isinstance(value, numbers.Integral) and value >= low
-      unset = (name, value) == ('max_count', None)
-      check(name, whole or unset, f'a whole number from {low} up')
-    check('signed', isinstance(self.signed, bool | np.bool_), 'True or False')
-    negative = self.negative_threshold
-    check('negative_threshold', _is_finite(negative), 'a finite number')
-
-  @property
-  def total_steps(self) -> int:
-    return self.steps + self.settle
-
   def respond(self, synapse, inputs, theta, *, static=()):
-    """Spikes [B, T + settle, ...] in {-theta, 0, theta}.
-
-    `static[i]` says that input i has no time axis: an image, shown for T steps
-    and then withdrawn.
-    """
+    """Spikes; a static input has no time axis, and is shown for T steps."""
     static = static or (False,) * len(inputs)
+    current = self._current(synapse, inputs, static)
+    spikes = simulate(current, theta, self)
+    return spikes * jnp.asarray(theta, spikes.dtype)
+
+  def _current(self, synapse, inputs, static):
     if all(static):
       # The same current at each step: one synapse, and no copy per step.
-      current = jnp.expand_dims(synapse(*inputs), 1)
-      return self._fire(current, theta, constant=True)
-    inputs = [
-      self._show(x) if alone else x
-      for x, alone in zip(inputs, static, strict=True)
-    ]
-    batch, time = inputs[0].shape[:2]
-    folded = [x.reshape(batch * time, *x.shape[2:]) for x in inputs]
+      return jnp.expand_dims(synapse(*inputs), 1)
+    shown = jnp.arange(self.total_steps) < self.steps
+    folded = []
+    for x, alone in zip(inputs, static, strict=True):
+      if alone:
+        x = jnp.expand_dims(x, 1)
+        x = jnp.where(along_time(shown, x), x, 0)
+      folded.append(x.reshape(-1, *x.shape[2:]))
     current = synapse(*folded)
-    current = current.reshape(batch, time, *current.shape[1:])
+    current = current.reshape(-1, self.total_steps, *current.shape[1:])
     if self.settle:
       bias = synapse(*(jnp.zeros_like(x[:1]) for x in folded))
-      late = jnp.arange(time) >= self.steps
-      late = late.reshape(time, *(1,) * (current.ndim - 2))
-      current = jnp.where(late, current - bias, current)
-    return self._fire(current, theta, constant=False)
+      with_bias = along_time(shown, current)
+      current = jnp.where(with_bias, current, current - bias)
+    return current
 
   def quantum(self, theta):
     return theta
@@ -180,29 +159,7 @@ class IntegrateAndFire:
     return jnp.sum(activity, 1) / self.steps
 
   def decode_over_time(self, activity):
-    """What `decode` would say after each step: mean over t, or over T if t > T.
-
-    [B, T + settle, ...] -> the same shape.
-    """
+    """After each step t, the mean over t, or over T if t > T; same shape."""
     time = jnp.minimum(jnp.arange(1, self.total_steps + 1), self.steps)
-    time = time.reshape(-1, *(1,) * (activity.ndim - 2))
-    return jnp.cumsum(activity, 1) / time.astype(activity.dtype)
-
-  def _show(self, image):
-    shown = jnp.arange(self.total_steps) < self.steps
-    shown = shown.reshape(1, -1, *(1,) * (image.ndim - 1))
-    return jnp.where(shown, jnp.expand_dims(image, 1), 0)
-
-  def _fire(self, current, theta, constant):
-    rule = Rule(
-      self.signed,
-      self.negative_threshold,
-      self.max_count,
-      axis=1,
-      steps=self.steps,
-      total_steps=self.total_steps,
-      constant=constant,
-    )
-    wide = jnp.promote_types(current.dtype, jnp.float32)
-    spikes = simulate(current, jnp.asarray(theta, wide), rule)
-    return spikes * jnp.asarray(theta, spikes.dtype)
+    time = along_time(time.astype(activity.dtype), activity)
+    return jnp.cumsum(activity, 1) / time

@@ -1,14 +1,11 @@
 r"""Quantisers of weights and activations, as pure functions of arrays.
 
-Notation: b is the bit width, n = 2^b - 1, alpha a learned clip, round() rounds
-half to even. Every function computes in at least float32, follows wider inputs
-and returns its first argument's dtype. Gradients are straight-through, written
-as `custom_jvp`: forward values are those of the quantiser bit for bit, and
-forward- and reverse-mode derivatives both exist.
+Every function computes in at least float32, follows wider inputs and returns
+its first argument's shape and dtype; round() rounds half to even. Gradients are
+straight-through by `custom_jvp`, which leaves the values as they are.
 
-Sources: Hu et al., Fast-SNN (https://arxiv.org/abs/2305.19868) for the uniform
-activations; Li et al., Additive Powers-of-Two Quantization
-(https://arxiv.org/abs/1909.13144) for the weights.
+Sources: https://arxiv.org/abs/2305.19868 (Fast-SNN) for activations,
+https://arxiv.org/abs/1909.13144 (additive powers of two) for weights.
 """
 
 import fractions
@@ -37,15 +34,7 @@ _APOT_SETS = {
 
 @jax.custom_jvp
 def straight_through(value, proxy):
-  """`value` bit for bit, with the derivative of `proxy`.
-
-  `x + stop_gradient(q - x)` would do almost the same, but rounds the last bit.
-
-  >>> import jax
-  >>> float(jax.grad(lambda x: straight_through(jnp.round(x), 2 * x))(0.3))
-  2.0
-  """
-  del proxy
+  """`value` bit for bit, with the derivative of `proxy`."""
   return value
 
 
@@ -58,22 +47,19 @@ def _(primals, tangents):
 def divide(x, divisor):
   """IEEE division of an array by a scalar, under `jit` too.
 
-  XLA rewrites a division by a broadcast scalar as a multiplication by its
-  reciprocal, off by one ulp for one quotient in twenty, and a rounding decision
-  notices. The select hides from XLA that the divisor is the same everywhere; it
-  fuses, so it costs nothing that a memory-bound pass would show.
+  XLA multiplies by the reciprocal of a broadcast scalar instead, off by one ulp
+  for one quotient in twenty, which a rounding decision notices. The select
+  hides that the divisor is the same everywhere, and costs nothing measurable.
   """
   return x / jnp.where(jnp.isnan(x), jnp.nan, divisor)
 
 
 def _wide(x):
-  """`x` as floating point of at least 32 bits."""
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def check_bits(bits, low, high, what):
-  """Refuses what is no whole number in low..high."""
   if not (isinstance(bits, int | np.integer) and low <= bits <= high):
     raise UserError(
       f'{what}: bits={bits!r}, but it must be a whole number from {low} to '
@@ -85,17 +71,8 @@ def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
   """Magnitudes of the additive-powers-of-two weight levels, sorted.
 
   A level is a sum of one element of each base set, divided by the largest such
-  sum (reference behaviour C1.1).
-
-  Args:
-    bits: weight bits, 2 (ternary: 0 and 1) to 7; one bit is the sign.
-    dtype: the levels are rebuilt in it, not converted to it.
-
-  Returns:
-    [2^(bits - 1)] array from 0 to 1.
-
-  Raises:
-    UserError: `bits` outside of the above.
+  sum (reference behaviour C1.1): 2^(bits - 1) levels from 0 to 1, computed in
+  `dtype`. One of the 2 to 7 bits is the sign; UserError for another number.
 
   >>> apot_levels(4).tolist()[:4]
   [0.0, 0.10000000149011612, 0.20000000298023224, 0.30000001192092896]
@@ -124,18 +101,15 @@ def apot_denominator(bits: int) -> int:
 def _boundaries(bits: int, dtype: str) -> tuple[tuple[float, float], ...]:
   """(smallest magnitude that takes the level, level), for levels above 0.
 
-  The official code takes the nearest level by rounded distance, and at a tie
-  the upper one, except next to zero. Both distances are monotone in the
-  magnitude, so a comparison with one number per level decides alike.
+  The official code takes the nearest level by rounded distance, at a tie the
+  upper one, except next to zero; one number per level decides alike.
   """
   levels, boundaries = apot_levels(bits, dtype), []
   for low, high in itertools.pairwise(levels):
     x = (low + high) / levels.dtype.type(2)
     for _ in range(8):
       x = np.nextafter(x, low)
-    while abs(x - high) > abs(x - low) or (
-      abs(x - high) == abs(x - low) and low == 0
-    ):
+    while high - x > x - low or (high - x == x - low and low == 0):
       x = np.nextafter(x, high)
     boundaries.append((float(x), float(high)))
   return tuple(boundaries)
@@ -153,8 +127,6 @@ def _nearest(x, bits):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _normalize(w, detached):
-  """(w - mean) / std over the whole tensor, with the unbiased std."""
-  del detached
   return divide(w - jnp.mean(w), jnp.std(w, ddof=1))
 
 
@@ -170,8 +142,6 @@ def _(detached, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _project(normal, alpha, bits, masked):
-  """alpha * nearest level to normal / alpha."""
-  del masked
   return _nearest(divide(normal, alpha), bits) * alpha
 
 
@@ -202,17 +172,7 @@ def quantize_weight(
     'detached': g / std; mean and std are constants, clipping does not mask.
     'full': through mean and std, with g masked where |x| > 1 (not at 2 bits).
 
-  Args:
-    w: weights, any shape of more than one element.
-    alpha: clip, scalar; its sign is free (the function is even in it).
-    bits: 2 to 7.
-    gradient: the family.
-
-  Returns:
-    Quantised weights, shape and dtype of `w`.
-
-  Raises:
-    UserError: `bits` or `gradient` outside of the above.
+  alpha is a scalar of either sign, and bits are 2 to 7 (UserError for others).
 
   >>> w = jnp.array([-.3, -.12, -.05, 0, .03, .08, .15, .4])
   >>> [round(float(q), 2) for q in quantize_weight(w, 1.2, 3)]
@@ -238,12 +198,6 @@ def quantize_weight_8bit(w):
   Official checkpoints depend on it (reference behaviour C1.6). dL/dw = dL/dw_q;
   M is a constant.
 
-  Args:
-    w: weights, any shape.
-
-  Returns:
-    Quantised weights, shape and dtype of `w`.
-
   >>> quantize_weight_8bit(jnp.array([-.5, -.2, .37])).tolist()[2]
   0.3700000047683716
   """
@@ -256,16 +210,11 @@ def quantize_weight_8bit(w):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def quantize_uniform(x, alpha, levels: int):
-  """`quantize_activation` with the number of levels above zero in full.
-
-  A neuron that runs T steps answers with one of T + 1 rates, whether or not
-  T + 1 is a power of two; this is its quantised twin, for levels = T.
-  """
+  """`quantize_activation` with n = `levels`, the steps of a neuron."""
   return _uniform(x, alpha, levels)[1]
 
 
 def _uniform(x, alpha, levels):
-  """(x / alpha, quantised value, value / alpha)."""
   ratio = divide(jnp.maximum(x, 0), alpha)
   share = divide(jnp.round(jnp.clip(ratio, 0, 1) * levels), levels)
   return ratio, share * alpha, share
@@ -282,26 +231,15 @@ def _(levels, primals, tangents):
 def quantize_activation(x, alpha, bits: int):
   """Rectifies, clips at alpha and rounds to 2^bits levels.
 
-  y = round(clip(max(x, 0) / alpha, 0, 1) n) / n * alpha, n = 2^bits - 1.
+  y = round(clip(max(x, 0) / alpha, 0, 1) n) / n * alpha, n = 2^bits - 1, with
+  alpha positive, broadcast against x, and 1 to 16 bits (UserError for others).
   dL/dx = g where 0 < x <= alpha, else 0; dL/dalpha = sum g (1 if x > alpha
   else y / alpha - x / alpha) over the positive x (reference behaviour C1.5).
-
-  Args:
-    x: pre-activations, any shape.
-    alpha: clip, positive, broadcasts against `x`.
-    bits: 1 to 16.
-
-  Returns:
-    Shape and dtype of `x`.
-
-  Raises:
-    UserError: `bits` outside of the above.
 
   >>> quantize_activation(jnp.array([-1., .5, 1.4, 3.]), 2., 2).tolist()
   [0.0, 0.6666666865348816, 1.3333333730697632, 2.0]
   """
   check_bits(bits, 1, 16, 'activation')
   wide = _wide(x)
-  alpha = jnp.asarray(alpha, wide.dtype)
-  y = quantize_uniform(wide, alpha, 2**bits - 1)
+  y = quantize_uniform(wide, jnp.asarray(alpha, wide.dtype), 2**bits - 1)
   return y.astype(jnp.asarray(x).dtype)

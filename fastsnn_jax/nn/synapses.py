@@ -10,8 +10,6 @@ from fastsnn_jax.nn.layers import Synapse
 
 
 class _Composed(Synapse):
-  """What synapses made of others share: affine if all their parts are."""
-
   quantal: ClassVar[bool] = True
 
   @property
@@ -22,13 +20,12 @@ class _Composed(Synapse):
     return self.parts
 
 
-def _run(part, inputs, train, quanta):
-  """A part's current; without a part, the one input itself."""
+def run(part, *inputs, train, quanta):
+  """A synapse's current; without a synapse, the one input itself."""
   if part is None:
     return inputs[0]
-  if part.quantal and quanta:
-    return part(*inputs, train=train, quanta=quanta)
-  return part(*inputs, train=train)
+  settings = {'quanta': quanta} if part.quantal and quanta else {}
+  return part(*inputs, train=train, **settings)
 
 
 def _connect(part, x):
@@ -38,13 +35,8 @@ def _connect(part, x):
 class Residual(_Composed):
   """body(x) + shortcut(skip); without a shortcut, body(x) + skip.
 
-  Attributes:
-    body: a synapse of one input, the row's first.
-    shortcut: of the row's second input, or None.
-
-  >>> import jax
-  >>> from fastsnn_jax.nn.layers import Conv
-  >>> block = Residual(Conv(8))
+  >>> import jax, fastsnn_jax as fs
+  >>> block = fs.Residual(fs.Conv(8))
   >>> x = jnp.ones((1, 4, 4, 8))
   >>> block.apply(block.init(jax.random.key(0), x, x), x, x).shape
   (1, 4, 4, 8)
@@ -58,8 +50,8 @@ class Residual(_Composed):
 
   @nn.compact
   def __call__(self, x, skip, train=False, quanta=(None, None)):
-    y = _run(self.body, (x,), train, quanta[:1])
-    return y + _run(self.shortcut, (skip,), train, quanta[1:])
+    y = run(self.body, x, train=train, quanta=quanta[:1])
+    return y + run(self.shortcut, skip, train=train, quanta=quanta[1:])
 
   def connect(self, x, skip):
     return self.body.connect(x) + _connect(self.shortcut, skip)
@@ -68,13 +60,8 @@ class Residual(_Composed):
 class Chain(_Composed):
   """One synapse after another, with no neuron between: p_n(… p_1(inputs)).
 
-  Attributes:
-    parts: synapses; the first takes all inputs of the row, each other one the
-      current of the one before it.
-
-  >>> import jax
-  >>> from fastsnn_jax.nn.layers import Conv
-  >>> pooled = Chain((Conv(8), GlobalAveragePool()))
+  >>> import jax, fastsnn_jax as fs
+  >>> pooled = fs.Chain((fs.Conv(8), fs.GlobalAveragePool()))
   >>> x = jnp.ones((1, 4, 4, 3))
   >>> pooled.apply(pooled.init(jax.random.key(0), x), x).shape
   (1, 8)
@@ -85,7 +72,7 @@ class Chain(_Composed):
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
     for part in self.parts:
-      inputs = (_run(part, inputs, train, quanta),)
+      inputs = (run(part, *inputs, train=train, quanta=quanta),)
       quanta = ()  # a current is a multiple of nothing
     return inputs[0]
 
@@ -98,11 +85,7 @@ class Chain(_Composed):
 class Concat(_Composed):
   """The channels of several inputs in a row: maps of C and D -> of C + D.
 
-  Attributes:
-    parts: for each input the synapse that it runs through first, or None.
-
-  Raises:
-    ValueError: when it runs, another number of inputs than of parts.
+  Each input runs through its part first, a synapse or None.
 
   >>> joined = Concat((None, SpaceToDepth(2)))
   >>> joined.apply({}, jnp.ones((1, 2, 2, 3)), jnp.ones((1, 4, 4, 1))).shape
@@ -112,11 +95,11 @@ class Concat(_Composed):
   parts: tuple[Synapse | None, ...]
 
   def __call__(self, *inputs, train=False, quanta=()):
-    quanta = quanta or (None,) * len(inputs)
-    rows = zip(self.parts, inputs, quanta, strict=True)
-    return jnp.concatenate(
-      [_run(part, (x,), train, (quantum,)) for part, x, quantum in rows], -1
-    )
+    maps = [
+      run(part, x, train=train, quanta=quanta[i : i + 1])
+      for i, (part, x) in enumerate(zip(self.parts, inputs, strict=True))
+    ]
+    return jnp.concatenate(maps, -1)
 
   def connect(self, *inputs):
     pairs = zip(self.parts, inputs, strict=True)
@@ -130,9 +113,7 @@ class GlobalAveragePool(Synapse):
   [[1.0, 1.0]]
   """
 
-  @nn.compact
   def __call__(self, x, train=False):
-    del train
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.mean(x, (1, 2), dtype=wide).astype(x.dtype)
 
@@ -145,8 +126,7 @@ class SpaceToDepth(Synapse):
 
   out[i, j, (dy b + dx) C + c] = in[b i + dy, b j + dx, c]
 
-  Raises:
-    UserError: when it runs, sides that are no multiples of the block.
+  UserError, when it runs, for sides that are no multiples of the block.
 
   >>> SpaceToDepth(2).apply({}, jnp.ones((1, 4, 4, 3))).shape
   (1, 2, 2, 12)
@@ -155,7 +135,6 @@ class SpaceToDepth(Synapse):
   block: int = 2
 
   def __call__(self, x, train=False):
-    del train
     return self.connect(x)
 
   def connect(self, x):
@@ -165,9 +144,9 @@ class SpaceToDepth(Synapse):
         f'SpaceToDepth: a map of {height} x {width}, but its sides must be '
         f'multiples of {b}; give images whose sides are multiples of more'
       )
-    x = x.reshape(n, height // b, b, width // b, b, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, height // b, width // b, b * b * channels)
+    blocks = x.reshape(n, height // b, b, width // b, b, channels)
+    blocks = blocks.transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(n, height // b, width // b, b * b * channels)
 
 
 class MaxPool(Synapse):
@@ -181,8 +160,5 @@ class MaxPool(Synapse):
   window: int = 2
   stride: int = 2
 
-  @nn.compact
   def __call__(self, x, train=False):
-    del train
-    window, stride = (self.window,) * 2, (self.stride,) * 2
-    return nn.max_pool(x, window, strides=stride)
+    return nn.max_pool(x, (self.window,) * 2, strides=(self.stride,) * 2)

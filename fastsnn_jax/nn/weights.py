@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,6 @@ from fastsnn_jax.nn.quantizers import (
   quantize_weight_8bit,
   straight_through,
 )
-
-# --- initial values ---------------------------------------------------------
 
 
 def kaiming(key, shape, dtype=jnp.float32):
@@ -34,8 +33,6 @@ def small_normal(key, shape, dtype=jnp.float32):
 
 
 def zero_bias(key, kernel_shape):
-  """Zeros."""
-  del key
   return jnp.zeros(kernel_shape[-1:])
 
 
@@ -45,27 +42,20 @@ def torch_bias(key, kernel_shape):
   return jax.random.uniform(key, kernel_shape[-1:], minval=-bound, maxval=bound)
 
 
-# --- quantised kernels ------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Apot:
   """Weights by `fs.quantize_weight`, with a clip alpha that is learned.
 
-  Attributes:
-    bits: of a weight, 2 to 7.
-    gradient: 'full' or 'detached', see `fs.quantize_weight`.
-    initial_alpha: where the clip starts, in standard deviations of the kernel.
+  The clip starts at `initial_alpha` standard deviations of the kernel.
 
-  >>> from fastsnn_jax.nn.layers import Conv
-  >>> conv = Conv(16, weights=Apot(bits=3))
-  >>> image = jnp.ones((1, 8, 8, 3))
-  >>> conv.init(jax.random.key(0), image)['params']['weight_alpha'].item()
-  3.0
+  >>> import fastsnn_jax as fs
+  >>> conv = fs.Conv(16, weights=fs.Apot(bits=3))
+  >>> conv.weights.gradient
+  'full'
   """
 
   bits: int
-  gradient: str = 'full'
+  gradient: Literal['detached', 'full'] = 'full'
   initial_alpha: float = 3.0
 
 
@@ -73,40 +63,25 @@ class Apot:
 class EightBit:
   """Weights by `fs.quantize_weight_8bit`: those of first and last layers.
 
-  >>> from fastsnn_jax.nn.layers import Dense
-  >>> read_out = Dense(10, weights=EightBit(), norm=False)
+  >>> import fastsnn_jax as fs
+  >>> read_out = fs.Dense(10, weights=fs.EightBit(), norm=False)
   """
-
-
-def quantized_kernel(weights, kernel, alpha=None):
-  """The kernel by `Apot` with the clip `alpha`, by `EightBit`, or as it is."""
-  match weights:
-    case None:
-      return kernel
-    case EightBit():
-      return quantize_weight_8bit(kernel)
-    case Apot(bits, gradient):
-      return quantize_weight(kernel, alpha, bits, gradient)
-  raise TypeError(f'weights={weights!r}: None, EightBit or Apot needed')
 
 
 def product(weights, x, kernel, alpha, quantum, multiply):
-  """multiply(x, kernel), in whole numbers where both are multiples of a step.
+  """multiply(x, quantised kernel), in whole numbers if both have a step.
 
-  APoT weights are multiples of alpha / D. Where the activity has a quantum too
-  (theta of a spiking layer, theta / n of a quantised one), the product of the
-  whole numbers is exact in float32, below 2^24, in any order of summation and
-  on any device; both scales are multiplied afterwards. A quantised network and
-  its settled twin then decide alike but for the norm's last bits.
-
-  Args:
-    weights: `Apot`, `EightBit` or None.
-    x: activity.
-    kernel: quantised.
-    alpha: the clip of APoT.
-    quantum: what all of `x` is a multiple of, scalar, or None if not known.
-    multiply: bilinear.
+  APoT weights are multiples of alpha / D, and all of x of `quantum`, if that is
+  known; the product of the whole numbers is exact, and both scales follow
+  (docs/method.md).
   """
+  match weights:
+    case EightBit():
+      kernel = quantize_weight_8bit(kernel)
+    case Apot(bits, gradient):
+      kernel = quantize_weight(kernel, alpha, bits, gradient)
+    case _ if weights is not None:
+      raise TypeError(f'weights={weights!r}: None, EightBit or Apot needed')
   if quantum is None or not isinstance(weights, Apot):
     return multiply(*_same_dtype(x, kernel))
   step = alpha.astype(kernel.dtype) / apot_denominator(weights.bits)
@@ -116,11 +91,7 @@ def product(weights, x, kernel, alpha, quantum, multiply):
 
 
 def _same_dtype(x, kernel):
-  """Both in the computing dtype: that of `x` if it is a half, else the wider.
-
-  So half-precision images give half-precision products from float32 weights,
-  and float64 weights a float64 network.
-  """
+  """Both in the dtype of `x` if that is a half, else in the wider."""
   half = x.dtype.itemsize < 4
   dtype = x.dtype if half else jnp.promote_types(x.dtype, kernel.dtype)
   return x.astype(dtype), kernel.astype(dtype)

@@ -282,7 +282,7 @@ def as_pixels(images) -> np.ndarray:
 
 def check_sides(settings, model) -> None:
   """Raises a UserError for sides that a network with a map cannot take."""
-  stride, rest = model.stride, model.static.get('remainder', 0)
+  stride, rest = model.stride, model.remainder
   for name in ('size', 'sizes'):
     value = getattr(settings, name)
     for side in value if name == 'sizes' else [value] * (value is not None):

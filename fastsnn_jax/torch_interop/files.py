@@ -16,7 +16,7 @@ def state_dict(source):
     source = _read(os.fspath(source))
   state = {}
   for key, value in source.get('state_dict', source).items():
-    if hasattr(value, 'detach'):  # a tensor, without importing torch for it
+    if hasattr(value, 'detach'):  # a tensor
       value = value.detach().cpu().numpy()
     state[key.removeprefix(PREFIX)] = np.asarray(value)
   return state
@@ -36,15 +36,13 @@ def _torch(path):
 def _read(path):
   if not os.path.isfile(path):
     raise UserError(f'{path}: no such file')
+  torch = None if path.endswith('.npz') else _torch(path)
   try:
-    if path.endswith('.npz'):
+    if torch is None:
       with open(path, 'rb') as file:
         return dict(np.load(file, allow_pickle=False))
-    torch = _torch(path)
     with torch.serialization.safe_globals(_numpy_in_pickles()):
       source = torch.load(path, weights_only=True, map_location='cpu')
-  except UserError:
-    raise
   except Exception as error:  # a broken file fails in a dozen ways
     first = (str(error).splitlines() or [''])[0]
     raise UserError(
@@ -59,11 +57,10 @@ def _read(path):
 
 
 def _numpy_in_pickles():
-  """NumPy's arrays and numbers, by the names that files call them by.
+  """NumPy's arrays and numbers, which run no code, by their names in files.
 
-  The official code stores some beside the weights (best score, learning rates),
-  and PyTorch refuses the whole file for what it does not know. They run no
-  code.
+  The official code stores some (best score, learning rates), and PyTorch would
+  refuse the whole file.
   """
   array, number = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
   kinds = [type(np.dtype(kind)) for kind in '?bBiIlLfde']
@@ -76,20 +73,12 @@ def _numpy_in_pickles():
 
 
 def write(state, path, *, bare, prefix):
-  """Writes a state_dict.
-
-  Args:
-    state: keys to arrays.
-    path: `.npz`, or anything else by `torch.save`.
-    bare: not inside {'state_dict': ...}.
-    prefix: in front of every key, in a file of `torch.save`.
-  """
+  """Writes a `.npz`; else by `torch.save`, bare or as {'state_dict': ...}."""
   if path.endswith('.npz'):
     np.savez(path, **state)
     return
   torch = _torch(path)
   tensors = {
-    prefix + key: torch.from_numpy(np.array(value))
-    for key, value in state.items()
+    prefix + k: torch.from_numpy(np.array(x)) for k, x in state.items()
   }
   torch.save(tensors if bare else {'state_dict': tensors}, path)

@@ -16,41 +16,33 @@ _RULES = (
   (r'^(layer\d\.\d+)\.bn(\d)\.', r'\1.part\2.block.1.'),
   (r'^(layer\d\.\d+)\.downsample\.', r'\1.downsample.block.'),
 )
-_PREFIXES = ('backbone.', '0.', '')  # of the official keys, by model
 
 
 def with_trunk(variables, network: Network, source):
   """Variables with torchvision's ResNet-34 in the place of their trunk.
 
   The stem's 7 x 7 kernel is copied although its stride is 4 here, with no
-  pooling behind it, as in the official code. A shortcut that the official code
-  leaves out by mistake (reference behaviour S-Q3) is copied. What the file does
-  not have, heads and read-out, stays as it is.
+  pooling, as in the official code; a shortcut that the official code leaves out
+  by mistake (reference behaviour S-Q3) is copied too. Heads and read-out stay.
 
-  Args:
-    variables: as from `network.init`.
-    network: yolov2_resnet34 or deeplabv3_resnet34.
-    source: a file of `torch.save` or a .npz with torchvision's keys, or a
-      mapping; its classifier is not used.
-
-  Raises:
-    UserError: a model without such a trunk, or a file of something else.
+  `source` is torchvision's state_dict, or a file as for `load_torch`.
+  UserError for a file of something else, or a network without such a trunk.
   """
   model, anchors = network.model, network.anchors or None
   ours = save_torch(variables, model, network.bits, anchors=anchors)
-  prefix = next(p for p in _PREFIXES if any(k.startswith(p) for k in ours))
+  prefix = next(iter(ours)).partition('layer0')[0]
   theirs = {}
   for key, value in state_dict(source).items():
     if key.startswith('fc.') or key.endswith(COUNTER):
       continue
-    for pattern, name in _RULES:
-      if re.match(pattern, key):
-        theirs[prefix + re.sub(pattern, name, key)] = key, value
-        break
-    else:
+    name = key
+    for pattern, official in _RULES:
+      name = re.sub(pattern, official, name)
+    if name == key:
       raise UserError(
         f"{key!r} is no key of torchvision's ResNet-34; give its state_dict"
       )
+    theirs[prefix + name] = key, value
   wanted = f'{prefix}layer4.2.part2.block.0.weight'
   if wanted not in ours or wanted not in theirs:
     where = f'model {model}' if wanted not in ours else 'the file'

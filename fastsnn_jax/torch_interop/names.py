@@ -1,8 +1,8 @@
 """What the official PyTorch checkpoints call the leaves of our trees.
 
-The names of layers are the official units' names; what is inside a unit is
-called otherwise in each family (reference behaviour C8). Detectors and
-segmenters are nested in one module, with the thetas behind the shortcuts.
+The names of layers are the official ones; what is inside a layer is called
+otherwise in each family (reference behaviour C8). Detectors and segmenters are
+nested in one module, with the thetas behind the shortcuts.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,6 @@ _ALWAYS_BIASED = ('yolov2_tiny', 'deeplabv1_vgg9')
 
 
 class _Names(NamedTuple):
-  """What the official code calls the parts of a unit."""
-
   weight: str = 'block.0'
   norm: str = 'block.1'
   theta: str = 'block.2'
@@ -43,21 +41,12 @@ _NORM = (
 
 
 class Leaf(NamedTuple):
-  """An official key and what it is here.
-
-  Attributes:
-    key: the official name.
-    path: into the tree of variables. For a bias in front of a batch norm, which
-      we do not have: the running mean that takes it up. None for a counter.
-    kind: 'copy', 'kernel' (transposed), 'theta' (must be positive), 'folded' or
-      'counter'.
-    unit: of a dense kernel, the layer whose input is flattened; else None.
-  """
+  """An official key, and its path into our tree of variables."""
 
   key: str
-  path: tuple[str, ...] | None
-  kind: str = 'copy'
-  unit: str | None = None
+  path: tuple[str, ...] | None  # of 'folded', a bias: the mean that takes it up
+  kind: str = 'copy'  # or 'kernel' (transposed), 'theta', 'folded', 'counter'
+  unit: str | None = None  # of a dense kernel, the layer of it
 
 
 def leaves(network: Network) -> Iterator[Leaf]:
@@ -72,22 +61,19 @@ def leaves(network: Network) -> Iterator[Leaf]:
   module = ('backbone.' if detector else '0.') if nested else ''
   for layer in network.firing:
     key, in_block = f'{module}{layer.name}', '.part' in layer.name
-    (synapse, path), shortcut = _parts(layer)
+    part, shortcut = _parts(layer)
     names = _PART if in_block and not nested else _UNIT
     theta, down = f'{key}.{names.theta}', (key, _SHORTCUT)
     if nested:
       down = (key.rsplit('.', 1)[0] + '.downsample', _UNIT)
-      if in_block:
-        theta = key.replace('.part', '.relu')
-      elif layer.name == 'layer0':
-        theta = f'{module}relu0'
-    yield from _weighted(network, key, names, synapse, path)
-    if shortcut and nested:
-      yield from _weighted(network, *down, *shortcut)
+      if in_block or layer.name == 'layer0':
+        theta = key.replace('.part', '.relu').replace('layer0', 'relu0')
+    path, thetas = ('params', layer.name, 'theta'), []
     if network.neuron.initial_theta is not None:
-      yield Leaf(f'{theta}.act_alpha', ('params', layer.name, 'theta'), 'theta')
-    if shortcut and not nested:
-      yield from _weighted(network, *down, *shortcut)
+      thetas = [Leaf(f'{theta}.act_alpha', path, 'theta')]
+    aside = _weighted(network, *down, *shortcut) if shortcut else ()
+    yield from _weighted(network, key, names, *part)
+    yield from (*aside, *thetas) if nested else (*thetas, *aside)
   name = network.layers[-1].name
   (_, path), _ = _parts(network.layers[-1])
   # In a Chain, the read-out follows the average pooling and the flattening.
@@ -103,17 +89,6 @@ def maps_out(network: Network) -> bool:
   return isinstance(network.layers[-1].synapse, Conv)
 
 
-def read_out_width(network: Network) -> tuple[int, int]:
-  """(per class, beside the classes): channels of the read-out.
-
-  >>> import fastsnn_jax as fs
-  >>> read_out_width(fs.build('yolov2_tiny', classes=20))
-  (5, 25)
-  """
-  anchors = len(network.anchors)
-  return (anchors, 5 * anchors) if anchors else (1, 0)
-
-
 def _parts(layer):
   """((weighted synapse, its path), the same of the shortcut or None)."""
   synapse, path = layer.synapse, (layer.name, 'synapse')
@@ -126,7 +101,6 @@ def _parts(layer):
 
 
 def _weighted(network, name, names, synapse, path):
-  """Keys of a convolution or dense layer and of the batch norm behind it."""
   weight, norm = f'{name}.{names.weight}', f'{name}.{names.norm}'
   dense = isinstance(synapse, Dense)
   kernel = ('params', *path, 'kernel')

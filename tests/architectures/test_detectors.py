@@ -48,7 +48,7 @@ def test_parameter_and_tensor_counts(model):
       assert sum(value.size for value in trained) == count - less
 
 
-def test_space_to_depth_by_the_spec_s_rule():
+def test_space_to_depth_by_the_documented_rule():
   x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype('f')
   found = SpaceToDepth(2).apply({}, x)
   assert found.shape == (2, 2, 3, 12)

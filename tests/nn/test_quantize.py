@@ -102,7 +102,7 @@ FULL = [2.17101, -9.84576, 13.761, -21.12,
 
 @pytest.mark.parametrize('gradient', ['detached', 'full'])
 @pytest.mark.parametrize('bits', WEIGHTS)
-def test_weights_follow_the_spec_s_table(bits, gradient):
+def test_weights_follow_the_documented_table(bits, gradient):
   value, dw, dalpha = weight_function(bits, gradient)(W, jnp.float32(1.2), G)
   expected, expected_dalpha = WEIGHTS[bits]
   np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
@@ -120,7 +120,7 @@ def test_weights_follow_the_spec_s_table(bits, gradient):
     (3, [0, 0, 0, 0.285714, 0.285714, 1.14286, 1.42857, 2, 2, 2], 18.8043),
   ],
 )
-def test_activations_follow_the_spec_s_table(bits, expected, expected_dalpha):
+def test_activations_follow_the_documented_table(bits, expected, expected_dalpha):
   z = jnp.array([-1, 0, 0.1, 0.33, 0.34, 1, 1.5, 2, 2.5, 3])
   y, vjp = jax.vjp(lambda z, a: fs.quantize_activation(z, a, bits), z, 2.0)
   dz, dalpha = vjp(jnp.arange(1.0, 11))
@@ -129,7 +129,7 @@ def test_activations_follow_the_spec_s_table(bits, expected, expected_dalpha):
   np.testing.assert_allclose(dalpha, expected_dalpha, rtol=5e-6)
 
 
-def test_eight_bit_weights_follow_the_spec_s_table():
+def test_eight_bit_weights_follow_the_documented_table():
   w = jnp.array([-0.5, -0.2, -0.001, 0.0013, 0.1, 0.37])
   expected = [-0.501102, -0.201024, 0, 0, 0.0990551, 0.37]
   np.testing.assert_allclose(fs.quantize_weight_8bit(w), expected, rtol=2e-6)

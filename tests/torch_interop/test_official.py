@@ -69,7 +69,7 @@ def test_a_checkpoint_goes_through_the_whole_conversion(
   official.adopt(path, 'small_resnet8', 2, workdir, data_name='digits')
 
 
-def test_the_width_of_a_reference_network_need_not_be_named_again(tmp_path):
+def test_the_width_of_an_official_network_need_not_be_named_again(tmp_path):
   network = fs.build('cifar_resnet20', 3, mean=(0.5,) * 3, std=(0.25,) * 3)
   variables = network.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
   config = recipes.recommended('cifar_resnet20', stages=(Stage(3),))
