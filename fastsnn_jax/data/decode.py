@@ -57,10 +57,10 @@ def random_box(width: int, height: int, uniform) -> Box:
 
 
 def centre_box(width: int, height: int, size: int) -> Box:
-  """The part that evaluation sees: 224 of 256 pixels of the shorter side.
+  """The part that evaluation sees, in fractions of pixels.
 
   As if the shorter side were resized to `size * 256 / 224`, rounded, and the
-  square of `size` pixels in the centre cut out; in fractions of pixels.
+  square of `size` pixels in the centre cut out.
   """
   short = round(size * 256 / 224)
 
@@ -76,27 +76,24 @@ def centre_box(width: int, height: int, size: int) -> Box:
 def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
   """A part of a picture as uint8 [size, size, 3], anti-aliased and bilinear.
 
-  Pictures of all kinds become RGB (transparency is dropped), smaller ones are
-  enlarged, of animations the first frame counts. Nothing is turned by EXIF
-  data, as in the official training. `box_of` gives the part of (width, height).
+  All kinds become RGB (transparency is dropped), of animations the first frame
+  counts, and nothing is turned by EXIF data, as in the official training.
+  `box_of` gives the part of (width, height).
   """
 
   def work(image):
     box = box_of(*image.size)
-    sides = box[2] - box[0], box[3] - box[1]
-    shrink = 1
-    while shrink < 8 and min(sides) >= 2 * shrink * _SPARE * size:
+    shrink, side = 1, min(box[2] - box[0], box[3] - box[1])
+    while shrink < 8 and side >= 2 * shrink * _SPARE * size:
       shrink *= 2
     full = image.size
-    if shrink > 1:  # a JPEG's affair; other formats do nothing
+    if shrink > 1:
       image.draft(None, (image.width // shrink, image.height // shrink))
-    if image.size == full:
+    if image.size == full:  # it is no JPEG
       shrink = 1
-    # Resizing with a box is cropping and resizing without the copy between.
     box = tuple(x / shrink for x in box)
-    return _rgb(image).resize(
-      (size, size), PIL.Image.Resampling.BILINEAR, box=box
-    )
+    # Cropping and resizing without the copy between.
+    return _rgb(image).resize((size, size), PIL.Image.BILINEAR, box=box)
 
   return _decoded(encoded, work)
 

@@ -38,9 +38,7 @@ def default_directory() -> pathlib.Path:
 def find(name, directory) -> list[pathlib.Path]:
   """The newest prepared version of a set, of each config that it is made of.
 
-  Args:
-    name: of the TFDS data set; `voc` is made of two configs.
-    directory: a TFDS data_dir, or the folder of the set, or of one version.
+  `directory` is a TFDS data_dir, or the folder of the set, or of one version.
   """
   folders = [
     _newest(f'{name}/{config}', directory) or _newest(config, directory)
@@ -106,10 +104,6 @@ def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
 
   Those to test on are the split `test`, or `validation` where there is no
   `test` or its examples have no labels, as in `imagenet2012`.
-
-  Raises:
-    UserError: the set is not prepared, not in a format of random access, has
-      other splits or features than needed, or files that cannot be read.
   """
   origin = _located(name, directory)[-1], name, directory
   with _reading(*origin):
@@ -145,8 +139,7 @@ def read_boxes(name, directory=None, classes=None) -> annotations.Records:
           annotations.with_boxes(*item, numbers, repairs, short=short)
           for item in _pictures(parts[split], names, kind == 'voc', repairs)
         ]
-        where = f'{folder} {split}'
-        annotations.check(rows, classes, where, _BOXES, repairs)
+        annotations.check(rows, classes, f'{folder} {split}', _BOXES, repairs)
         (test if split == held_out else train).extend(rows)
   return annotations.Records(train, test, classes, repairs)
 

@@ -1,9 +1,8 @@
 """VOC's layout, of VOCdevkit or of one's own, with boxes or masks.
 
-DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and
-DIR/ImageSets/Main/SPLIT.txt; for masks DIR/SegmentationClass/NAME.png, a PNG of
-indices with 255 for pixels to be ignored, and
-DIR/ImageSets/Segmentation/SPLIT.txt; and, but for VOC itself, DIR/classes.txt.
+DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and lists in
+DIR/ImageSets/Main; for masks DIR/SegmentationClass/NAME.png, a PNG of indices,
+and lists in DIR/ImageSets/Segmentation; and, but for VOC itself, classes.txt.
 """
 
 import math
@@ -45,7 +44,7 @@ def read_boxes(directory, classes=None) -> records.Records:
   other directory: trainval and test, train and test, or train and val.
   Corners are pixels counted from 1, so that a share is (x - 1) / width.
 
-  `classes` are names, in any case; if not given, a line each of DIR/classes.txt,
+  `classes` are names, in any case; if not given, the lines of DIR/classes.txt,
   or VOC's own for VOCdevkit, or else all names of the training split, sorted.
   """
   directory = pathlib.Path(directory).expanduser()
