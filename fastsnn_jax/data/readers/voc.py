@@ -153,7 +153,13 @@ def _classes(root, masks):
       f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
       'the next index 1 and so on, so name that index too'
     )
-  return text.distinct(names, path)
+  for i, name in enumerate(names):
+    if name in names[:i]:
+      raise UserError(
+        f'{path}: classes {names.index(name)} and {i} are both {name!r}; give '
+        'each a name of its own'
+      )
+  return tuple(names)
 
 
 def _annotations(path, repairs):
