@@ -115,10 +115,7 @@ def _scenes(words, images, labels, size):
 
 
 class Thing(NamedTuple):
-  """A digit: its label, and int32 [h, w] how opaque it is, 0 to 256.
-
-  Its ink, where that is not 0, reaches all four sides.
-  """
+  """A digit: its label, its opacity 0 to 256, int32 [h, w], and its place."""
 
   label: int
   cover: np.ndarray

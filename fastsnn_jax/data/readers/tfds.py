@@ -77,8 +77,8 @@ def prepare_command(name, directory) -> str:
 
 def load(name, directory=None):
   """`records` in memory: {'image': uint8 [N, H, W, C], 'label': int32 [N]}."""
-  train, test, classes = records(name, directory or default_directory())
-  return _arrays(train), _arrays(test), classes
+  *parts, classes = records(name, directory or default_directory())
+  return *map(_arrays, parts), classes
 
 
 def _arrays(part):
