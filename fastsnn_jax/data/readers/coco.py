@@ -38,19 +38,15 @@ def has_annotations(directory) -> bool:
   return _annotations(_base(directory), TRAIN) is not None
 
 
-def read_boxes(directory, classes=None) -> records.Records:
+def read_boxes(directory) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   Splits are the first of `TRAIN` and of `TEST` with annotations. Crowds and
   images without objects are kept. Boxes to train on are a pixel shorter than
   annotated, as the official code has them (reference behaviour D6, D-Q21).
 
-  `classes` are names, in any case; if not given, those of the training split's
-  categories in the order of their ids. The test split's are found by name.
-
-  Raises:
-    UserError: another layout, annotations that are not COCO's, or a split of
-      which nothing can be read.
+  Classes are the training split's categories in the order of their ids; those
+  of the test split are found by name, in any case.
   """
 
   def record(picture, size, said, items, numbers, repairs, training):
@@ -67,16 +63,14 @@ def read_boxes(directory, classes=None) -> records.Records:
       picture, size, objects, numbers, repairs, short=training
     )
 
-  return _read(directory, classes, record)
+  return _read(directory, record)
 
 
-def read_masks(
-  directory, classes=None, *, crowd: str = 'background'
-) -> records.Records:
+def read_masks(directory, *, crowd: str = 'background') -> records.Records:
   """Reads outlines, which are painted to a mask when it is asked for.
 
-  Labels are 0 for the background and 1 more than the place in `classes`, or in
-  the training split's list of categories. Later objects are on top. Left out
+  Labels are 0 for the background and 1 more than the place in the training
+  split's list of categories. Later objects are on top. Left out
   are, as in the official code (reference behaviour S5.2), objects marked
   `ignore`, with a box beside the picture or a side below 1, and with no area.
 
@@ -99,7 +93,7 @@ def read_masks(
       if repair:
         repairs[repair].append(_where(item))
       if repair in (None, 'crowd_ignored'):
-        label = number + 1 if repair is None else records.IGNORED
+        label = number if repair is None else records.IGNORED
         shapes.append((label, item['segmentation']))
     # Crowds lie below the others.
     shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
@@ -110,10 +104,10 @@ def read_masks(
       shown = records.labels_in(mask(), records.IGNORED)
     return records.Record(picture, size, shown, mask=mask)
 
-  return _read(directory, classes, record, masks=True)
+  return _read(directory, record, masks=True)
 
 
-def _read(directory, classes, record, masks=False):
+def _read(directory, record, masks=False):
   """Both splits; `record` makes one of a picture and its annotations."""
   base, repairs, parts = _base(directory), records.new_repairs(), []
   for purpose, splits in (('train', TRAIN), ('test', TEST)):
@@ -131,25 +125,21 @@ def _read(directory, classes, record, masks=False):
       for x in data['categories']
       if 'id' in x
     }
-    if classes is None and masks:
-      classes = categories.values()
-    elif classes is None:
+    if not parts and masks:
+      classes = records.mask_classes(['background', *categories.values()])
+    elif not parts:
       spelt = {}
       for _, name in sorted(categories.items()):
         spelt.setdefault(name.lower(), name)
-      classes = spelt.values()
-    classes = tuple(classes)
-    shown = ('background', *classes) if masks else classes
-    if masks:
-      records.mask_classes(shown)
+      classes = tuple(spelt.values())
     numbers = records.class_numbers(classes)
     part = [
       record(*picture, numbers, repairs, purpose == 'train')
       for picture in _pictures(base, split, path, data, categories, repairs)
     ]
     parts.append([x for x in part if x])
-    records.check(parts[-1], shown, path, LAYOUT, repairs)
-  return records.Records(*parts, shown, repairs)
+    records.check(parts[-1], classes, path, LAYOUT, repairs)
+  return records.Records(*parts, classes, repairs)
 
 
 def _base(directory):

@@ -111,7 +111,7 @@ def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
     return parts['train'], parts[test], tuple(classes)
 
 
-def read_boxes(name, directory=None, classes=None) -> annotations.Records:
+def read_boxes(name, directory) -> annotations.Records:
   """Reads the annotations of a prepared set; pictures when they are asked for.
 
   `voc` trains on train and validation, of 2012 too where that is prepared, and
@@ -121,17 +121,16 @@ def read_boxes(name, directory=None, classes=None) -> annotations.Records:
   Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
   VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
   """
-  directory = pathlib.Path(directory or default_directory()).expanduser()
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
-  repairs, train, test = annotations.new_repairs(), [], []
+  repairs, train, test, classes = annotations.new_repairs(), [], [], ()
   for folder in _located(name, directory):
     origin = folder, name, directory
     with _reading(*origin):
       parts, held_out = _open(origin, boxes=True, tested=not test)
       for split in [x for x in parts if x in (*learnt, held_out)]:
         names = parts[split].features['objects'].feature['label'].names
-        classes = tuple(names if classes is None else classes)
+        classes = classes or tuple(names)
         numbers = annotations.class_numbers(classes)
         short = kind == 'coco' and split != held_out
         rows = [
