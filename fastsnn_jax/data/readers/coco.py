@@ -70,12 +70,10 @@ def read_masks(directory, *, crowd: str = 'background') -> records.Records:
   """Reads outlines, which are painted to a mask when it is asked for.
 
   Labels are 0 for the background and 1 more than the place in the training
-  split's list of categories. Later objects are on top. Left out
-  are, as in the official code (reference behaviour S5.2), objects marked
-  `ignore`, with a box beside the picture or a side below 1, and with no area.
-
-  `crowd` is what crowds are: 'background', as in the official code; or
-  'ignored', where no other object is.
+  split's list of categories; later objects are on top. Left out are, as in the
+  official code (reference behaviour S5.2), objects marked `ignore`, with a box
+  beside the picture or a side below 1, and with no area. So are crowds, or with
+  `crowd='ignored'` their pixels are ignored where no other object is.
   """
   if crowd not in CROWDS:
     raise UserError(f'crowd is {crowd!r}; choose one of {", ".join(CROWDS)}')

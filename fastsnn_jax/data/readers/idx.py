@@ -69,7 +69,7 @@ def _read(directory, part, kind):
   if start != magic or len(data) != expected:
     raise UserError(
       f'{file} holds {len(data)} bytes, expected {expected} for {kind} of '
-      f'shape {shape}, and the magic number 0x{start:08x}, expected 0x{magic:08x}; '
+      f'shape {shape}, and begins with 0x{start:08x}, expected 0x{magic:08x}; '
       'it is damaged or of another kind, so get it again'
     )
   return np.frombuffer(data, np.uint8, offset=4 * numbers).reshape(shape), file

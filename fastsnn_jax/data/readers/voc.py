@@ -148,12 +148,11 @@ def _classes(root, masks):
       f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
       'the next index 1 and so on, so name that index too'
     )
-  for i, name in enumerate(names):
-    if name in names[:i]:
-      raise UserError(
-        f'{path}: classes {names.index(name)} and {i} are both {name!r}; give '
-        'each a name of its own'
-      )
+  twice = [name for name in names if names.count(name) > 1]
+  if twice:
+    raise UserError(
+      f'{path}: two classes are {twice[0]!r}; give each a name of its own'
+    )
   return tuple(names)
 
 
