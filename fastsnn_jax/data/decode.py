@@ -57,10 +57,10 @@ def random_box(width: int, height: int, uniform) -> Box:
 
 
 def centre_box(width: int, height: int, size: int) -> Box:
-  """The part that evaluation sees: 224 of 256 pixels of the shorter side.
+  """The part that evaluation sees, in fractions of pixels.
 
   As if the shorter side were resized to `size * 256 / 224`, rounded, and the
-  square of `size` pixels in the centre cut out; in fractions of pixels.
+  square of `size` pixels in the centre cut out.
   """
   short = round(size * 256 / 224)
 
@@ -76,29 +76,24 @@ def centre_box(width: int, height: int, size: int) -> Box:
 def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
   """A part of a picture as uint8 [size, size, 3], anti-aliased and bilinear.
 
-  Pictures of all kinds become RGB (transparency is dropped), smaller ones are
-  enlarged, of animations the first frame counts. Nothing is turned by EXIF
-  data, as in the official training. `box_of` gives the part of (width, height).
+  All kinds become RGB (transparency is dropped), of animations the first frame
+  counts, and nothing is turned by EXIF data, as in the official training.
+  `box_of` gives the part of (width, height).
   """
 
-  def work(image):
-    box = box_of(*image.size)
-    sides = box[2] - box[0], box[3] - box[1]
-    shrink = 1
-    while shrink < 8 and min(sides) >= 2 * shrink * _SPARE * size:
+  with _opened(encoded) as image:
+    box, full = box_of(*image.size), image.size
+    shrink, side = 1, min(box[2] - box[0], box[3] - box[1])
+    while shrink < 8 and side >= 2 * shrink * _SPARE * size:
       shrink *= 2
-    full = image.size
-    if shrink > 1:  # a JPEG's affair; other formats do nothing
+    if shrink > 1:
       image.draft(None, (image.width // shrink, image.height // shrink))
-    if image.size == full:
+    if image.size == full:  # it is no JPEG
       shrink = 1
-    # Resizing with a box is cropping and resizing without the copy between.
     box = tuple(x / shrink for x in box)
-    return _rgb(image).resize(
-      (size, size), PIL.Image.Resampling.BILINEAR, box=box
-    )
-
-  return _decoded(encoded, work)
+    # Cropping and resizing without the copy between.
+    image = _rgb(image).resize((size, size), PIL.Image.BILINEAR, box=box)
+    return np.asarray(image)
 
 
 def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
@@ -107,12 +102,10 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
   `channels` of 3 makes a grey one RGB; a coloured one always keeps its colours.
   """
 
-  def work(image):
+  with _opened(encoded) as image:
     grey = image.mode in ('1', 'L') or image.mode.startswith('I')
-    return _rgb(image).getchannel(0) if grey and channels != 3 else _rgb(image)
-
-  array = _decoded(encoded, work)
-  return array if array.ndim == 3 else array[..., None]
+    array = np.asarray(_rgb(image))
+  return array[..., :1] if grey and channels != 3 else array
 
 
 def indices(encoded: bytes) -> np.ndarray:
@@ -125,16 +118,14 @@ def indices(encoded: bytes) -> np.ndarray:
   [[0, 7], [20, 255]]
   """
 
-  def work(image):
+  with _opened(encoded) as image:
     bits = encoded[24] if image.format == 'PNG' else 0  # of its header
     if not bits:
       raise NotIndices(f'a {image.format}')
     if image.mode != 'P' and (image.mode, bits) != ('L', 8):
       kind = 'grey' if image.mode in ('1', 'L', 'I;16', 'I') else image.mode
       raise NotIndices(f'a PNG of {bits}-bit {kind}')
-    return image
-
-  return _decoded(encoded, work)
+    return np.asarray(image)
 
 
 def index_png(array) -> bytes:
@@ -144,19 +135,15 @@ def index_png(array) -> bytes:
   return stream.getvalue()
 
 
-def size_of(path) -> tuple[int, int]:
-  """(width, height) of a picture, a path or a stream, from its header."""
-  with _opened(path) as image:
+def size_of(picture) -> tuple[int, int]:
+  """(width, height) of a picture, a path or bytes, from its header."""
+  with _opened(picture) as image:
     return image.size
 
 
-def _decoded(encoded, work):
-  with _opened(io.BytesIO(encoded)) as image:
-    return np.asarray(work(image))
-
-
 @contextlib.contextmanager
-def _opened(file):
+def _opened(picture):
+  file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
   try:
     with PIL.Image.open(file) as image:
       yield image

@@ -101,11 +101,7 @@ def new_repairs() -> dict[str, list[str]]:
 
 
 def lines(repairs) -> list[str]:
-  """A line for each kind of repair, with the first place where it was made.
-
-  >>> lines({'no_mask': ['a.jpg', 'c.jpg']})
-  ['2 pictures without a mask left out (first: a.jpg)']
-  """
+  """A line for each kind of repair, with the first place where it was made."""
   made = [(text, repairs.get(kind)) for kind, text in REPAIRS.items()]
   return [f'{len(x)} {text} (first: {x[0]})' for text, x in made if x]
 
@@ -230,35 +226,37 @@ def with_masks(paths, classes, repairs) -> list[Record]:
   `paths` are (name, picture or None, mask or None); UserError if a mask has no
   indices.
   """
-  looked_at = in_threads(lambda row: _with_mask(*row, len(classes)), paths)
+  count = len(classes)
+
+  def look(row):
+    """(record or None, repair or None, where)."""
+    name, picture, mask = row
+    if picture is None:
+      return None, 'gone', name
+    if mask is None:
+      return None, 'no_mask', str(picture)
+    path = picture
+    try:
+      size = decode.size_of(picture)
+      path = mask
+      pixels = _indices(mask)
+    except (OSError, decode.Undecodable):
+      return None, 'unreadable', str(path)
+    shape = pixels.shape[::-1]
+    if shape != size:
+      sizes = '{} x {} and not {} x {}'.format(*shape, *size)
+      return None, 'mask_size', f'{mask}, {sizes}'
+    record = Record(picture, size, labels_in(pixels, count), mask=mask)
+    beyond = pixels[(pixels >= count) & (pixels != IGNORED)]
+    if beyond.size:
+      return record, 'no_class', f'{mask}, {beyond[0]} with {count} classes'
+    return record, None, None
+
+  looked_at = in_threads(look, paths)
   for _, repair, where in looked_at:
     if repair:
       repairs[repair].append(where)
   return [record for record, *_ in looked_at if record]
-
-
-def _with_mask(name, picture, mask, classes):
-  """(record or None, repair or None, where)."""
-  if picture is None:
-    return None, 'gone', name
-  if mask is None:
-    return None, 'no_mask', str(picture)
-  path = picture
-  try:
-    size = decode.size_of(picture)
-    path = mask
-    pixels = _indices(mask)
-  except (OSError, decode.Undecodable):
-    return None, 'unreadable', str(path)
-  if pixels.shape[::-1] != size:
-    height, width = pixels.shape
-    where = f'{mask}, {width} x {height} and not {size[0]} x {size[1]}'
-    return None, 'mask_size', where
-  record = Record(picture, size, labels_in(pixels, classes), mask=mask)
-  beyond = pixels[(pixels >= classes) & (pixels != IGNORED)]
-  if beyond.size:
-    return record, 'no_class', f'{mask}, {beyond[0]} with {classes} classes'
-  return record, None, None
 
 
 def _indices(path):

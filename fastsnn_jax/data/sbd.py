@@ -3,8 +3,7 @@
 python -m fastsnn_jax.data.sbd SBD_DIR VOC_DIR
 
 SBD_DIR is what benchmark.tgz of SBD holds, VOC_DIR is VOCdevkit. Written are
-VOC2012/EncodeSegmentationClass/*.png and
-VOC2012/ImageSets/Segmentation/trainaug.txt; nothing else is changed.
+EncodeSegmentationClass/*.png and ImageSets/Segmentation/trainaug.txt.
 """
 
 import argparse
@@ -28,12 +27,8 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
   """Writes masks and the list `trainaug`, on which the official code trains.
 
   trainaug = (train and val of SBD and train of VOC) without val of VOC, sorted;
-  10,582 names. Masks are PNGs of 8-bit grey indices: those of SBD, which ignore
-  no pixel, and VOC's own, which take the place of SBD's where there are both
-  (reference behaviour S5.1). SBD's pictures are all VOC's.
-
-  Returns:
-    (masks written, names in trainaug); UserError if files are missing.
+  10,582 names. Masks are PNGs of 8-bit grey indices, VOC's own where it has one
+  (reference behaviour S5.1). Returns (masks written, names in trainaug).
   """
   directory = pathlib.Path(sbd_directory).expanduser()
   folders = [x for x in _BELOW if (directory / x / 'cls').is_dir()]

@@ -12,13 +12,12 @@ from fastsnn_jax.errors import UserError
 
 
 def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
-  """The labels of N records as arrays; training leaves difficult objects out.
+  """The labels of N records; training leaves difficult objects out.
 
   Returns:
     {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
-    object, 'difficult': bool [N, G], 'crowd': bool [N, G], 'area': float32 [N,
-    G], pixels of the picture as it was, 'size': int32 [N, 2], its (width,
-    height)}, where G is the most objects that a picture has, at least 1.
+    object, 'difficult', 'crowd': bool [N, G], 'area': float32 [N, G] in pixels,
+    'size': int32 [N, 2], (width, height)}, G the most objects of a picture.
   """
   rows = [record.difficult <= difficult for record in records]
   shape = len(records), max([1, *(int(row.sum()) for row in rows)])
@@ -42,10 +41,7 @@ def _sizes(records):
 def box_arrays(
   records, size: int, *, difficult: bool = True
 ) -> dict[str, np.ndarray]:
-  """`box_labels`, and 'image' uint8 [N, S, S, 3], squashed to S = `size`.
-
-  UserError if a picture cannot be decoded.
-  """
+  """`box_labels`, and 'image' uint8 [N, S, S, 3], squashed to S = `size`."""
   images = np.zeros((len(records), size, size, 3), np.uint8)
 
   def put(i):
@@ -65,16 +61,14 @@ def box_arrays(
 def mask_arrays(
   records, size: int, fill, *, classes: int, repairs
 ) -> dict[str, np.ndarray]:
-  """N records as arrays: pictures and masks at the top left of squares.
+  """Pictures and masks of N records at the top left of squares of S = `size`.
 
-  Pictures that turn out to be damaged are left out and counted in `repairs`;
-  UserError if none is left, or one is larger than S = `size`.
+  Those that turn out to be damaged are left out and counted in `repairs`.
 
   Returns:
     {'image': uint8 [N, S, S, 3], the rest `fill`; 'label': uint8 [N, S, S], the
     rest 255; 'size': int32 [N, 2], (width, height)}.
   """
-  check_size(records, size)
   count = len(records)
   result = {
     'image': np.empty((count, size, size, 3), np.uint8),
@@ -126,10 +120,16 @@ def fill_of(mean) -> tuple[int, ...]:
 
 def side_for(records, stride: int, size: int | None = None) -> int:
   """The side to pad to: `size`, if it fits, or None for the least that fits."""
+  largest = max(records, key=lambda x: max(x.size))
+  (width, height), least = largest.size, fitting_size(max(largest.size), stride)
   if size is None:
-    return fitting_size(max(max(x.size) for x in records), stride)
+    return least
   check_stride(size, stride)
-  check_size(records, size, stride)
+  if size < least:
+    raise UserError(
+      f'size={size}: {largest.picture} has {width} x {height} pixels, and '
+      f'pictures are padded, not resized; the least size that fits is {least}'
+    )
   return size
 
 
@@ -142,24 +142,8 @@ def check_stride(size: int, stride: int) -> None:
     )
 
 
-def check_size(records, size: int, stride: int = 1) -> None:
-  """Raises UserError, with the least size that fits, if a picture is larger."""
-  largest = max(records, key=lambda x: max(x.size))
-  width, height = largest.size
-  if max(width, height) > size:
-    raise UserError(
-      f'size={size}: {largest.picture} has {width} x {height} pixels, and '
-      'pictures are padded, not resized; the least size that fits is '
-      f'{fitting_size(max(width, height), stride)}'
-    )
-
-
 def padded(array, size: int, fill) -> np.ndarray:
-  """A picture or mask at the top left of a square; the rest is filled.
-
-  >>> padded(np.array([[1, 2]], np.uint8), 3, 9).tolist()
-  [[1, 2, 9], [9, 9, 9], [9, 9, 9]]
-  """
+  """A picture or mask at the top left of a square; the rest is filled."""
   result = np.full((size, size, *array.shape[2:]), fill, np.uint8)
   result[: array.shape[0], : array.shape[1]] = array
   return result

@@ -224,7 +224,7 @@ def test_arrays_are_padded_at_the_bottom_and_on_the_right(tmp_path):
   expected = np.where(whole['label'] < 2, whole['label'], 255)
   np.testing.assert_array_equal(fewer['label'], expected)
   with pytest.raises(fs.UserError, match=r'0\.png has 5 x 9 .* that fits is 9'):
-    squares.mask_arrays(rows[:1], 8, 0, **settings)
+    squares.side_for(rows[:1], 1, 8)
 
 
 def test_damage_that_shows_late_is_left_out(tmp_path):

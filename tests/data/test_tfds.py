@@ -81,8 +81,6 @@ def test_a_set_of_one_s_own(tmp_path):
     assert records.lines(found.repairs) == [
       f'2 pictures without objects, kept as such (first: {folder} train[1])'
     ]
-  chosen = tfds.read_boxes('pets', tmp_path, ['Dog'])
-  assert [record.label.tolist() for record in chosen.train] == [[0], [], [0]]
 
 
 def test_pictures_are_read_when_asked_for(tmp_path, monkeypatch):
@@ -93,8 +91,7 @@ def test_pictures_are_read_when_asked_for(tmp_path, monkeypatch):
     'test': [row([CAT])],
   }
   folder = write_tfds(tmp_path, rows, name='pets', features=features())
-  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
-  rows_read = tfds.read_boxes('pets').train
+  rows_read = tfds.read_boxes('pets', tmp_path).train
   # A worker process opens the files itself.
   for train in (rows_read, pickle.loads(pickle.dumps(rows_read))):
     files = [records.encoded(record.picture) for record in train]

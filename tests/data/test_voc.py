@@ -74,7 +74,8 @@ def test_classes_are_the_names_but_for_case(tmp_path):
 
 def test_arrays_have_places_for_the_most_objects(tmp_path):
   write(tmp_path, {'train': {'a': [CAT, DOG], 'c': [CAT]}, 'val': {'b': [CAT]}})
-  rows = voc.read_boxes(tmp_path, ['cat', 'dog']).train
+  (tmp_path / 'classes.txt').write_text('cat\ndog')
+  rows = voc.read_boxes(tmp_path).train
   whole = squares.box_arrays(rows, 8)
   assert whole['image'].shape == (2, 8, 8, 3)
   assert (whole['image'] == [255, 0, 0]).all()
@@ -123,7 +124,8 @@ def test_images_are_kept_or_left_out_and_counted(tmp_path):
   }
   write(tmp_path, {'trainval': pictures, 'test': {'b': [CAT]}})
   (tmp_path / 'JPEGImages' / 'gone.png').unlink()
-  found = voc.read_boxes(tmp_path, ['cat'])
+  (tmp_path / 'classes.txt').write_text('cat')
+  found = voc.read_boxes(tmp_path)
   assert [len(record.label) for record in found.train] == [1, 0, 0]
   folder = tmp_path / 'JPEGImages'
   xml = tmp_path / 'Annotations' / 'broken.xml'
@@ -174,8 +176,10 @@ def test_other_layouts_are_refused(tmp_path):
   ):
     voc.read_boxes(tmp_path)
   write(tmp_path, {'trainval': {'a': [CAT]}, 'test': {'b': [CAT]}})
+  (tmp_path / 'classes.txt').write_text('x')
   with pytest.raises(fs.UserError, match=r"shows one of the classes \['x'\]"):
-    voc.read_boxes(tmp_path, ['x'])
+    voc.read_boxes(tmp_path)
+  (tmp_path / 'classes.txt').unlink()
   (tmp_path / 'JPEGImages' / 'a.png').write_bytes(b'no picture')
   with pytest.raises(fs.UserError, match='shows one of the classes'):
     voc.read_boxes(tmp_path)

@@ -60,7 +60,8 @@ def test_masks_and_classes(tmp_path):
     records.picture_and_mask(item, 3)[1] for item in (*found.train, *found.test)
   ]
   np.testing.assert_array_equal(got, [A, B, C])
-  found = voc.read_masks(tmp_path, ['sky', 'rest'])
+  (tmp_path / 'classes.txt').write_text('sky\nrest')
+  found = voc.read_masks(tmp_path)
   assert found.classes == ('sky', 'rest')
   assert len(found.repairs['no_class']) == 3
   np.testing.assert_array_equal(

@@ -1,8 +1,7 @@
 """COCO's layout: DIR/annotations/instances_SPLIT.json, pictures in DIR/SPLIT/.
 
-Outlines are painted by pycocotools in place of the official code's OpenCV,
-which cuts coordinates to integers and fills the border too: masks differ by
-pixels at the borders of objects.
+Outlines are painted by pycocotools. The official code's OpenCV cuts coordinates
+to integers and fills the border too: masks differ by pixels at the borders.
 """
 
 import json
@@ -39,47 +38,42 @@ def has_annotations(directory) -> bool:
   return _annotations(_base(directory), TRAIN) is not None
 
 
-def read_boxes(directory, classes=None) -> records.Records:
+def read_boxes(directory) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   Splits are the first of `TRAIN` and of `TEST` with annotations. Crowds and
   images without objects are kept. Boxes to train on are a pixel shorter than
   annotated, as the official code has them (reference behaviour D6, D-Q21).
 
-  Args:
-    directory: in that layout, or with COCO in it.
-    classes: names; if not given, those of the training split's categories in
-      the order of their ids. Case does not matter; the test split's categories
-      are found by name, for its ids may be others.
-
-  Raises:
-    UserError: another layout, annotations that are not COCO's, or a split of
-      which nothing can be read.
+  Classes are the training split's categories in the order of their ids; those
+  of the test split are found by name, in any case.
   """
 
   def record(picture, size, said, items, numbers, repairs, training):
     if said != size:
       repairs['said_size'].append(str(picture))
-    objects = [_object(item) for item in items]
+    objects = []
+    for item in items:
+      x, y, width, height = _box(item)
+      corners, crowd = (x, y, x + width, y + height), bool(item.get('iscrowd'))
+      objects.append(
+        records.Object(item['name'], corners, crowd=crowd, area=_area(item))
+      )
     return records.with_boxes(
       picture, size, objects, numbers, repairs, short=training
     )
 
-  return _read(directory, classes, record)
+  return _read(directory, record)
 
 
-def read_masks(
-  directory, classes=None, *, crowd: str = 'background'
-) -> records.Records:
+def read_masks(directory, *, crowd: str = 'background') -> records.Records:
   """Reads outlines, which are painted to a mask when it is asked for.
 
-  Labels are 0 for the background and 1 more than the place in `classes`, or in
-  the training split's list of categories. Later objects are on top. Left out
-  are, as in the official code (reference behaviour S5.2), objects marked
-  `ignore`, with a box beside the picture or a side below 1, and with no area.
-
-  `crowd` is what crowds are: 'background', as in the official code; or
-  'ignored', where no other object is.
+  Labels are 0 for the background and 1 more than the place in the training
+  split's list of categories; later objects are on top. Left out are, as in the
+  official code (reference behaviour S5.2), objects marked `ignore`, with a box
+  beside the picture or a side below 1, and with no area. So are crowds, or with
+  `crowd='ignored'` their pixels are ignored where no other object is.
   """
   if crowd not in CROWDS:
     raise UserError(f'crowd is {crowd!r}; choose one of {", ".join(CROWDS)}')
@@ -97,7 +91,7 @@ def read_masks(
       if repair:
         repairs[repair].append(_where(item))
       if repair in (None, 'crowd_ignored'):
-        label = number + 1 if repair is None else records.IGNORED
+        label = number if repair is None else records.IGNORED
         shapes.append((label, item['segmentation']))
     # Crowds lie below the others.
     shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
@@ -108,10 +102,10 @@ def read_masks(
       shown = records.labels_in(mask(), records.IGNORED)
     return records.Record(picture, size, shown, mask=mask)
 
-  return _read(directory, classes, record, masks=True)
+  return _read(directory, record, masks=True)
 
 
-def _read(directory, classes, record, masks=False):
+def _read(directory, record, masks=False):
   """Both splits; `record` makes one of a picture and its annotations."""
   base, repairs, parts = _base(directory), records.new_repairs(), []
   for purpose, splits in (('train', TRAIN), ('test', TEST)):
@@ -129,25 +123,21 @@ def _read(directory, classes, record, masks=False):
       for x in data['categories']
       if 'id' in x
     }
-    if classes is None and masks:
-      classes = categories.values()
-    elif classes is None:
+    if not parts and masks:
+      classes = records.mask_classes(['background', *categories.values()])
+    elif not parts:
       spelt = {}
       for _, name in sorted(categories.items()):
         spelt.setdefault(name.lower(), name)
-      classes = spelt.values()
-    classes = tuple(classes)
-    shown = ('background', *classes) if masks else classes
-    if masks:
-      records.mask_classes(shown)
+      classes = tuple(spelt.values())
     numbers = records.class_numbers(classes)
     part = [
       record(*picture, numbers, repairs, purpose == 'train')
       for picture in _pictures(base, split, path, data, categories, repairs)
     ]
     parts.append([x for x in part if x])
-    records.check(parts[-1], shown, path, LAYOUT, repairs)
-  return records.Records(*parts, shown, repairs)
+    records.check(parts[-1], classes, path, LAYOUT, repairs)
+  return records.Records(*parts, classes, repairs)
 
 
 def _base(directory):
@@ -237,14 +227,7 @@ def _box(item):
 
 def _area(item):
   area = item.get('area')
-  return area if isinstance(area, int | float) else None
-
-
-def _object(item):
-  x, y, width, height = _box(item)
-  corners = x, y, x + width, y + height
-  crowd = bool(item.get('iscrowd'))
-  return records.Object(item['name'], corners, crowd=crowd, area=_area(item))
+  return area if isinstance(area, int | float) else math.nan
 
 
 def _flaw(item, number, size, crowd):
@@ -256,16 +239,13 @@ def _flaw(item, number, size, crowd):
     return 'unknown'
   if item.get('iscrowd') and crowd == 'background':
     return 'crowd'
-  area, box = _area(item), _box(item)
-  beside = (
-    min(place + side, length) <= max(place, 0)
-    for place, side, length in zip(box[:2], box[2:], size, strict=True)
-  )
+  x, y, width, height = _box(item)  # where it is NaN, the outline decides
   if (
     item.get('ignore')
-    or (area is not None and area <= 0)
-    or min(box[2:]) < 1  # where it is NaN, the outline says where it is
-    or any(beside)
+    or min(x + width, size[0]) <= max(x, 0)
+    or min(y + height, size[1]) <= max(y, 0)
+    or min(width, height) < 1
+    or _area(item) <= 0
   ):
     return 'skipped'
   outline = item.get('segmentation')
@@ -289,20 +269,15 @@ class Outlines(NamedTuple):
     width, height = self.size
     result = np.zeros((height, width), np.uint8)
     for label, outline in self.shapes:
-      result[_inside(outline, width, height)] = label
+      if isinstance(outline, dict):
+        counts = outline['counts']
+      else:
+        coder = _pycocotools()
+        code = coder.merge(coder.frPyObjects(outline, height, width))
+        counts = decode_runs(code['counts'].decode())
+      inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+      result[inside.reshape(width, height).T] = label
     return result
-
-
-def _inside(outline, width, height):
-  """bool [height, width], as pycocotools' `annToMask`."""
-  if isinstance(outline, dict):
-    counts = outline['counts']
-  else:
-    coder = _pycocotools()
-    code = coder.merge(coder.frPyObjects(outline, height, width))
-    counts = decode_runs(code['counts'].decode())
-  runs = np.arange(len(counts)) % 2 == 1
-  return np.repeat(runs, counts).reshape(width, height).T
 
 
 def _pycocotools():
@@ -317,33 +292,26 @@ def _pycocotools():
 
 
 def parse(value):
-  """An outline as pycocotools may be given it: it trusts numbers blindly.
+  """An outline as pycocotools may be given it, for it trusts numbers blindly.
 
-  A list of polygons (x, y, x, y, …) gives arrays, which take a quarter of the
-  room; {'size': (height, width), 'counts': runs, as a list or in COCO's code}
-  gives one with an array of counts. What is neither gives None.
+  Polygons (x, y, x, y, …) become arrays; {'size': (height, width), 'counts':
+  runs, as a list or in COCO's code} gets an array of counts. Others give None.
   """
   try:
     if isinstance(value, dict):
-      return _parse_runs(**value)
+      size, runs = tuple(map(int, value['size'])), value['counts']
+      runs = decode_runs(runs) if isinstance(runs, str) else runs
+      runs = np.array(runs, np.int64)
+      if runs.ndim != 1 or (runs < 0).any() or runs.sum() != math.prod(size):
+        return None
+      return {'size': size, 'counts': runs.astype(np.uint32)}
     polygons = [np.array(polygon, np.float64) for polygon in value]
-  except (TypeError, ValueError, OverflowError):
+  except (KeyError, TypeError, ValueError, OverflowError):
     return None
-  good = [
-    x
-    for x in polygons
-    if x.ndim == 1 and x.size in range(6, x.size + 1, 2) and abs(x).max() < _FAR
+  polygons = [
+    x for x in polygons if x.ndim == 1 and len(x) >= 6 and len(x) % 2 == 0
   ]
-  return good or None
-
-
-def _parse_runs(size, counts, **_):
-  size = tuple(int(side) for side in size)
-  counts = decode_runs(counts) if isinstance(counts, str) else counts
-  counts = np.array(counts, np.int64)
-  if counts.ndim != 1 or (counts < 0).any() or counts.sum() != math.prod(size):
-    return None
-  return {'size': size, 'counts': counts.astype(np.uint32)}
+  return [x for x in polygons if (np.abs(x) < _FAR).all()] or None
 
 
 def decode_runs(text: str) -> np.ndarray:
@@ -351,11 +319,8 @@ def decode_runs(text: str) -> np.ndarray:
 
   Six bits a character, from '0' on: five of the number, the low ones first, and
   one that says whether it goes on. From the fourth number on it is the
-  difference to the last but one. (pycocotools' own decoder makes NumPy 2 warn,
-  which threads cannot silence, and reads beyond runs that are too short.)
-
-  >>> decode_runs('0h0').tolist()
-  [0, 24]
+  difference to the last but one. (pycocotools' decoder makes NumPy 2 warn and
+  reads beyond runs that are too short.)
   """
   runs, value, place = [], 0, 0
   for byte in text.encode('latin-1'):

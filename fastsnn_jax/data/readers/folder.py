@@ -51,10 +51,6 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
 
   Pictures are the files in or below the folder of a class that end as one of
   `SUFFIXES`, in the order of their names; hidden ones do not count.
-
-  Raises:
-    UserError: a split is missing, a class has no pictures to train on, or test
-      has a class that train has not.
   """
   directory = pathlib.Path(directory)
   train = directory / 'train'

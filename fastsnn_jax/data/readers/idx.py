@@ -1,7 +1,7 @@
 """Directories of idx files, the form of MNIST and Fashion-MNIST.
 
-An idx file is a big-endian header (a magic number which tells the type and the
-number of dimensions, then each dimension as 32 bits) and the values as bytes.
+A file has a magic number (type and number of dimensions), each dimension as 32
+bits, high byte first, and the values as bytes.
 """
 
 import gzip
@@ -66,15 +66,11 @@ def _read(directory, part, kind):
   header = data[: 4 * numbers].ljust(4 * numbers, b'\0')
   start, *shape = np.frombuffer(header, '>u4').tolist()
   expected = 4 * numbers + math.prod(shape)
-  if len(data) >= 4 and start != magic:
-    raise UserError(
-      f'{file} begins with the magic number 0x{start:08x}, expected '
-      f'0x{magic:08x} for {kind}; it is another kind of file under this name'
-    )
-  if len(data) != expected:
+  if start != magic or len(data) != expected:
     raise UserError(
       f'{file} holds {len(data)} bytes, expected {expected} for {kind} of '
-      f'shape {tuple(shape)}; get the file again'
+      f'shape {shape}, and begins with 0x{start:08x}, expected 0x{magic:08x}; '
+      'it is damaged or of another kind, so get it again'
     )
   return np.frombuffer(data, np.uint8, offset=4 * numbers).reshape(shape), file
 

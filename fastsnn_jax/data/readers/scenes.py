@@ -15,7 +15,7 @@ from fastsnn_jax.data.records import IGNORED
 from fastsnn_jax.errors import UserError
 
 MOST = 5  # digits in a scene
-
+_DIGITS = tuple('0123456789')
 _TRIES = 12  # to find a digit a place
 _COLOURS = 6  # of which it gets one
 # The layers of a background: cells along a side, channels, strength of 256.
@@ -43,8 +43,7 @@ def detection(size=96, train=2700, validation=300, test=1000) -> Dataset:
   ((2, 96, 96, 3), (1, 5, 4))
   """
   keys = {'image': 'image', 'boxes': 'boxes', 'label': 'label'}
-  counts = train, validation, test
-  return _dataset(size, counts, keys, tuple('0123456789'))
+  return _dataset(size, (train, validation, test), keys, _DIGITS)
 
 
 def segmentation(size=96, train=2700, validation=300, test=1000) -> Dataset:
@@ -56,8 +55,8 @@ def segmentation(size=96, train=2700, validation=300, test=1000) -> Dataset:
     ignored) where the digit in front is less than three quarters opaque.
   """
   keys = {'image': 'image', 'label': 'pixels'}
-  counts = train, validation, test
-  return _dataset(size, counts, keys, ('background', *'0123456789'))
+  classes = 'background', *_DIGITS
+  return _dataset(size, (train, validation, test), keys, classes)
 
 
 def digits_of(part: str) -> np.ndarray:
@@ -115,10 +114,7 @@ def _scenes(words, images, labels, size):
 
 
 class Thing(NamedTuple):
-  """A digit: its label, and int32 [h, w] how opaque it is, 0 to 256.
-
-  Its ink, where that is not 0, reaches all four sides.
-  """
+  """A digit: its label, its opacity 0 to 256, int32 [h, w], and its place."""
 
   label: int
   cover: np.ndarray

@@ -36,14 +36,3 @@ def listed(path, layout) -> list[str]:
   if not path.is_file():
     raise UserError(f'{path}: no such file; the layout is {layout}')
   return [line for line in lines(path) if line]
-
-
-def distinct(names, path) -> tuple[str, ...]:
-  """The names of classes; UserError if two are the same."""
-  for i, name in enumerate(names):
-    if name in names[:i]:
-      raise UserError(
-        f'{path}: classes {names.index(name)} and {i} are both {name!r}; give '
-        'each a name of its own'
-      )
-  return tuple(names)

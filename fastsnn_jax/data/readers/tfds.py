@@ -6,7 +6,6 @@ where it is used: half a second that most runs save.
 
 import contextlib
 import dataclasses
-import io
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -38,9 +37,7 @@ def default_directory() -> pathlib.Path:
 def find(name, directory) -> list[pathlib.Path]:
   """The newest prepared version of a set, of each config that it is made of.
 
-  Args:
-    name: of the TFDS data set; `voc` is made of two configs.
-    directory: a TFDS data_dir, or the folder of the set, or of one version.
+  `directory` is a TFDS data_dir, or the folder of the set, or of one version.
   """
   folders = [
     _newest(f'{name}/{config}', directory) or _newest(config, directory)
@@ -80,8 +77,8 @@ def prepare_command(name, directory) -> str:
 
 def load(name, directory=None):
   """`records` in memory: {'image': uint8 [N, H, W, C], 'label': int32 [N]}."""
-  train, test, classes = records(name, directory or default_directory())
-  return _arrays(train), _arrays(test), classes
+  *parts, classes = records(name, directory or default_directory())
+  return *map(_arrays, parts), classes
 
 
 def _arrays(part):
@@ -106,10 +103,6 @@ def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
 
   Those to test on are the split `test`, or `validation` where there is no
   `test` or its examples have no labels, as in `imagenet2012`.
-
-  Raises:
-    UserError: the set is not prepared, not in a format of random access, has
-      other splits or features than needed, or files that cannot be read.
   """
   origin = _located(name, directory)[-1], name, directory
   with _reading(*origin):
@@ -118,7 +111,7 @@ def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
     return parts['train'], parts[test], tuple(classes)
 
 
-def read_boxes(name, directory=None, classes=None) -> annotations.Records:
+def read_boxes(name, directory) -> annotations.Records:
   """Reads the annotations of a prepared set; pictures when they are asked for.
 
   `voc` trains on train and validation, of 2012 too where that is prepared, and
@@ -128,25 +121,23 @@ def read_boxes(name, directory=None, classes=None) -> annotations.Records:
   Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
   VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
   """
-  directory = pathlib.Path(directory or default_directory()).expanduser()
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
-  repairs, train, test = annotations.new_repairs(), [], []
+  repairs, train, test, classes = annotations.new_repairs(), [], [], ()
   for folder in _located(name, directory):
     origin = folder, name, directory
     with _reading(*origin):
       parts, held_out = _open(origin, boxes=True, tested=not test)
       for split in [x for x in parts if x in (*learnt, held_out)]:
         names = parts[split].features['objects'].feature['label'].names
-        classes = tuple(names if classes is None else classes)
+        classes = classes or tuple(names)
         numbers = annotations.class_numbers(classes)
         short = kind == 'coco' and split != held_out
         rows = [
           annotations.with_boxes(*item, numbers, repairs, short=short)
           for item in _pictures(parts[split], names, kind == 'voc', repairs)
         ]
-        where = f'{folder} {split}'
-        annotations.check(rows, classes, where, _BOXES, repairs)
+        annotations.check(rows, classes, f'{folder} {split}', _BOXES, repairs)
         (test if split == held_out else train).extend(rows)
   return annotations.Records(train, test, classes, repairs)
 
@@ -157,7 +148,7 @@ def _pictures(part, names, from_one, repairs):
   for row, example in part.all_examples():
     picture = Picture(part, row)
     try:
-      size = decode.size_of(io.BytesIO(example['image']))
+      size = decode.size_of(example['image'])
     except decode.Undecodable:
       repairs['unreadable'].append(str(picture))
       continue

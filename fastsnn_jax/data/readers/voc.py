@@ -1,9 +1,8 @@
 """VOC's layout, of VOCdevkit or of one's own, with boxes or masks.
 
-DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and
-DIR/ImageSets/Main/SPLIT.txt; for masks DIR/SegmentationClass/NAME.png, a PNG of
-indices with 255 for pixels to be ignored, and
-DIR/ImageSets/Segmentation/SPLIT.txt; and, but for VOC itself, DIR/classes.txt.
+DIR/JPEGImages/NAME.jpg; for boxes DIR/Annotations/NAME.xml and lists in
+DIR/ImageSets/Main; for masks DIR/SegmentationClass/NAME.png, a PNG of indices,
+and lists in DIR/ImageSets/Segmentation; and, but for VOC itself, classes.txt.
 """
 
 import math
@@ -38,15 +37,15 @@ _SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
-def read_boxes(directory, classes=None) -> records.Records:
+def read_boxes(directory) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   VOCdevkit: trains on trainval of 2007 and of 2012, tests on test of 2007. Any
   other directory: trainval and test, train and test, or train and val.
   Corners are pixels counted from 1, so that a share is (x - 1) / width.
 
-  `classes` are names, in any case; if not given, a line each of DIR/classes.txt,
-  or VOC's own for VOCdevkit, or else all names of the training split, sorted.
+  Classes are the lines of DIR/classes.txt, or VOC's own for VOCdevkit, or else
+  all names of the training split, sorted; case does not matter.
   """
   directory = pathlib.Path(directory).expanduser()
   root = _year(directory, 2007)
@@ -62,17 +61,16 @@ def read_boxes(directory, classes=None) -> records.Records:
     [item for path in paths for item in _annotations(path, repairs)]
     for paths in splits
   ]
-  if classes is None:
-    names = (item.name for *_, objects in pictures[0] for item in objects)
-    spelt = {name.lower(): name for name in names if name}
-    classes = known or sorted(spelt.values())
+  names = (item.name for *_, objects in pictures[0] for item in objects)
+  spelt = {name.lower(): name for name in names if name}
+  classes = tuple(known or sorted(spelt.values()))
   numbers, parts = records.class_numbers(classes), []
   for items, (path, *_) in zip(pictures, splits, strict=True):
     parts.append(
       [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
     )
     records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
-  return records.Records(*parts, tuple(classes), repairs)
+  return records.Records(*parts, classes, repairs)
 
 
 def has_masks(directory) -> bool:
@@ -80,21 +78,17 @@ def has_masks(directory) -> bool:
   return (mask_root(directory) / MASK_LISTS / 'train.txt').is_file()
 
 
-def read_masks(directory, classes=None) -> records.Records:
+def read_masks(directory) -> records.Records:
   """Finds the pictures and masks of the splits; they stay where they are.
 
   VOC2012: trains on trainaug if there is that list (see `sbd`), else on train,
   and tests on val, as the official code does. Any other directory: trains on
-  train and tests on test, where val is for validation; or without a test.txt on
-  val.
-
-  `classes` are names, the first for index 0 and so on, background too if that
-  is a class; if not given, a line each of DIR/classes.txt, or VOC's own.
+  train and tests on test, with val for validation; or without test on val.
   """
   root = mask_root(directory)
   lists = _VOC if root.name == 'VOC2012' else _OWN
   lists = _lists(root, MASK_LISTS, lists, MASK_LAYOUT)
-  classes = records.mask_classes(classes or _classes(root, masks=True))
+  classes = records.mask_classes(_classes(root, masks=True))
   repairs, parts = records.new_repairs(), []
   for path in lists:
     paths = []
@@ -154,7 +148,12 @@ def _classes(root, masks):
       f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
       'the next index 1 and so on, so name that index too'
     )
-  return text.distinct(names, path)
+  twice = [name for name in names if names.count(name) > 1]
+  if twice:
+    raise UserError(
+      f'{path}: two classes are {twice[0]!r}; give each a name of its own'
+    )
+  return tuple(names)
 
 
 def _annotations(path, repairs):
