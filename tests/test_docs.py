@@ -4,8 +4,14 @@ import pathlib
 import re
 import runpy
 
+import jax
+import numpy as np
 import pytest
 from support.rooms import ROOMS
+
+import fastsnn_jax as fs
+from fastsnn_jax import architectures, tasks
+from fastsnn_jax.data import named
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / 'docs'
@@ -42,3 +48,23 @@ def test_the_files_that_a_page_names_exist(path):
     assert (ROOT / name).exists() or (ROOT / 'fastsnn_jax' / name).exists(), (
       name
     )
+
+
+def test_the_recipes_for_contributors_run(tmp_path, monkeypatch):
+  text = (ROOT / 'CONTRIBUTING.md').read_text()
+  monkeypatch.setattr(architectures, '_MODELS', architectures._MODELS.copy())
+  monkeypatch.setattr(named, '_OWN', {})
+  monkeypatch.setattr(tasks, '_TASKS', tasks._TASKS.copy())
+  images = np.zeros((6, 8, 8, 1), np.uint8)
+  for part in ('train', 'test'):
+    np.savez(tmp_path / part, image=images, label=np.arange(6) % 2)
+  names = {}
+  for code in re.findall(r'```python\n(.*?)```', text, re.S):
+    exec(code, names)
+  assert names['network'].neuron == fs.QuantRelu(2)
+  assert fs.build('mine', bits=32).task == 'classification'
+  assert len(named.own('mine', tmp_path).train) == 6
+  counter = fs.build('counter', bits=3, mean=(0.5,), std=(0.5,))
+  variables = counter.init(jax.random.key(0), images[:1].astype(np.float32))
+  data = {'image': images, 'label': np.zeros(6, int)}
+  assert fs.evaluate(counter, variables, data).keys() == {'exact'}

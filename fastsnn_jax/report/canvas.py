@@ -69,11 +69,8 @@ def look(row: dict) -> dict:
 def panels(lines: dict, columns: dict, height, **share):
   """A figure and its panels (ax, line, column); (None, []) if it has none.
 
-  Args:
-    lines: key of a line of panels -> name of its y axis, on the left.
-    columns: key of a column -> its title, on top.
-    height: of a panel, in inches.
-    **share: the axes that panels share, as `Figure.subplots` takes them.
+  `lines` has the names of the y axes by key, `columns` the titles on top by
+  key; `height` is that of a panel in inches.
   """
   if not lines or not columns:
     return None, []

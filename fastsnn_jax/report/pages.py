@@ -13,21 +13,18 @@ import re
 from fastsnn_jax.errors import UserError
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
+_DASH = '\u2013'  # for a number that there is not
 
 
 def write(directory, results: dict, rasters=None, examples=None) -> None:
   """Writes `results.json`, `report.md`, `report.html` and `plots/*.png`.
 
   Args:
-    directory: where to write; made if it is missing.
+    directory: it is made if it is missing; UserError if that cannot be.
     results: `model`, `dataset` and `rows` (a dict for each bit width, mode and
       tuning, with at least `bits`, `T`, `steps`, `mode` and `tuned`), and the
       data of other sections. Accuracies are in [0, 1].
-    rasters: title -> what `rasters.draw` takes.
-    examples: title -> what `predictions.draw` takes.
-
-  Raises:
-    UserError: nothing can be written there.
+    rasters, examples: title -> what `rasters.draw`, `predictions.draw` takes.
   """
   directory = pathlib.Path(directory)
   try:
@@ -105,11 +102,11 @@ def _columns(rows, metric):
     'agreement': ('Agreement', percent),
     'max_logit_difference': ('Largest logit difference', number),
     'mean_firing_rate': ('Spikes per neuron and step', number),
-    'spikes_per_image': ('Spikes per image', count),
-    'synops_per_image': ('SynOps per image', count),
-    'macs_per_image': ('ANN MACs per image', count),
+    'spikes_per_image': ('Spikes per image', number),
+    'synops_per_image': ('SynOps per image', number),
+    'macs_per_image': ('ANN MACs per image', number),
     'synops_over_macs': ('SynOps / MACs', number),
-    'quiet_step': ('All quiet at step', str),
+    'quiet_step': ('All quiet at step', number),
   }
   for row in rows:
     synops, macs = row.get('synops_per_image'), row.get('macs_per_image')
@@ -118,21 +115,18 @@ def _columns(rows, metric):
   filled = {key for row in rows for key in row if row[key] is not None}
   columns = {key: columns[key] for key in columns if key in filled}
   return [head for head, _ in columns.values()], lambda row: [
-    _or_dash(write, row.get(key)) for key, (_, write) in columns.items()
+    write(row.get(key)) for key, (_, write) in columns.items()
   ]
 
 
 def _groups(rows, metric):
-  """Rows of one bit width together, each group with its best row.
-
-  The best row has the highest metric; among equals the highest agreement, and
-  then the least work.
-  """
+  """Rows of one bit width together, each group with its best row."""
   groups = {}
   for row in rows:
     groups.setdefault((row['bits'], row['T']), []).append(row)
 
   def merit(row):
+    """The metric; among equals the agreement, and then the least work."""
     work = row.get('synops_per_image')
     values = row.get(metric), row.get('agreement'), work and -work
     return [-math.inf if value is None else value for value in values]
@@ -156,12 +150,11 @@ def _table(groups, key, heads, label):
     for name, shares in networks:
       if isinstance(shares, dict):
         heads, shares = list(shares), shares.values()
-      cells = [_or_dash(percent, share) for share in shares]
-      lines.append([group['bits'], name, *cells])
+      lines.append([group['bits'], name, *map(percent, shares)])
   return (heads, lines) if lines else None
 
 
-def percent(share: float) -> str:
+def percent(share: float | None) -> str:
   """A share as a percentage; 100.0 is written for 1 alone.
 
   What is no share, such as the error of a regression, is written as it is.
@@ -169,34 +162,27 @@ def percent(share: float) -> str:
   >>> percent(0.9612), percent(1.0), percent(0.99996), percent(-0.123)
   ('96.1 %', '100.0 %', '99.996 %', '-0.123')
   """
+  if share is None:
+    return _DASH
   if not 0 <= share <= 1:
     return f'{share:.3g}'
   return f'{100 * share:.{1 if share == 1 or round(share, 3) < 1 else 3}f} %'
 
 
-def count(value: float) -> str:
-  """A count in thousands, millions or billions.
+def number(value: float | None) -> str:
+  """A number with three digits, in thousands, millions or billions.
 
-  >>> count(712.0), count(34512), count(1234567), count(4.1e9)
+  >>> number(712.0), number(34512), number(1234567), number(4.1e9)
   ('712', '34.5 k', '1.2 M', '4.1 G')
+  >>> number(0.18345), number(3.4e-7), number(0.0), number(None)
+  ('0.183', '3.4e-07', '0', '–')
   """
+  if value is None:
+    return _DASH
   for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
     if abs(value) >= size:
       return f'{value / size:.1f} {unit}'
-  return f'{value:.3g}'
-
-
-def number(value: float) -> str:
-  """Any other number.
-
-  >>> number(0.18345), number(3.4e-7), number(0.0)
-  ('0.183', '3.4e-07', '0')
-  """
   return f'{value:.3g}' if value == 0 or abs(value) >= 1e-3 else f'{value:.1e}'
-
-
-def _or_dash(write, value):
-  return '\u2013' if value is None else write(value)
 
 
 def _file_name(kind, title):

@@ -13,15 +13,13 @@ from fastsnn_jax.report import canvas
 def draw(results: dict) -> dict:
   """Every figure that the results have data for, by the name of its file."""
   metric, rows = results.get('metric', 'accuracy'), results['rows']
-  error = {
-    'error': 'mean |rate −\nactivation| (θ)',  # noqa: RUF001
-    'differing': 'neurons that\ndiffer (%)',
-  }
+  error = 'mean |rate −\nactivation| (θ)'  # noqa: RUF001
+  errors = {'error': error, 'differing': 'neurons that\ndiffer (%)'}
   rate = {'firing_rate': 'spikes per neuron\nand step'}
   figures = {
     'over_time': _over_time(rows, metric),
     'by_class': _by_class(rows, results.get('classes') or (), metric),
-    'layer_error': _layers(rows, error),
+    'layer_error': _layers(rows, errors),
     'tuning': _tuning(results.get('tuning') or []),
     'firing_rate': _layers(rows, rate),
     'quiet': _quiet(rows),

@@ -18,14 +18,10 @@ _MIN_SCORE = 0.25  # of a box that is drawn
 def draw(example: dict, title: str, classes):
   """A line of pictures for each image: boxes, or maps of classes.
 
-  Args:
-    example: 'image' uint8 [n, H, W, C], and 'truth', 'ann' and 'snn'. For boxes
-      these are dicts of 'boxes' [n, K, 4] in shares of the image, 'label' or
-      'classes' [n, K] (-1: none) and 'scores'; for maps they are classes
-      [n, H, W]. With maps there may be 'size' [n, 2], (width, height): the
-      pixels at the top left that are no padding.
-    title: of the figure.
-    classes: the names of the classes.
+  `example` has 'image' uint8 [n, H, W, C], and 'truth', 'ann' and 'snn'. For
+  boxes these are dicts of 'boxes' [n, K, 4] in shares of the image, 'label' or
+  'classes' [n, K] (-1: none) and 'scores'; for maps they are classes [n, H, W],
+  and 'size' [n, 2] may give the (width, height) that are no padding.
   """
   paint = _boxes if isinstance(example['truth'], dict) else _maps
   return paint(example, title, classes)

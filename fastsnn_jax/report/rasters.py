@@ -12,10 +12,8 @@ _MAX_NEURONS = 168  # and neurons, one in 2.6 points of height
 def draw(raster: dict, title: str):
   """One image and its spikes: a band for each layer, a line for each neuron.
 
-  Args:
-    raster: `layers` (names), `spikes` (an int array [steps, neurons] for each),
-      `image` (uint8 [H, W, C]) and `T`, the steps with input.
-    title: of the figure.
+  `raster` has `layers` (names), `spikes` (an int array [steps, neurons] for
+  each), `image` (uint8 [H, W, C]) and `T`, the steps with input.
   """
   layers = raster['layers']
   chosen = _spread(len(layers), _MAX_BANDS)

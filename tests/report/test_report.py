@@ -112,7 +112,7 @@ def numbers(row):
     str(row['steps']),
     *map(pages.percent, shares),
     *map(pages.number, others),
-    *map(pages.count, counts),
+    *map(pages.number, counts),
     '12.3 M',
     quiet,
   ]
