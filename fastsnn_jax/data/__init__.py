@@ -9,8 +9,6 @@ from fastsnn_jax.data.dataset import (
   Dataset,
   Shuffle,
   Split,
-  as_dataset,
-  as_split,
 )
 from fastsnn_jax.data.image_ops import (
   color_jitter,
@@ -19,6 +17,7 @@ from fastsnn_jax.data.image_ops import (
   resize,
 )
 from fastsnn_jax.data.named import load, names, register
+from fastsnn_jax.data.own import as_dataset, as_split
 from fastsnn_jax.data.stream import Stream
 
 __all__ = [

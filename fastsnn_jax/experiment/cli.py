@@ -19,8 +19,8 @@ def train_command(arguments: list[str]) -> None:
   """python train.py --config configs/digits.py --workdir runs/digits"""
   import tyro
 
-  import fastsnn_jax as fs
   from fastsnn_jax.experiment import config as schema
+  from fastsnn_jax.experiment.train import train
 
   path = _early(arguments, '--config')
   flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
@@ -48,16 +48,16 @@ def train_command(arguments: list[str]) -> None:
     return workdir, profile, experiment
 
   workdir, profile, experiment = _parse(main, arguments, 'train.py')
-  fs.train(experiment, workdir, profile=profile)
+  train(experiment, workdir, profile=profile)
 
 
 def convert_command(arguments: list[str]) -> None:
   """python convert.py --workdir runs/digits"""
   import tyro
 
-  import fastsnn_jax as fs
   from fastsnn_jax.experiment import config as schema
   from fastsnn_jax.experiment import import_official, recipes
+  from fastsnn_jax.experiment.convert import convert
   from fastsnn_jax.experiment.workdir import experiment_of
 
   if path := _early(arguments, '--config'):  # for what it registers
@@ -125,7 +125,7 @@ def convert_command(arguments: list[str]) -> None:
     )
   elif model or name or size:
     raise UserError('--model, --data and --size belong to --from-torch; add it')
-  fs.convert(workdir, settings)
+  convert(workdir, settings)
   if distributed.first():
     print(pathlib.Path(workdir) / 'report' / 'report.html')
 

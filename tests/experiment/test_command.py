@@ -254,7 +254,7 @@ def test_memory_that_is_exhausted_is_one_line(run, monkeypatch):
   def too_much(*args, **options):
     raise jax.errors.JaxRuntimeError(f'{said}\nwhat the allocator knows')
 
-  monkeypatch.setattr(fs, 'train', too_much)
+  monkeypatch.setattr('fastsnn_jax.experiment.train.train', too_much)
   found = run('train', '--config', DIGITS, '--workdir', 'there')
   assert_one_error(*found, said, '--data.batch')
 
@@ -265,7 +265,7 @@ def test_an_interrupt_is_code_130_without_a_traceback(run, monkeypatch):
 
   monkeypatch.setattr('os._exit', sys.exit)  # the test shall live on
 
-  monkeypatch.setattr(fs, 'train', interrupted)
+  monkeypatch.setattr('fastsnn_jax.experiment.train.train', interrupted)
   code, out, err = run('train', '--config', DIGITS, '--workdir', 'w')
   assert (code, out) == (130, '')
   assert err == 'interrupted; give the same command again\n'
@@ -275,7 +275,7 @@ def test_a_fault_of_ours_is_no_mistake_of_the_users(run, monkeypatch):
   def broken(*args, **options):
     raise RuntimeError('a bug')
 
-  monkeypatch.setattr(fs, 'train', broken)
+  monkeypatch.setattr('fastsnn_jax.experiment.train.train', broken)
   with pytest.raises(RuntimeError, match='a bug'):
     run('train', '--config', DIGITS, '--workdir', 'w')
 
