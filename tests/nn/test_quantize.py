@@ -120,7 +120,9 @@ def test_weights_follow_the_documented_table(bits, gradient):
     (3, [0, 0, 0, 0.285714, 0.285714, 1.14286, 1.42857, 2, 2, 2], 18.8043),
   ],
 )
-def test_activations_follow_the_documented_table(bits, expected, expected_dalpha):
+def test_activations_follow_the_documented_table(
+  bits, expected, expected_dalpha
+):
   z = jnp.array([-1, 0, 0.1, 0.33, 0.34, 1, 1.5, 2, 2.5, 3])
   y, vjp = jax.vjp(lambda z, a: fs.quantize_activation(z, a, bits), z, 2.0)
   dz, dalpha = vjp(jnp.arange(1.0, 11))
