@@ -1,4 +1,4 @@
-"""Masks from COCO's outlines against pycocotools and the reference's rules."""
+"""Masks from COCO's outlines against pycocotools and the official code's rules."""
 
 import pickle
 import sys
