@@ -46,7 +46,7 @@ def test_classes_are_the_sorted_ids_and_boxes_end_a_pixel_earlier(tmp_path):
     ((19.5, 2, 0.5, 4), 'empty', None, (19.5, 2, 20, 6)),
     ((3, 2, 1, 4), 'empty', None, (3, 2, 4, 6)),
     ((3, 2, 0, 4), 'empty', None, None),
-    # The reference moves such a box in, rather than to cut it off.
+    # The official code moves such a box in, rather than to cut it off.
     ((-2, 1, 6, 4), 'outside', (0, 1, 5, 4), (0, 1, 4, 5)),
     ((15, 5, 30, 30), 'outside', (15, 5, 19, 9), (15, 5, 20, 10)),
     ((30, 5, 4, 4), 'outside empty', None, None),

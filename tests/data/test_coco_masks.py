@@ -1,4 +1,4 @@
-"""Masks from COCO's outlines against pycocotools and the reference's rules."""
+"""Masks from outlines, against pycocotools and the official rules."""
 
 import pickle
 import sys

@@ -53,7 +53,7 @@ def oracle(objects, size, whole, short):
       a, b = min(a, b), max(a, b)
       out |= a < 0 or a > length or b < 0 or b > length
       first = min(max(a, 0), length)
-      if short:  # the reference's rule
+      if short:  # the official code's rule
         last = min(length - 1, first + max(0, b - a - 1))
       else:
         last = min(max(b, 0), length)

@@ -182,6 +182,8 @@ def test_what_cannot_be_drawn_is_refused(changes, message):
 
 def test_training_is_judged_on_the_validation_scenes():
   found = both()[0]
-  fitting, held_out = train.held_out(Experiment(select='last'), found)
+  fitting, held_out = train.held_out(
+    Experiment('small_yolo', select='last'), found
+  )
   assert fitting is found.train
   assert held_out is found.validation
