@@ -5,8 +5,8 @@ from fastsnn_jax.architectures import register as register_model
 from fastsnn_jax.checkpoint.networks import load
 from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.conversion.to_spiking import to_spiking
-from fastsnn_jax.data.dataset import Dataset
 from fastsnn_jax.data.named import register as register_dataset
+from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.compare import compare
 from fastsnn_jax.evaluation.evaluate import evaluate

@@ -71,7 +71,7 @@ def load_with_meta(directory, network: Network | None = None):
       std=tuple(meta['std']),
       **{key: meta[key] for key in _DETECTOR if key in meta},
     )
-  if meta['neuron'] is not None:
+  if meta['neuron'] is not None and not network.spiking:
     neuron = IntegrateAndFire(**meta['neuron'])
     network = dataclasses.replace(network, neuron=neuron)
   variables = jax.tree.map(jnp.asarray, tree)

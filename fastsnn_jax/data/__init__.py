@@ -6,7 +6,6 @@ finds them by name, `readers` has one module for each form of files.
 
 from fastsnn_jax.data.dataset import (
   Arrays,
-  Dataset,
   Shuffle,
   Split,
 )
@@ -17,7 +16,7 @@ from fastsnn_jax.data.image_ops import (
   resize,
 )
 from fastsnn_jax.data.named import load, names, register
-from fastsnn_jax.data.own import as_dataset, as_split
+from fastsnn_jax.data.own import Dataset, as_dataset, as_split
 from fastsnn_jax.data.stream import Stream
 
 __all__ = [

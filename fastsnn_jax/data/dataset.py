@@ -5,7 +5,6 @@ memory; `stream.Stream` reads records when they are needed.
 """
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -232,37 +231,6 @@ def own_rows(size: int, shared: bool) -> tuple[int, int]:
     return size, 0
   mine = size // jax.process_count()
   return mine, mine * jax.process_index()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-  """A data set; its parts are splits, or dicts of arrays.
-
-  Attributes:
-    name: what it is called in reports and checkpoints.
-    train: examples to train on: images uint8 [H, W, C] and the task's labels.
-    test: the same, to be looked at once.
-    classes: names of the classes.
-    mean, std: per channel, of images in 0..1.
-    validation: a third split, if the set has its own; otherwise a part of
-      `train` is held out.
-    notes: what was mended or left out, for the user to know.
-  """
-
-  name: str
-  train: Split
-  test: Split
-  classes: tuple[str, ...]
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  validation: Split | None = None
-  notes: tuple[str, ...] = ()
-
-  def __post_init__(self):
-    for part in ('train', 'test', 'validation'):
-      if (value := getattr(self, part)) is not None:
-        split = value if isinstance(value, Split) else Arrays(value)
-        object.__setattr__(self, part, split)
 
 
 def check_example(example) -> dict:

@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Callable
 
-from fastsnn_jax.data.dataset import CLASSES, Dataset
-from fastsnn_jax.data.own import as_dataset, assemble
+from fastsnn_jax.data.dataset import CLASSES
+from fastsnn_jax.data.own import Dataset, as_dataset, assemble
 from fastsnn_jax.data.readers import digits, folder, idx, tfds
 from fastsnn_jax.errors import UserError
 

@@ -9,7 +9,6 @@ from fastsnn_jax.data.dataset import (
   CLASSES,
   MEAN_STD,
   Arrays,
-  Dataset,
   Split,
   check_example,
   statistics,
@@ -19,6 +18,36 @@ from fastsnn_jax.errors import UserError
 
 _IGNORED = 255  # in masks: no class
 _SAMPLE = 1024  # images of a stream whose mean and deviation are measured
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A data set; its parts are splits, or what `as_split` takes.
+
+  Attributes:
+    name: what it is called in reports and checkpoints.
+    train: examples to train on: images uint8 [H, W, C] and the task's labels.
+    test: the same, to be looked at once.
+    classes: names of the classes.
+    mean, std: per channel, of images in 0..1.
+    validation: a third split, if the set has its own; otherwise a part of
+      `train` is held out.
+    notes: what was mended or left out, for the user to know.
+  """
+
+  name: str
+  train: Split
+  test: Split
+  classes: tuple[str, ...]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  validation: Split | None = None
+  notes: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    for part in ('train', 'test', 'validation'):
+      if (value := getattr(self, part)) is not None:
+        object.__setattr__(self, part, as_split(value))
 
 
 def as_split(data) -> Split:
@@ -173,7 +202,8 @@ def _check_images(what, split):
   images = split.column('image')
   if images is not None and not np.issubdtype(images.dtype, np.uint8):
     low, high = images.min(), images.max()
-    if not 0 <= low <= high <= 255 or (0 < high <= 1):
+    shares = np.issubdtype(images.dtype, np.floating) and 0 < high <= 1
+    if not 0 <= low <= high <= 255 or shares:
       raise UserError(
         f'{what} has values from {low} to {high}; images must have pixels of 0 '
         'to 255, so multiply what lies in 0 to 1 by 255'

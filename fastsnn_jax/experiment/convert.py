@@ -78,7 +78,9 @@ def convert(
       conversion=dataclasses.asdict(settings),
     )
     if distributed.first():
-      batch = next(dataset.test.batches(_EXAMPLES, shared=False))
+      batch = next(
+        dataset.test.batches(min(_EXAMPLES, len(dataset.test)), shared=False)
+      )
       title = f'{bits} bits'
       rasters[title] = _raster(*made[name], task, batch)
       if (pictures := task.pictures(batch)) is not None:
@@ -162,11 +164,6 @@ def convert_network(
       crop=task.shift(config.data),
       flip=config.data.flip,
     )
-    if tuning.batch > len(tuning_images):
-      raise UserError(
-        f'--tune-batch {tuning.batch}: fine-tuning has {len(tuning_images)} '
-        'images; give a smaller one, or more --tune-images'
-      )
     groups = 1 if schedule == 'parallel' else len(ann.firing) - 1
     title = f'{ann.bits} bits: {schedule} fine-tuning'
     with Bar(title, groups * tuning.epochs) as bar:
@@ -237,6 +234,11 @@ def _tuning_images(split, config, settings):
       )
   split = split.some(wanted, config.seed)
   images = split.in_memory()
+  if (batch := distributed.even(config.data.batch)) > len(images):
+    raise UserError(
+      f'--tune-batch {batch}: fine-tuning has {len(images)} images; give a '
+      'smaller one, or more --tune-images'
+    )
   tell('fine-tuning', split, own=False)
   return images
 
@@ -278,7 +280,7 @@ def _run(network, variables, task, images):
   """Output and activations; on this process alone, whoever else has them."""
 
   @jax.jit
-  def run(variables):
+  def run(variables, images):
     return network.apply(variables, task.present(images))
 
-  return run(jax.device_get(variables))
+  return run(jax.device_get(variables), images)

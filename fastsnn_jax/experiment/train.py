@@ -51,13 +51,10 @@ def train(
   workdir = pathlib.Path(workdir)
   if workdir.is_file():
     raise UserError(f'--workdir {workdir}: it is a file; name a directory')
-  parts = config.compute.accumulate
-  distributed.check_batch('data.batch', config.data.batch, parts)
   dataset = files.open_data(config, data)
   for note in dataset.notes:
     say(f'{dataset.name}: {note}')
-  fitting, judged = held_out(config, dataset)
-  variables, trained = None, {}
+  fitting, variables, trained = None, None, {}
   with signals() as asked, contextlib.closing(Log(workdir)) as log:
     trace = workdir / 'profile' if profile else None
     session = Session(workdir, log, asked, trace)
@@ -71,6 +68,10 @@ def train(
         check_identity(workdir / name, identity, meta.get('identity', {}))
         say(f'{name}: trained already')
       else:
+        if fitting is None:
+          parts = config.compute.accumulate
+          distributed.check_batch('data.batch', config.data.batch, parts)
+          fitting, judged = held_out(config, dataset)
         network = files.network_of(config, stage.bits, dataset)
         task = tasks.for_network(network)
         variables, score = run_stage(

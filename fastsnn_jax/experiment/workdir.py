@@ -35,7 +35,8 @@ def open_data(config: Experiment, own=None) -> Dataset:
     UserError: no such data, or settings that do not go with the task.
   """
   if own is not None:
-    return data.as_dataset(own, config.data.name)
+    name = config.data.name  # the default's would stand for other images
+    return data.as_dataset(own, 'own' if name == Data.name else name)
   model = architectures.model(config.model)
   known = data.named.own(config.data.name, config.data.path)
   return known or tasks.named(model.task).open(config.data, model)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from fastsnn_jax.data import normalize
-from fastsnn_jax.data.dataset import Dataset
+from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.errors import UserError
 
 

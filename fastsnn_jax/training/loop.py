@@ -91,7 +91,7 @@ def run_stage(
     say(f'{name}: going on from step {step} of {steps}')
   # The row of an epoch that is still to be judged is written again.
   session.log.rewind(name, step if judged else step - 1)
-  reports = collections.deque()
+  reports, waited = collections.deque(), False
   looked, look_every, last_look = step, 1, time.perf_counter()
   meter = Meter(batch, session.trace)
   bar = Bar(f'{name}: {stage.epochs} epochs', steps, step)
@@ -123,6 +123,7 @@ def run_stage(
       while step < steps:
         if len(reports) > AHEAD:  # no more batches on the devices than that
           jax.block_until_ready(reports.popleft())
+          waited = True
         with meter.reading():
           rows = distributed.by_row(next(batches))
         side = side_of(step)
@@ -137,7 +138,11 @@ def run_stage(
         # All processes have to take the same turn from here on.
         signal = distributed.any_of(session.asked() or 0)
         save = signal or saves.due(step)
-        sums, bad_step = jax.device_get(reports[-1 if ends or save else 0])
+        newest = ends or save
+        sums, bad_step = jax.device_get(reports[-1 if newest else 0])
+        if newest:
+          reports.clear()
+          waited = False
         if bad_step >= 0:
           saves.close()
           raise UserError(
@@ -151,7 +156,8 @@ def run_stage(
         shown.append(f'{batch / took:,.0f} images/s')
         bar.advance(step - looked, '  '.join(shown))
         looked, last_look = step, now
-        look_every = int(np.clip(LOOK_SECONDS / took, 1, 1000))
+        if waited:  # else it says how long a step takes to send
+          look_every = int(np.clip(LOOK_SECONDS / took, 1, 1000))
         look_every = distributed.agree(look_every)
         for line in split.complaints():
           bar.line(f'{name}: {line}', own=True)

@@ -9,7 +9,6 @@ import jax
 import pytest
 from support.shared import ROOT
 
-import fastsnn_jax as fs
 from fastsnn_jax.experiment import cli as command
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment.config import Conversion, Experiment
@@ -46,7 +45,8 @@ def called(monkeypatch):
   calls = []
   for name in ('train', 'convert'):
     monkeypatch.setattr(
-      fs, name, lambda *args, name=name, **options: calls.append((name, args))
+      f'fastsnn_jax.experiment.{name}.{name}',
+      lambda *args, name=name, **options: calls.append((name, args)),
     )
   return calls
 

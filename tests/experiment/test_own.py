@@ -112,7 +112,7 @@ def test_data_of_ones_own_are_trained_on_and_converted(rows, form):
 
 
 @pytest.mark.parametrize(
-  ('form', 'other'), [('generator', 'arrays'), ('grain', 'list')]
+  ('form', 'other'), [('generator', 'arrays'), ('list', 'arrays')]
 )
 def test_the_form_of_the_data_changes_nothing(rows, form, other):
   (trained, results), (same, others) = rows(form), rows(other)

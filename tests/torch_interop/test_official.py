@@ -95,7 +95,7 @@ def test_the_width_of_an_official_network_need_not_be_named_again(tmp_path):
     (('--model', 'cifar_resnet20', '--bits', 2), "key '.*' is missing"),
     (
       ('--model', 'small_resnet8', '--bits', 2, '--data', 'nothing'),
-      "unknown data set 'nothing'",
+      "data set 'nothing' needs the path",
     ),
   ],
 )

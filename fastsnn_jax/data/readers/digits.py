@@ -7,7 +7,7 @@ import importlib.resources
 
 import numpy as np
 
-from fastsnn_jax.data.dataset import Dataset
+from fastsnn_jax.data.own import Dataset
 
 # Of the training split, in 0..1; a test measures them again.
 MEAN, STD = (0.305802,), (0.376053,)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastsnn_jax.data.dataset import Dataset, statistics
+from fastsnn_jax.data.dataset import statistics
+from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.readers import digits
 from fastsnn_jax.data.records import IGNORED
 from fastsnn_jax.errors import UserError

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 
 from fastsnn_jax.data import decode, named
-from fastsnn_jax.data.dataset import MEAN_STD, Dataset
+from fastsnn_jax.data.dataset import MEAN_STD
+from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.stream import Stream
 
 

@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 
 from fastsnn_jax.data import decode, records, squares
-from fastsnn_jax.data.dataset import MEAN_STD, Dataset
+from fastsnn_jax.data.dataset import MEAN_STD
+from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.readers import coco, scenes, tfds, voc
 from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
