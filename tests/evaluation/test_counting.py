@@ -1,4 +1,4 @@
-"""MACs against the spec's tables, connections against loops over pixels."""
+"""MACs against the official tables, connections against loops over pixels."""
 
 import itertools
 

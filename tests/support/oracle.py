@@ -1,4 +1,4 @@
-"""The method in NumPy, from the equations of spec/classification.md 1 and 3.
+"""The method in NumPy, from the equations (reference behaviour C1, C3).
 
 Written for clarity and independently of the library; everything is computed in
 the dtype of its first argument.
@@ -18,7 +18,7 @@ BASE_SETS = {
   6: [[1, 4, 7], [2, 5, 8], [3, 6, 9]],
 }
 
-# 1.1: the order in which the reference stores the levels; it decides ties.
+# 1.1: the order in which the official code stores the levels; it decides ties.
 STORED = {
   2: '0 1 1/2 1/4',
   3: '0 .2 .4 .8 1 .6 .1 .3',

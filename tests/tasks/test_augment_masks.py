@@ -34,7 +34,7 @@ def _bilinear(image, new):
 
 
 def _variants(image, label):
-  """{mask: [(image, scale, offset, mirrored)]} of an image, spec 3.1."""
+  """{mask: [(image, scale, offset, mirrored)]} of an image (S3.1)."""
   found = {}
   for scale in SCALES:
     new = [int(length * scale) for length in label.shape]
@@ -105,7 +105,7 @@ def test_only_the_real_part_of_an_array_counts():
   assert np.all(new['size'] == SIDE)
   assert np.all(new['mask'] == 1)
   for i, (width, height) in enumerate(size):
-    if width == 1:  # half of one pixel: ours is one, the reference fails
+    if width == 1:  # half of one pixel: ours is one, the official code fails
       assert set(np.unique(new['label'][i])) == {0, 255}
       continue
     image = batch['image'][i, :height, :width].astype(float)

@@ -47,7 +47,7 @@ def case(i, dtype=np.float32):
 
 
 def oracle_targets(boxes, label, grid, anchors, stride, conflict):
-  """spec/detection.md 3.2 for one image, an object at a time."""
+  """Reference behaviour D3.2 for one image, an object at a time."""
   height, width = grid
   rows = np.zeros((height, width, len(anchors), 11))
   for (x1, y1, x2, y2), c in zip(boxes.astype(float), label, strict=True):
@@ -76,7 +76,7 @@ def oracle_targets(boxes, label, grid, anchors, stride, conflict):
 
 
 def oracle_loss(outputs, rows, anchors):
-  """spec/detection.md 3.4, box by box; the four terms before the mean."""
+  """Reference behaviour D3.4, box by box; the four terms before the mean."""
   batch, height, width, channels = outputs.shape
   a, classes = len(anchors), channels // len(anchors) - 5
   sums = np.zeros(4)
