@@ -420,6 +420,7 @@ def test_tfds_damaged(tmp_path, damage):
   assert 'download_and_prepare' in message
 
 
+@pytest.mark.once
 def test_cifar10_of_the_shared_folder():
   _shared('data/cifar10')
   dataset = data.load('cifar10', str(_shared('data')))
