@@ -1,20 +1,24 @@
-"""Eight emulated devices, the shared folder, and hypothesis's profiles."""
+"""Emulated devices, the shared folder, and hypothesis's profiles."""
 
 import os
 
-# Before the first import of jax: the backend reads its flags once.
-_flags = [os.environ.get('XLA_FLAGS', '')]
-if 'xla_force_host_platform_device_count' not in _flags[0]:
-  _flags.append('--xla_force_host_platform_device_count=8')
+_flags = os.environ.get('XLA_FLAGS', '')
 if 'PYTEST_XDIST_WORKER' in os.environ:
   # Each worker has a core to itself; a pool of threads per worker would not.
-  _flags.append('--xla_cpu_multi_thread_eigen=false')
-os.environ['XLA_FLAGS'] = ' '.join(filter(None, _flags))
+  _flags += ' --xla_cpu_multi_thread_eigen=false'
+os.environ['XLA_FLAGS'] = (
+  f'{_flags} --xla_force_host_platform_device_count=8'.strip()
+)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from support.shared import find_shared  # noqa: E402
+from support.training import devices  # noqa: E402
+
+jax.devices()  # reads the flags, once; the programs that tests start
+os.environ['XLA_FLAGS'] = _flags.strip()  # run on one device
 
 hypothesis.settings.register_profile('here', deadline=None, max_examples=25)
 hypothesis.settings.register_profile(
@@ -27,3 +31,13 @@ hypothesis.settings.load_profile('ci' if os.environ.get('CI') else 'here')
 def shared():
   """`shared('golden', 'quant_acts.npz')` is a path, or skips the test."""
   return find_shared
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _mesh(request):
+  """One device, which compiles fastest; tests/devices/ has all eight."""
+  if 'devices' in request.path.parts:
+    yield
+  else:
+    with devices(1):
+      yield

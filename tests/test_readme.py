@@ -29,9 +29,12 @@ def test_the_example_of_own_data_runs(tmp_path, monkeypatch):
   images = random.integers(0, 256, (128, 8, 8, 1)).astype(np.uint8)
   labels = np.arange(128) % 4
   stages = (fs.Stage(32, epochs=1), fs.Stage(2, epochs=1))
-  short = code.replace('flip=False)', f'flip=False), {stages!r}')
+  convert = fs.Conversion(mode='settled', tune='none')
+  changes = f'flip=False), stages={stages!r}, convert={convert!r}'
+  short = code.replace('flip=False)', changes)
   names = {'fs': fs, 'images': images, 'labels': labels}
-  names |= {'Stage': fs.Stage, 'other_part': {'image': images, 'label': labels}}
+  names |= {'Stage': fs.Stage, 'Conversion': fs.Conversion}
+  names['other_part'] = {'image': images, 'label': labels}
   exec(short, names)
   assert (tmp_path / 'runs/own/report/results.json').is_file()
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.training import devices
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
@@ -98,15 +99,16 @@ def judged():
   """`compare` on 19 images in batches of eight, and the data."""
   data, calls = drawn(19), []
   spiking = {mode: (fs.to_spiking(ANN, mode), variables()) for mode in MODES}
-  rows = fs.compare(
-    ANN,
-    variables(),
-    spiking,
-    data,
-    task=tasks.for_network(ANN),
-    batch=3,
-    advance=lambda: calls.append(None),
-  )
+  with devices(8):
+    rows = fs.compare(
+      ANN,
+      variables(),
+      spiking,
+      data,
+      task=tasks.for_network(ANN),
+      batch=3,
+      advance=lambda: calls.append(None),
+    )
   assert len(calls) == 3  # of eight, for the devices share out a batch evenly
   return rows, data
 

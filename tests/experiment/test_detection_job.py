@@ -4,16 +4,14 @@ import dataclasses
 import json
 import os
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
-from jax.sharding import AxisType
 from support.jobs import assert_a_cut_run_is_whole
 from support.models import registered
+from support.training import devices
 
 import fastsnn_jax as fs
-from fastsnn_jax import distributed as devices
 from fastsnn_jax import tasks
 from fastsnn_jax.architectures import yolo
 from fastsnn_jax.errors import UserError
@@ -159,14 +157,10 @@ def test_the_report_shows_boxes_and_classes(job):
   assert json.loads((report / 'results.json').read_text())['metric'] == 'mAP50'
 
 
-def test_a_shared_out_evaluation_has_the_same_average_precision(
-  job, monkeypatch
-):
+def test_a_shared_out_evaluation_has_the_same_average_precision(job):
   config, workdir, trained, _ = job
   network, variables = fs.load(workdir / 'ann2')
   dataset = open_data(config)
-  alone = jax.make_mesh((1,), (devices.AXIS,), axis_types=(AxisType.Auto,))
-  assert devices.mesh().size == 8
   spiking = {'signed': (fs.to_spiking(network), variables)}
   assert len(dataset.test) % 8
 
@@ -174,8 +168,8 @@ def test_a_shared_out_evaluation_has_the_same_average_precision(
     found = fs.compare(network, variables, spiking, dataset.test, batch=4)
     return found['signed']
 
-  eight = judged()
-  monkeypatch.setattr(devices, 'mesh', lambda: alone)
+  with devices(8):
+    eight = judged()
   one = judged()
   for name in ('mAP50', 'ann_mAP50', 'over_time', 'by_class', 'agreement'):
     assert one[name] == eight[name], name

@@ -90,7 +90,7 @@ def small(folder, **changes):
 
 @pytest.fixture(scope='module')
 def unbroken(photographs, tmp_path_factory):
-  """The workdir of a run on all devices, its results and what it said."""
+  """The workdir of a run, its results and what it said."""
   workdir, said = tmp_path_factory.mktemp('unbroken'), io.StringIO()
   with contextlib.redirect_stderr(said):
     results = fs.train(small(photographs), workdir)
@@ -105,7 +105,7 @@ def test_training_says_how_it_goes(unbroken):
   for row in rows:
     assert np.isfinite(row['train_loss'])
     assert 0 <= row['input_wait'] <= 1
-    assert row['images_per_second_per_device'] > 0
+    assert row['images_per_second'] > 0
   assert {'compile_seconds', 'start_seconds'} <= rows[0].keys()
   assert not {'compile_seconds', 'start_seconds'} & rows[1].keys()
   # Of the two damaged ones, one is among the last twenty, which are judged.

@@ -88,9 +88,15 @@ def devices(count):
     devices=jax.devices()[:count],
   )
   with mock.patch.object(distributed, 'mesh', return_value=mesh):
-    finetune.tune_chunk.clear_cache()  # it was traced for another mesh
+    _forget_programs_of_other(mesh)
     yield mesh
-  finetune.tune_chunk.clear_cache()
+  _forget_programs_of_other(distributed.mesh())
+
+
+@functools.lru_cache(maxsize=1)
+def _forget_programs_of_other(mesh):
+  del mesh
+  finetune.tune_chunk.clear_cache()  # it was traced for another mesh
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import golden
+from support.training import devices
 
 import fastsnn_jax as fs
 from fastsnn_jax.errors import UserError
@@ -204,11 +205,12 @@ def test_parts_and_devices_give_the_same_confusion_matrix(segmenter):
 
   task = Watched.of(network)
   fs.evaluate(network, variables, data, task=task, batch=11)
-  fs.evaluate(network, variables, data, task=task, batch=8)
+  with devices(8):
+    fs.evaluate(network, variables, data, task=task, batch=8)
   assert confusions[0].sum() == np.sum(labels['label'] != 255)
   np.testing.assert_array_equal(*confusions)
   images, truth = data['image'], data['label']
-  answers = fs.segment(network, variables, images)  # by one device
+  answers = fs.segment(network, variables, images)
   counted = np.zeros((4, 4))
   np.add.at(counted, (truth[truth < 4], answers[truth < 4]), 1)
   np.testing.assert_array_equal(confusions[0], counted)

@@ -9,7 +9,6 @@ from support.training import (
   after,
   assert_close,
   assert_equal_bits,
-  devices,
   experiment,
   initial,
   run_stage,
@@ -32,12 +31,6 @@ OPTIONS = {
   'jitter': 0.3,
   'learning_rate': 0.01,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_device():
-  with devices(1):
-    yield
 
 
 @pytest.mark.parametrize('decay', ['all', 'kernels'])

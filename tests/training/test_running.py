@@ -37,12 +37,6 @@ SPEED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_device():
-  with devices(1):
-    yield
-
-
 @pytest.fixture
 def each_step(monkeypatch):
   """The loop looks at every step."""
@@ -353,8 +347,11 @@ def test_waiting_is_the_time_with_no_work_and_no_images(clock):
         clock.now += 2  # now they are not
     if not late:
       work.finish(measured)
-  row = measured.epoch()
+  with devices(2):
+    row = measured.epoch()
   measured.close()
+  rate = row['images_per_second']
+  assert row['images_per_second_per_device'] == round(rate / 2, 1)
   assert row['input_wait'] == 2 / 10
   assert row['start_seconds'] == 7
   assert row['compile_seconds'] == 30

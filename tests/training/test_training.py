@@ -12,7 +12,6 @@ from support.training import (
   IMAGES,
   assert_equal_bits,
   compiled_once,
-  devices,
   drawn_data,
   experiment,
   initial,
@@ -31,12 +30,6 @@ BATCH, EPOCH = 8, 7  # the last of 7 batches has 2 real rows
 NETWORK = tiny()
 TASK = tasks.for_network(NETWORK)
 CONFIG = experiment()
-
-
-@pytest.fixture(autouse=True)
-def one_device():
-  with devices(1):
-    yield
 
 
 def run(count, *, config=CONFIG, variables=None, **settings):
