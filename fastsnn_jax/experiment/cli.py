@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import io
@@ -26,8 +27,8 @@ def train_command(arguments: list[str]) -> None:
   from fastsnn_jax.experiment.train import train
 
   path = _early(arguments, '--config')
-  flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
   default = schema.load(path) if path else schema.Experiment()
+  flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
 
   def main(
     config: str,
@@ -48,10 +49,9 @@ def train_command(arguments: list[str]) -> None:
       experiment: What to train.
     """
     del config
-    return workdir, profile, experiment
+    return functools.partial(train, experiment, workdir, profile=profile)
 
-  workdir, profile, experiment = _parse(main, arguments, 'train.py')
-  train(experiment, workdir, profile=profile)
+  _parse(main, arguments)()
 
 
 def convert_command(arguments: list[str]) -> None:
@@ -102,11 +102,10 @@ def convert_command(arguments: list[str]) -> None:
       settings: What to convert, and how.
     """
     del config
-    return workdir, from_torch, model, data, size, settings
+    images = {'data_name': data, 'data_path': settings.data_path, 'size': size}
+    return from_torch, model, workdir, images, settings
 
-  workdir, file, model, name, size, settings = _parse(
-    main, arguments, 'convert.py'
-  )
+  file, model, workdir, images, settings = _parse(main, arguments)
   if file:
     if model is None or _early(arguments, '--bits') is None:
       raise UserError(
@@ -117,16 +116,8 @@ def convert_command(arguments: list[str]) -> None:
       raise UserError(
         f'--bits {settings.bits}: a checkpoint is of one bit width; name that'
       )
-    import_official.adopt(
-      file,
-      model,
-      settings.bits[0],
-      workdir,
-      data_name=name,
-      data_path=settings.data_path,
-      size=size,
-    )
-  elif model or name or size:
+    import_official.adopt(file, model, settings.bits[0], workdir, **images)
+  elif model or images['data_name'] or images['size']:
     raise UserError('--model, --data and --size belong to --from-torch; add it')
   convert(workdir, settings)
   if distributed.first():
@@ -136,13 +127,14 @@ def convert_command(arguments: list[str]) -> None:
 def main() -> None:
   """The console script: `fastsnn train …` and `fastsnn convert …`."""
   commands = {'train': train_command, 'convert': convert_command}
-  first = sys.argv.pop(1) if sys.argv[1:] else None
+  first = sys.argv[1] if sys.argv[1:] else None
   if first in commands:
+    sys.argv[:2] = [f'fastsnn {first}']
     return run(commands[first])
+  asked = first in ('-h', '--help')
   usage = (
     'usage: fastsnn {train,convert} …; fastsnn train --help has the options'
   )
-  asked = first in ('-h', '--help')
   print(usage, file=sys.stdout if asked else sys.stderr)
   sys.exit(0 if asked else 2)
 
@@ -154,26 +146,23 @@ def run(command) -> None:
     _reuse_memory()
     distributed.start()
     _cache_compilations()
-    command(sys.argv[1:])
+    return command(sys.argv[1:])
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    said = str(error)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):  # the name of XLA's status
       raise
-    said = str(error).split('\n')[0]
-    print(
-      f'error: {said}; take less at a time: smaller --data.batch or '
-      '--data.eval-batch, --compute.accumulate N or --compute.remat where it '
-      'trains, smaller --eval-batch or --tune-batch where it converts',
-      file=sys.stderr,
+    said = str(error).split('\n')[0] + (
+      '; take less at a time: smaller --data.batch or --data.eval-batch, '
+      '--compute.accumulate N or --compute.remat where it trains, smaller '
+      '--eval-batch or --tune-batch where it converts'
     )
-    sys.exit(2)
   except KeyboardInterrupt:
-    print(
-      'interrupted; give the same command again', file=sys.stderr, flush=True
-    )
+    sys.stderr.write('interrupted; give the same command again\n')
+    sys.stderr.flush()
     os._exit(130)  # an ordinary end crashed beside XLA's threads at work
+  print(f'error: {said}', file=sys.stderr)
+  sys.exit(2)
 
 
 def _early(arguments, option):
@@ -184,14 +173,14 @@ def _early(arguments, option):
   return parser.parse_known_args(arguments)[0].value
 
 
-def _parse(main, arguments, program):
+def _parse(main, arguments):
   """What `main` returns; what tyro says in a frame becomes one line."""
   import tyro
 
   said = io.StringIO()
   try:
     with contextlib.redirect_stderr(said):
-      return tyro.cli(main, args=arguments, prog=program)
+      return tyro.cli(main, args=arguments)
   except SystemExit as end:
     if not end.code:  # --help
       raise
@@ -238,10 +227,8 @@ def _cache_compilations() -> None:
   Not on a CPU: there, jaxlib 0.10.0 was seen to hang while it read one back.
   """
   # Not by the environment: jax, imported with this package, has read it.
-  if (
-    jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir
-  ):
+  given = jax.config.jax_compilation_cache_dir
+  if jax.default_backend() != 'cpu' and not given:
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    jax.config.update(
-      'jax_compilation_cache_dir', str(pathlib.Path(home) / 'fastsnn_jax')
-    )
+    folder = str(pathlib.Path(home, 'fastsnn_jax'))
+    jax.config.update('jax_compilation_cache_dir', folder)
