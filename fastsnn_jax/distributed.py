@@ -117,7 +117,9 @@ def everywhere(tree, *, alias: bool = False):
   sharding = NamedSharding(mesh(), PartitionSpec())
   if jax.process_count() == 1:
     if not alias:  # else the first of several devices shares what is given
-      tree = jax.tree.map(_own_copy, tree)
+      tree = jax.tree.map(
+        lambda x: jax.numpy.copy(x) if isinstance(x, jax.Array) else x, tree
+      )
     return jax.device_put(tree, sharding, may_alias=alias)
 
   def put(x):
@@ -127,10 +129,6 @@ def everywhere(tree, *, alias: bool = False):
     return jax.make_array_from_process_local_data(sharding, x, x.shape)
 
   return jax.tree.map(put, tree)
-
-
-def _own_copy(x):
-  return jax.numpy.copy(x) if isinstance(x, jax.Array) else x
 
 
 def by_row(batch):

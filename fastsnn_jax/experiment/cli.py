@@ -14,27 +14,28 @@ import sys
 from typing import Annotated
 
 import jax
+import tyro
+from absl import logging
 
 from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment import config as schema
+from fastsnn_jax.experiment import convert, import_official, recipes, train
+from fastsnn_jax.experiment import workdir as files
+
+_FLAT = tyro.conf.arg(name='')  # --seed, not --experiment.seed
 
 
 def train_command(arguments: list[str]) -> None:
   """python train.py --config configs/digits.py --workdir runs/digits"""
-  import tyro
-
-  from fastsnn_jax.experiment import config as schema
-  from fastsnn_jax.experiment.train import train
-
   path = _early(arguments, '--config')
   default = schema.load(path) if path else schema.Experiment()
-  flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
 
   def main(
     config: str,
     workdir: str,
     profile: bool = False,
-    experiment: Annotated[schema.Experiment, flat] = default,
+    experiment: Annotated[schema.Experiment, _FLAT] = default,
   ):
     """Trains a network at falling precision.
 
@@ -49,29 +50,21 @@ def train_command(arguments: list[str]) -> None:
       experiment: What to train.
     """
     del config
-    return functools.partial(train, experiment, workdir, profile=profile)
+    return functools.partial(train.train, experiment, workdir, profile=profile)
 
   _parse(main, arguments)()
 
 
 def convert_command(arguments: list[str]) -> None:
   """python convert.py --workdir runs/digits"""
-  import tyro
-
-  from fastsnn_jax.experiment import config as schema
-  from fastsnn_jax.experiment import import_official, recipes
-  from fastsnn_jax.experiment.convert import convert
-  from fastsnn_jax.experiment.workdir import experiment_of
-
   if path := _early(arguments, '--config'):  # for what it registers
     schema.load(path)
-  flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
   default = schema.Conversion()
   if _early(arguments, '--from-torch'):
     if network := _early(arguments, '--model'):
       default = recipes.recommended(network).convert
   elif directory := _early(arguments, '--workdir'):
-    default = experiment_of(directory).convert
+    default = files.experiment_of(directory).convert
 
   def main(
     workdir: str,
@@ -80,7 +73,7 @@ def convert_command(arguments: list[str]) -> None:
     model: str | None = None,
     data: str | None = None,
     size: int | None = None,
-    settings: Annotated[schema.Conversion, flat] = default,
+    settings: Annotated[schema.Conversion, _FLAT] = default,
   ):
     """Converts quantised networks to spiking ones, and reports.
 
@@ -119,7 +112,7 @@ def convert_command(arguments: list[str]) -> None:
     import_official.adopt(file, model, settings.bits[0], workdir, **images)
   elif model or images['data_name'] or images['size']:
     raise UserError('--model, --data and --size belong to --from-torch; add it')
-  convert(workdir, settings)
+  convert.convert(workdir, settings)
   if distributed.first():
     print(pathlib.Path(workdir) / 'report' / 'report.html')
 
@@ -127,16 +120,12 @@ def convert_command(arguments: list[str]) -> None:
 def main() -> None:
   """The console script: `fastsnn train …` and `fastsnn convert …`."""
   commands = {'train': train_command, 'convert': convert_command}
-  first = sys.argv[1] if sys.argv[1:] else None
-  if first in commands:
-    sys.argv[:2] = [f'fastsnn {first}']
-    return run(commands[first])
-  asked = first in ('-h', '--help')
-  usage = (
-    'usage: fastsnn {train,convert} …; fastsnn train --help has the options'
-  )
-  print(usage, file=sys.stdout if asked else sys.stderr)
-  sys.exit(0 if asked else 2)
+  usage = 'fastsnn {train,convert} …; fastsnn train --help has the options'
+  parser = argparse.ArgumentParser('fastsnn', usage)
+  parser.add_argument('command', choices=commands)
+  name = parser.parse_args(sys.argv[1:2]).command
+  sys.argv[:2] = [f'fastsnn {name}']
+  run(commands[name])
 
 
 def run(command) -> None:
@@ -175,8 +164,6 @@ def _early(arguments, option):
 
 def _parse(main, arguments):
   """What `main` returns; what tyro says in a frame becomes one line."""
-  import tyro
-
   said = io.StringIO()
   try:
     with contextlib.redirect_stderr(said):
@@ -194,8 +181,6 @@ def _silence_orbax() -> None:
   Orbax logs it with a traceback. And when one part of a tree fails, the others
   still come, into asyncio's closed loop, of which Python would tell.
   """
-  from absl import logging
-
   logging.set_verbosity(logging.FATAL)
   show = sys.unraisablehook
   sys.unraisablehook = lambda late: (
@@ -207,9 +192,7 @@ def _reuse_memory() -> None:
   """On a CPU, keeps the memory that a step frees for the next one.
 
   glibc gives large blocks back to the kernel at once, and each step would pay
-  for fresh pages: an eighth of ResNet-20's time, as benchmarks/training_step.py
-  shows without and with MALLOC_MMAP_MAX_=0 MALLOC_ARENA_MAX=1
-  MALLOC_TRIM_THRESHOLD_=100000000000 in its environment.
+  for fresh pages: an eighth of ResNet-20's time (benchmarks/training_step.py).
   """
   if importlib.metadata.entry_points(group='jax_plugins') or (
     importlib.util.find_spec('libtpu')
