@@ -45,54 +45,14 @@ from fastsnn_jax.tasks import register as register_task
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 from fastsnn_jax.version import __version__
 
-__all__ = [
-  'Apot',
-  'Chain',
-  'Compute',
-  'Concat',
-  'Conv',
-  'Conversion',
-  'Data',
-  'Dataset',
-  'Dense',
-  'Detections',
-  'EightBit',
-  'Experiment',
-  'GlobalAveragePool',
-  'IntegrateAndFire',
-  'Layer',
-  'MaxPool',
-  'Network',
-  'QuantRelu',
-  'Relu',
-  'Residual',
-  'SpaceToDepth',
-  'Stage',
-  'Task',
-  'Tuning',
-  'UserError',
-  '__version__',
-  'apot_levels',
-  'build',
-  'classify',
-  'compare',
-  'convert',
-  'detect',
-  'evaluate',
-  'finetune',
-  'integrate_and_fire',
-  'load',
-  'load_torch',
-  'models',
-  'quantize_activation',
-  'quantize_weight',
-  'quantize_weight_8bit',
-  'register_dataset',
-  'register_model',
-  'register_task',
-  'save',
-  'save_torch',
-  'segment',
-  'to_spiking',
-  'train',
-]
+__all__ = ['UserError', '__version__']
+__all__ += ['Compute', 'Conversion', 'Data', 'Experiment', 'Stage', 'Tuning']
+__all__ += ['Dataset', 'Task', 'register_dataset', 'register_task']
+__all__ += ['Apot', 'Chain', 'Concat', 'Conv', 'Dense', 'EightBit', 'Layer']
+__all__ += ['GlobalAveragePool', 'IntegrateAndFire', 'MaxPool', 'Network']
+__all__ += ['QuantRelu', 'Relu', 'Residual', 'SpaceToDepth']
+__all__ += ['apot_levels', 'integrate_and_fire', 'quantize_activation']
+__all__ += ['quantize_weight', 'quantize_weight_8bit']
+__all__ += ['build', 'load', 'load_torch', 'models', 'register_model', 'save']
+__all__ += ['compare', 'convert', 'evaluate', 'finetune', 'to_spiking', 'train']
+__all__ += ['Detections', 'classify', 'detect', 'save_torch', 'segment']

@@ -19,11 +19,8 @@ from fastsnn_jax.errors import UserError
 AXIS = 'data'
 
 # Variables with the number of processes that a launch has.
-_COUNTS = {
-  'SLURM_NTASKS': 'slurm',
-  'OMPI_COMM_WORLD_SIZE': 'mpi',
-  'MEGASCALE_NUM_SLICES': 'tpu',
-}
+_COUNTS = {'SLURM_NTASKS': 'slurm', 'OMPI_COMM_WORLD_SIZE': 'mpi'}
+_COUNTS |= {'MEGASCALE_NUM_SLICES': 'tpu'}
 # What helps where the processes of a launch cannot reach one another.
 _ADVICE = {
   'variables': 'check JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and '
@@ -46,9 +43,7 @@ def start() -> None:
   `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` are used
   where they are set; SLURM, Open MPI and TPUs are recognised, and JAX knows how
   to join there. Call it before any other use of JAX.
-
-  Raises:
-    UserError: the other processes could not be reached.
+  UserError if the other processes cannot be reached.
   """
   launch = _launch()
   if launch is None or jax.distributed.is_initialized():
@@ -99,9 +94,8 @@ def _variables():
 @functools.cache
 def mesh() -> Mesh:
   """All devices of all processes, on one axis."""
-  return jax.make_mesh(
-    (jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)
-  )
+  count = jax.device_count()
+  return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def rows() -> NamedSharding:
@@ -123,7 +117,9 @@ def everywhere(tree, *, alias: bool = False):
   sharding = NamedSharding(mesh(), PartitionSpec())
   if jax.process_count() == 1:
     if not alias:  # else the first of several devices shares what is given
-      tree = jax.tree.map(_own_copy, tree)
+      tree = jax.tree.map(
+        lambda x: jax.numpy.copy(x) if isinstance(x, jax.Array) else x, tree
+      )
     return jax.device_put(tree, sharding, may_alias=alias)
 
   def put(x):
@@ -133,10 +129,6 @@ def everywhere(tree, *, alias: bool = False):
     return jax.make_array_from_process_local_data(sharding, x, x.shape)
 
   return jax.tree.map(put, tree)
-
-
-def _own_copy(x):
-  return jax.numpy.copy(x) if isinstance(x, jax.Array) else x
 
 
 def by_row(batch):
@@ -180,8 +172,6 @@ def first() -> bool:
 
 def agree(value: int) -> int:
   """The first process's value, for all: so they take the same turn."""
-  if jax.process_count() == 1:
-    return value
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 

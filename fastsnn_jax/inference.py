@@ -10,18 +10,14 @@ __all__ = ['Detections', 'classify', 'detect', 'segment']
 
 
 def classify(network: Network, variables, images) -> np.ndarray:
-  """Classes of raw images.
+  """Classes of raw images: [B], or a scalar, indices into `network.classes`.
 
   Args:
     network, variables: a classification network, float, quantised or spiking.
     images: [B, H, W, C], one [H, W, C], or a list of such; uint8 or floats in
       0..255, at the size that the network was trained for.
 
-  Returns:
-    [B] (or a scalar) indices into `network.classes`.
-
-  Raises:
-    UserError: a network for another task, or values that are no pixels.
+  UserError for a network for another task, and for values that are no pixels.
 
   >>> import jax, jax.numpy as jnp
   >>> import fastsnn_jax as fs
@@ -30,8 +26,7 @@ def classify(network: Network, variables, images) -> np.ndarray:
   >>> fs.classify(network, variables, np.zeros((3, 8, 8, 1), np.uint8)).shape
   (3,)
   """
-  task = expect(network, 'classify')
-  return task.answer(network, variables, images)
+  return expect(network, 'classify').answer(network, variables, images)
 
 
 def detect(
@@ -43,7 +38,7 @@ def detect(
   threshold: float = 0.25,
   limit: int = 100,
 ) -> Detections | list[Detections]:
-  """Objects in raw images.
+  """Objects in raw images: `Detections`, or for several images a list of them.
 
   An image is squashed to a square of `size` pixels, as in training, and the
   boxes are mapped back. A new size of images compiles the resizing only.
@@ -56,11 +51,7 @@ def detect(
     threshold: least score.
     limit: objects in an image at most.
 
-  Returns:
-    `Detections`, or for more than one image a list of them.
-
-  Raises:
-    UserError: a network for another task, or a size that it cannot take.
+  UserError for a network for another task, and for a size that it cannot take.
 
   >>> import jax, jax.numpy as jnp
   >>> import fastsnn_jax as fs
@@ -71,9 +62,8 @@ def detect(
   >>> fs.detect(network, variables, image).boxes.shape
   (0, 4)
   """
-  task = expect(network, 'detect')
   options = {'size': size, 'threshold': threshold, 'limit': limit}
-  return task.answer(network, variables, images, **options)
+  return expect(network, 'detect').answer(network, variables, images, **options)
 
 
 def segment(network: Network, variables, images) -> np.ndarray | list:
@@ -86,15 +76,13 @@ def segment(network: Network, variables, images) -> np.ndarray | list:
 
   Args:
     network, variables: a segmenter, float, quantised or spiking.
-    images: [B, H, W, C], one [H, W, C], or a list of such of several sizes;
-      uint8 or floats in 0..255.
+    images: as for `detect`.
 
   Returns:
     uint8 [B, H, W] or [H, W], indices into `network.classes`; for a list of
     images a list.
 
-  Raises:
-    UserError: a network for another task, or images of another shape.
+  UserError for a network for another task, and for images of another shape.
 
   >>> import jax, jax.numpy as jnp
   >>> import fastsnn_jax as fs

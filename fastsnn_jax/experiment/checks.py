@@ -29,10 +29,8 @@ class Settings:
     known = [field.name for field in dataclasses.fields(cls)]
     for name in named.keys() - set(known):
       near = difflib.get_close_matches(name, known, 1)
-      raise UserError(
-        f'{cls.__name__} has no {name!r}; '
-        + (f'did you mean {near[0]!r}?' if near else ', '.join(known))
-      )
+      hint = f'did you mean {near[0]!r}?' if near else ', '.join(known)
+      raise UserError(f'{cls.__name__} has no {name!r}; {hint}')
     return super().__new__(cls)
 
   def __post_init__(self):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import io
@@ -13,27 +14,28 @@ import sys
 from typing import Annotated
 
 import jax
+import tyro
+from absl import logging
 
 from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.experiment import config as schema
+from fastsnn_jax.experiment import convert, import_official, recipes, train
+from fastsnn_jax.experiment import workdir as files
+
+_FLAT = tyro.conf.arg(name='')  # --seed, not --experiment.seed
 
 
 def train_command(arguments: list[str]) -> None:
   """python train.py --config configs/digits.py --workdir runs/digits"""
-  import tyro
-
-  from fastsnn_jax.experiment import config as schema
-  from fastsnn_jax.experiment.train import train
-
   path = _early(arguments, '--config')
-  flat = tyro.conf.arg(name='')  # --seed, not --experiment.seed
   default = schema.load(path) if path else schema.Experiment()
 
   def main(
     config: str,
     workdir: str,
     profile: bool = False,
-    experiment: Annotated[schema.Experiment, flat] = default,
+    experiment: Annotated[schema.Experiment, _FLAT] = default,
   ):
     """Trains a network at falling precision.
 
@@ -48,30 +50,21 @@ def train_command(arguments: list[str]) -> None:
       experiment: What to train.
     """
     del config
-    return workdir, profile, experiment
+    return functools.partial(train.train, experiment, workdir, profile=profile)
 
-  workdir, profile, experiment = _parse(main, arguments, 'train.py')
-  train(experiment, workdir, profile=profile)
+  _parse(main, arguments)()
 
 
 def convert_command(arguments: list[str]) -> None:
   """python convert.py --workdir runs/digits"""
-  import tyro
-
-  from fastsnn_jax.experiment import config as schema
-  from fastsnn_jax.experiment import import_official, recipes
-  from fastsnn_jax.experiment.convert import convert
-  from fastsnn_jax.experiment.workdir import experiment_of
-
   if path := _early(arguments, '--config'):  # for what it registers
     schema.load(path)
-  flat = tyro.conf.arg(name='')  # --bits, not --settings.bits
   default = schema.Conversion()
   if _early(arguments, '--from-torch'):
     if network := _early(arguments, '--model'):
       default = recipes.recommended(network).convert
   elif directory := _early(arguments, '--workdir'):
-    default = experiment_of(directory).convert
+    default = files.experiment_of(directory).convert
 
   def main(
     workdir: str,
@@ -80,7 +73,7 @@ def convert_command(arguments: list[str]) -> None:
     model: str | None = None,
     data: str | None = None,
     size: int | None = None,
-    settings: Annotated[schema.Conversion, flat] = default,
+    settings: Annotated[schema.Conversion, _FLAT] = default,
   ):
     """Converts quantised networks to spiking ones, and reports.
 
@@ -102,11 +95,10 @@ def convert_command(arguments: list[str]) -> None:
       settings: What to convert, and how.
     """
     del config
-    return workdir, from_torch, model, data, size, settings
+    images = {'data_name': data, 'data_path': settings.data_path, 'size': size}
+    return from_torch, model, workdir, images, settings
 
-  workdir, file, model, name, size, settings = _parse(
-    main, arguments, 'convert.py'
-  )
+  file, model, workdir, images, settings = _parse(main, arguments)
   if file:
     if model is None or _early(arguments, '--bits') is None:
       raise UserError(
@@ -117,18 +109,10 @@ def convert_command(arguments: list[str]) -> None:
       raise UserError(
         f'--bits {settings.bits}: a checkpoint is of one bit width; name that'
       )
-    import_official.adopt(
-      file,
-      model,
-      settings.bits[0],
-      workdir,
-      data_name=name,
-      data_path=settings.data_path,
-      size=size,
-    )
-  elif model or name or size:
+    import_official.adopt(file, model, settings.bits[0], workdir, **images)
+  elif model or images['data_name'] or images['size']:
     raise UserError('--model, --data and --size belong to --from-torch; add it')
-  convert(workdir, settings)
+  convert.convert(workdir, settings)
   if distributed.first():
     print(pathlib.Path(workdir) / 'report' / 'report.html')
 
@@ -136,15 +120,12 @@ def convert_command(arguments: list[str]) -> None:
 def main() -> None:
   """The console script: `fastsnn train …` and `fastsnn convert …`."""
   commands = {'train': train_command, 'convert': convert_command}
-  first = sys.argv.pop(1) if sys.argv[1:] else None
-  if first in commands:
-    return run(commands[first])
-  usage = (
-    'usage: fastsnn {train,convert} …; fastsnn train --help has the options'
-  )
-  asked = first in ('-h', '--help')
-  print(usage, file=sys.stdout if asked else sys.stderr)
-  sys.exit(0 if asked else 2)
+  usage = 'fastsnn {train,convert} …; fastsnn train --help has the options'
+  parser = argparse.ArgumentParser('fastsnn', usage)
+  parser.add_argument('command', choices=commands)
+  name = parser.parse_args(sys.argv[1:2]).command
+  sys.argv[:2] = [f'fastsnn {name}']
+  run(commands[name])
 
 
 def run(command) -> None:
@@ -154,26 +135,23 @@ def run(command) -> None:
     _reuse_memory()
     distributed.start()
     _cache_compilations()
-    command(sys.argv[1:])
+    return command(sys.argv[1:])
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    said = str(error)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):  # the name of XLA's status
       raise
-    said = str(error).split('\n')[0]
-    print(
-      f'error: {said}; take less at a time: smaller --data.batch or '
-      '--data.eval-batch, --compute.accumulate N or --compute.remat where it '
-      'trains, smaller --eval-batch or --tune-batch where it converts',
-      file=sys.stderr,
+    said = str(error).split('\n')[0] + (
+      '; take less at a time: smaller --data.batch or --data.eval-batch, '
+      '--compute.accumulate N or --compute.remat where it trains, smaller '
+      '--eval-batch or --tune-batch where it converts'
     )
-    sys.exit(2)
   except KeyboardInterrupt:
-    print(
-      'interrupted; give the same command again', file=sys.stderr, flush=True
-    )
+    sys.stderr.write('interrupted; give the same command again\n')
+    sys.stderr.flush()
     os._exit(130)  # an ordinary end crashed beside XLA's threads at work
+  print(f'error: {said}', file=sys.stderr)
+  sys.exit(2)
 
 
 def _early(arguments, option):
@@ -184,14 +162,12 @@ def _early(arguments, option):
   return parser.parse_known_args(arguments)[0].value
 
 
-def _parse(main, arguments, program):
+def _parse(main, arguments):
   """What `main` returns; what tyro says in a frame becomes one line."""
-  import tyro
-
   said = io.StringIO()
   try:
     with contextlib.redirect_stderr(said):
-      return tyro.cli(main, args=arguments, prog=program)
+      return tyro.cli(main, args=arguments)
   except SystemExit as end:
     if not end.code:  # --help
       raise
@@ -205,8 +181,6 @@ def _silence_orbax() -> None:
   Orbax logs it with a traceback. And when one part of a tree fails, the others
   still come, into asyncio's closed loop, of which Python would tell.
   """
-  from absl import logging
-
   logging.set_verbosity(logging.FATAL)
   show = sys.unraisablehook
   sys.unraisablehook = lambda late: (
@@ -218,9 +192,7 @@ def _reuse_memory() -> None:
   """On a CPU, keeps the memory that a step frees for the next one.
 
   glibc gives large blocks back to the kernel at once, and each step would pay
-  for fresh pages: an eighth of ResNet-20's time, as benchmarks/training_step.py
-  shows without and with MALLOC_MMAP_MAX_=0 MALLOC_ARENA_MAX=1
-  MALLOC_TRIM_THRESHOLD_=100000000000 in its environment.
+  for fresh pages: an eighth of ResNet-20's time (benchmarks/training_step.py).
   """
   if importlib.metadata.entry_points(group='jax_plugins') or (
     importlib.util.find_spec('libtpu')
@@ -238,10 +210,8 @@ def _cache_compilations() -> None:
   Not on a CPU: there, jaxlib 0.10.0 was seen to hang while it read one back.
   """
   # Not by the environment: jax, imported with this package, has read it.
-  if (
-    jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir
-  ):
+  given = jax.config.jax_compilation_cache_dir
+  if jax.default_backend() != 'cpu' and not given:
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    jax.config.update(
-      'jax_compilation_cache_dir', str(pathlib.Path(home) / 'fastsnn_jax')
-    )
+    folder = str(pathlib.Path(home, 'fastsnn_jax'))
+    jax.config.update('jax_compilation_cache_dir', folder)

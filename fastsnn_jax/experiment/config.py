@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import runpy
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment.checks import Rule, Settings
@@ -34,8 +34,7 @@ class Data(Settings):
   masks), a TFDS data set, a registered one, or any name for the files in
   path."""
   path: str | None = None
-  """Directory of idx files, of prepared TFDS data sets, of pictures, or in the
-  layout of VOC or COCO."""
+  """Directory: idx files, prepared TFDS sets, pictures, or as VOC or COCO."""
   batch: Count = 128
   """Images per training step."""
   eval_batch: Count = 100
@@ -54,14 +53,12 @@ class Data(Settings):
   stream: bool = False
   """Read images from disk all along; otherwise they are kept in memory."""
   size: Count | None = None
-  """Side in pixels to which images are resized, if they are streamed or have
-  boxes."""
+  """Side in pixels of images that are streamed or have boxes."""
   sizes: tuple[Count, ...] = ()
   """Sides of training images with boxes, changed every ten steps; or the one
   side of random crops of images with masks."""
   anchors: Count | None = None
-  """Fit this many anchors to the boxes of the data set; otherwise the model has
-  its own."""
+  """Fit this many anchors to the boxes; if not given, the model's own."""
   crowd: Literal['background', 'ignored'] = 'background'
   """What COCO's crowds are in masks; in the official code: background."""
   workers: Natural = 0
@@ -81,8 +78,7 @@ class Stage(Settings):
   weight_decay: NotNegative = 1e-4
   """Add weight_decay * parameter to the gradient."""
   schedule: Literal['step', 'cosine', 'poly', 'constant'] = 'step'
-  """step: a tenth at each milestone; poly: the power 0.9 of the share of steps
-  that are left."""
+  """step: a tenth at each milestone; poly: (share of steps left) ** 0.9."""
   milestones: Annotated[tuple[Share, ...], _RISE] = (0.5, 0.75)
   """Shares of the epochs, for the schedule step."""
 
@@ -96,8 +92,7 @@ class Conversion(Settings):
   mode: Annotated[tuple[_Mode, ...], _ONE] = ('unsigned', 'signed', 'settled')
   """Neurons to evaluate."""
   steps: Count | None = None
-  """Time steps with input, T; if not given 2^bits - 1, where settled equals the
-  quantised network."""
+  """T, steps with input; if not given 2^bits - 1, where settled is exact."""
   settle: Count = 8
   """Steps after the T-th in settled mode."""
   tune: tuple[_Schedule, ...] = ('sequential',)
@@ -112,8 +107,7 @@ class Conversion(Settings):
   """Weight decay of the fine-tuning; the official code: 5e-4 for the CIFAR
   AlexNet and VGG11, else 1e-4."""
   batch_norm: Literal['train', 'eval'] = 'train'
-  """Batch norm of the tuned layer; the official code: eval for AlexNet and
-  VGG11."""
+  """Batch norm in tuning; the official code: eval for AlexNet and VGG11."""
   data_path: str | None = None
   """Directory of the data, if it is not where train.py found it."""
   eval_batch: Count | None = None
@@ -163,8 +157,7 @@ class Compute(Settings):
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   """Type of the layers in training; all else is float32, evaluation too."""
   accumulate: Count = 1
-  """Split a batch into this many parts, computed one after another, which takes
-  the memory of one part."""
+  """Compute a batch in this many parts, with the memory of one."""
   remat: bool = False
   """Compute the insides of layers twice, which takes less memory."""
   batch_stats: Literal['global', 'device'] = 'global'
@@ -178,19 +171,15 @@ class Experiment(Settings):
   model: str = 'small_resnet8'
   """Name of a model, one of fastsnn_jax.models()."""
   data: Data = Data()
-  stages: Annotated[tuple[Stage, ...], _DIFFER] = (
-    Stage(32),
-    Stage(4),
-    Stage(3),
-    Stage(2),
+  stages: Annotated[tuple[Stage, ...], _DIFFER] = tuple(
+    Stage(bits) for bits in (32, 4, 3, 2)
   )
   convert: Conversion = Conversion()
   compute: Compute = Compute()
   seed: Natural = 0
   """Seed of initial values, shuffling and augmentation."""
   inherit: Literal['all', 'trunk'] = 'all'
-  """Start a stage from all layers of the one before, or from its trunk only, as
-  the official ResNet segmenter does."""
+  """Layers taken from the stage before; official ResNet segmenter: trunk."""
   pretrained: str | None = None
   """File of torchvision's ResNet-34, for the trunk of the first stage."""
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
@@ -200,42 +189,54 @@ class Experiment(Settings):
   warmup: NotNegative = 0.0
   """Raise the learning rate from 0 in this many epochs."""
   warmup_power: Positive = 1.0
-  """Raise it with this power of the share of the warm-up that is over; the
-  official detection: 4."""
+  """Raise it with this power of the share done; official detection: 4."""
   smoothing: BelowOne = 0.0
   """Share of the target that label smoothing spreads over all classes."""
   balance: UpToOne = 0.0
-  """In segmentation, weight a class by its frequency to minus this power; 0.5
-  helps rare classes."""
+  """Weight the classes of masks by frequency ** -balance; 0.5 helps rare."""
   ema: BelowOne = 0.0
-  """Decay of a moving average of the weights, which is then evaluated and
-  saved; 0 for none."""
+  """Decay of a moving average of weights, judged and saved; 0 for none."""
   decay: Literal['all', 'kernels'] = 'all'
-  """Which parameters weight decay acts on: all, theta too, as in the official
-  code, or kernels only."""
+  """What weight decay acts on; the official code: all, theta too."""
   select: Literal['held-out', 'test', 'last'] = 'held-out'
-  """Which images select the best epoch, or the last epoch; the official code:
-  test."""
+  """Images that select the epoch, or the last; the official code: test."""
   save_minutes: NotNegative = 5.0
   """Save every this many minutes within a stage."""
   save_steps: Count | None = None
   """Save every this many steps, too."""
 
 
+def from_dict(tree: dict[str, Any]) -> Experiment:
+  """The inverse of `asdict`; settings that came later have their defaults."""
+
+  def made(kind, part):
+    lists = {k: tuple(v) for k, v in part.items() if isinstance(v, list)}
+    return kind(**{**part, **lists})
+
+  try:
+    parts = {
+      'data': made(Data, tree['data']),
+      'stages': tuple(made(Stage, stage) for stage in tree['stages']),
+      'convert': made(Conversion, tree['convert']),
+      'compute': made(Compute, tree.get('compute', {})),
+    }
+    return Experiment(**{**tree, **parts})
+  except (KeyError, TypeError, UserError) as error:
+    raise UserError(
+      f'the experiment in this checkpoint does not fit this version ({error}); '
+      'load it with the version that wrote it'
+    ) from error
+
+
 def load(path) -> Experiment:
-  """The `config` of a Python file, or of one that comes with the package.
+  """The `config` of a Python file, or of one of ours by name.
 
-  Args:
-    path: of the file; or the name of one of ours, such as digits.
-
-  Raises:
-    UserError: no such file, not to be run, or without a `config`.
+  UserError if there is no such file, if it cannot be run, or has no `config`.
 
   >>> load('digits').model
   'small_resnet8'
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
+  if not (path := pathlib.Path(path)).is_file():
     path = _ours().get(str(path), path)
   if not path.is_file():
     raise UserError(
@@ -257,12 +258,7 @@ def load(path) -> Experiment:
 
 
 def _ours() -> dict[str, pathlib.Path]:
-  """{name: file} of the configs that come with the package.
-
-  A wheel has them in the package, a checkout beside it.
-  """
+  """{name: file}; a wheel has them in the package, a checkout beside it."""
   package = pathlib.Path(__file__).parents[1]
-  for folder in (package / 'configs', package.parent / 'configs'):
-    if folder.is_dir():
-      return {path.stem: path for path in folder.glob('*.py')}
-  return {}
+  folders = package / 'configs', package.parent / 'configs'
+  return {path.stem: path for f in folders for path in f.glob('*.py')}

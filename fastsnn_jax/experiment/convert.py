@@ -1,7 +1,6 @@
 """Conversion of a workdir: spiking networks, tuned, judged and reported."""
 
 import dataclasses
-import functools
 import math
 import pathlib
 
@@ -14,10 +13,9 @@ from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.conversion.to_spiking import to_spiking
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.compare import compare
-from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion
-from fastsnn_jax.experiment.train import tell
+from fastsnn_jax.experiment.train import measure, tell
 from fastsnn_jax.report import pages
 from fastsnn_jax.training.log import Bar, Log, say
 from fastsnn_jax.version import __version__
@@ -40,66 +38,54 @@ def convert(
   Returns:
     What report/results.json holds.
 
-  Raises:
-    UserError: a stage asked for was not trained, or is of another network.
+  UserError if a stage asked for was not trained, or is of another network.
   """
   workdir = pathlib.Path(workdir)
   experiment = files.experiment_of(workdir)
   settings = dataclasses.replace(settings or experiment.convert, **overrides)
   config = dataclasses.replace(experiment, data=settings.of(experiment.data))
-  bits = files.trained_bits(workdir, settings.bits)
-  settings = dataclasses.replace(settings, bits=bits)
+  widths = files.trained_bits(workdir, settings.bits)
+  settings = dataclasses.replace(settings, bits=widths)
   dataset = files.open_data(config, data)
-  options = {'coco': True} if settings.coco else {}
   # All of them first: hours may lie between the first and the last.
-  trained = {bits: _load(workdir, bits, dataset) for bits in settings.bits}
+  trained = {bits: _load(workdir, bits, dataset, settings) for bits in widths}
   tuning_images = None
+  if settings.schedules:
+    tuning_images = _tuning_images(dataset.train, config, settings)
   rows, records, rasters, examples = [], [], {}, {}
-  for bits, (ann, variables, _) in trained.items():
-    task = tasks.for_network(ann, **options)
-    task.check(dataset)
-    if settings.schedules and tuning_images is None:
-      tuning_images = _tuning_images(dataset.train, config, settings)
+  for bits, (ann, variables, task, _) in trained.items():
     made, judged, tuned = convert_network(
       ann, variables, task, dataset.test, tuning_images, config, settings
     )
     tell('test', dataset.test)
     rows, records = rows + judged, records + tuned
     name = list(made)[-1] if settings.keep == 'last' else settings.keep
-    what = 'fine-tuning of the signed network' if name in settings.tune else ''
-    say(
-      f'snn{bits} holds the {name} {what or "network"} (--keep takes another)'
-    )
-    networks.save(
-      workdir / f'snn{bits}',
-      *made[name],
-      dataset=dataset.name,
-      experiment=dataclasses.asdict(experiment),
-      conversion=dataclasses.asdict(settings),
-    )
+    what = 'fine-tuning of the signed ' if name in settings.tune else ''
+    say(f'snn{bits} holds the {name} {what}network (--keep takes another)')
+    meta = {'dataset': dataset.name}
+    meta['experiment'] = dataclasses.asdict(experiment)
+    meta['conversion'] = dataclasses.asdict(settings)
+    networks.save(workdir / f'snn{bits}', *made[name], **meta)
     if distributed.first():
-      batch = next(
-        dataset.test.batches(min(_EXAMPLES, len(dataset.test)), shared=False)
-      )
-      title = f'{bits} bits'
+      title, few = f'{bits} bits', min(_EXAMPLES, len(dataset.test))
+      batch = next(dataset.test.batches(few, shared=False))
       rasters[title] = _raster(*made[name], task, batch)
       if (pictures := task.pictures(batch)) is not None:
-        of_ann, of_snn = (
-          _answer(*network, task, batch)
-          for network in ((ann, variables), made[name])
-        )
-        pictures = {'image': batch['image'], **pictures}
-        examples[title] = {**pictures, 'ann': of_ann, 'snn': of_snn}
-  network, _, meta = trained[settings.bits[-1]]
-  metric = tasks.for_network(network).metric
+        examples[title] = {
+          'image': batch['image'],
+          **pictures,
+          'ann': _answer(ann, variables, task, batch),
+          'snn': _answer(*made[name], task, batch),
+        }
+  network, _, task, meta = trained[widths[-1]]
   results = {
     'model': config.model,
     'dataset': dataset.name,
     'task': network.task,
-    'metric': metric,
+    'metric': task.metric,
     'classes': list(network.classes),
     'images': rows[0]['images'],
-    f'float_{metric}': _float_metric(workdir, dataset, config),
+    f'float_{task.metric}': _float_metric(workdir, dataset, config),
     'rows': rows,
     'tuning': records,
     'training': Log(workdir).curves(),
@@ -116,18 +102,13 @@ def convert_network(
 ):
   """Converts in every mode, judges, fine-tunes the signed one, judges again.
 
-  Args:
-    ann, variables, task: the quantised network, and what it is for.
-    test: the split that is judged.
-    tuning_images: the images to tune with, in memory; None for no fine-tuning.
-    config, settings: `Experiment` and `Conversion`.
+  `ann`, `variables` and `task` are the quantised network and what it is for,
+  `test` is the split that is judged, `tuning_images` are in memory, or None for
+  no fine-tuning, `config` and `settings` are `Experiment` and `Conversion`.
 
-  Returns:
-    ({mode or schedule: (spiking network, variables)}, a row for each as in
-    results.json, the records of `finetune`).
-
-  Raises:
-    UserError: a threshold is not positive, or too few images to tune with.
+  Returns ({mode or schedule: (spiking network, variables)}, a row for each as
+  in results.json, the records of `finetune`). UserError if a threshold is not
+  positive, or if there are too few images to tune with.
   """
   for layer in ann.firing:
     theta = float(variables['params'][layer.name]['theta'])
@@ -144,13 +125,25 @@ def convert_network(
       f'--steps {steps}: settled equals the quantised network of '
       f'{ann.bits} bits at {levels} steps only, for that many levels it has'
     )
-  batch = config.data.eval_batch
-  judge = functools.partial(_judge, ann, variables, task, test, batch)
-  made = {}
+  batch, made, rows, records = config.data.eval_batch, {}, [], []
+
+  def judge(spiking, tuned):
+    calls = test.steps(distributed.even(batch))
+    with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
+      options = {'task': task, 'batch': batch, 'advance': bar.advance}
+      judged = compare(ann, variables, spiking, test, **options)
+    for mode, row in judged.items():
+      rows.append({'bits': ann.bits, 'mode': mode, 'tuned': tuned, **row})
+      say(
+        f'{ann.bits} bits, {mode}, tuning {tuned}: {task.metric} '
+        f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
+        f'agreement {row["agreement"]:.4f}'
+      )
+
   for mode in settings.mode:
     settle = {'settle': settings.settle} if mode == 'settled' else {}
     made[mode] = to_spiking(ann, mode, steps=steps, **settle), variables
-  rows, records = judge(made, 'none'), []
+  judge(made, 'none')
   signed = to_spiking(ann, 'signed', steps=steps)
   for schedule in settings.schedules:
     tuning = Tuning(
@@ -168,11 +161,7 @@ def convert_network(
     title = f'{ann.bits} bits: {schedule} fine-tuning'
     with Bar(title, groups * tuning.epochs) as bar:
       tuned, done = finetune(
-        ann,
-        signed,
-        variables,
-        tuning_images,
-        tuning,
+        *(ann, signed, variables, tuning_images, tuning),
         task=task,
         seed=config.seed,
         batch=batch,
@@ -180,31 +169,12 @@ def convert_network(
       )
     records += [{'bits': ann.bits, **record} for record in done]
     made[schedule] = signed, tuned
-    rows += judge({'signed': made[schedule]}, schedule)
+    judge({'signed': made[schedule]}, schedule)
   return made, rows, records
 
 
-def _judge(ann, variables, task, test, batch, spiking, tuned):
-  """A row per network, and a line on the terminal for each."""
-  calls = test.steps(distributed.even(batch))
-  with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
-    judged = compare(
-      ann, variables, spiking, test, task=task, batch=batch, advance=bar.advance
-    )
-  for mode, row in judged.items():
-    say(
-      f'{ann.bits} bits, {mode}, tuning {tuned}: {task.metric} '
-      f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
-      f'agreement {row["agreement"]:.4f}'
-    )
-  return [
-    {'bits': ann.bits, 'mode': mode, 'tuned': tuned, **row}
-    for mode, row in judged.items()
-  ]
-
-
-def _load(workdir, bits, dataset):
-  """The quantised network of a workdir, if it is of this data set."""
+def _load(workdir, bits, dataset, settings):
+  """(network, variables, task, metadata), if they are of this data set."""
   directory = workdir / f'ann{bits}'
   ann, variables, meta = networks.load_with_meta(directory)
   if (ann.bits, meta.get('dataset')) != (bits, dataset.name):
@@ -219,20 +189,20 @@ def _load(workdir, bits, dataset):
       f'the data have {", ".join(dataset.classes)}; give data of the same, in '
       'their order'
     )
-  return ann, variables, meta
+  task = tasks.for_network(ann, **({'coco': True} if settings.coco else {}))
+  task.check(dataset)
+  return ann, variables, task, meta
 
 
 def _tuning_images(split, config, settings):
   """Training images in memory: fine-tuning goes over them again and again."""
-  wanted, total = settings.tune_images, len(split)
-  if wanted is None:
-    wanted = max(TUNE_BYTES // math.prod(split.shape), 1)
-    if wanted < total:
-      say(
-        f'fine-tuning takes {wanted} of {total} training images, '
-        f'{TUNE_BYTES / 1e9:.0f} GB; --tune-images N takes another number'
-      )
-  split = split.some(wanted, config.seed)
+  fit = max(TUNE_BYTES // math.prod(split.shape), 1)
+  if settings.tune_images is None and fit < len(split):
+    say(
+      f'fine-tuning takes {fit} of {len(split)} training images, '
+      f'{TUNE_BYTES / 1e9:.0f} GB; --tune-images N takes another number'
+    )
+  split = split.some(settings.tune_images or fit, config.seed)
   images = split.in_memory()
   if (batch := distributed.even(config.data.batch)) > len(images):
     raise UserError(
@@ -245,12 +215,10 @@ def _tuning_images(split, config, settings):
 
 def _float_metric(workdir, dataset, config):
   """The float network's metric on the test images, if it was trained."""
-  if not store.exists(workdir / 'ann32'):
-    return None
-  network, variables = networks.load(workdir / 'ann32')
-  batch = config.data.eval_batch
-  scores = evaluate(network, variables, dataset.test, batch=batch)
-  return scores[tasks.for_network(network).metric]
+  if store.exists(workdir / 'ann32'):
+    network = networks.load(workdir / 'ann32')
+    return measure(*network, dataset.test, config.data.eval_batch, 'test')[1]
+  return None
 
 
 def _answer(network, variables, task, batch):
@@ -268,19 +236,11 @@ def _raster(network, variables, task, batch) -> dict:
     flat = flat.reshape(len(flat), -1)
     some = np.linspace(0, flat.shape[1] - 1, min(_NEURONS, flat.shape[1]))
     spikes.append(flat[:, some.astype(int)])
-  return {
-    'layers': names,
-    'spikes': spikes,
-    'image': batch['image'][0],
-    'T': network.neuron.steps,
-  }
+  image, steps = batch['image'][0], network.neuron.steps
+  return {'layers': names, 'spikes': spikes, 'image': image, 'T': steps}
 
 
 def _run(network, variables, task, images):
   """Output and activations; on this process alone, whoever else has them."""
-
-  @jax.jit
-  def run(variables, images):
-    return network.apply(variables, task.present(images))
-
+  run = jax.jit(lambda v, x: network.apply(v, task.present(x)))
   return run(jax.device_get(variables), images)

@@ -13,11 +13,13 @@ _CIFAR = Data('cifar10', batch=128, eval_batch=100, crop=4, flip=True)
 _IMAGENET = Data(
   'imagenet2012', batch=1024, eval_batch=256, stream=True, size=224
 )
-_TWENTIES = (1 / 3, 2 / 3, 5 / 6)  # epochs 20, 40 and 50 of 60
+_BOXES = Data('voc', batch=16, eval_batch=16, jitter=0.5, stream=True, size=416)
+_BOXES = dataclasses.replace(_BOXES, sizes=tuple(range(320, 609, 32)))
+_MASKS = Data('voc', batch=32, eval_batch=8, stream=True, size=513)
 
 
-def _same(stages, **settings):
-  return tuple(Stage(bits, **settings) for bits in stages)
+def _ladder(**settings):
+  return tuple(Stage(bits, **settings) for bits in (32, 4, 3, 2))
 
 
 _ALEXNET = (
@@ -26,33 +28,18 @@ _ALEXNET = (
   Stage(3, epochs=300, learning_rate=0.04, weight_decay=1e-4),
   Stage(2, epochs=300, learning_rate=0.04, weight_decay=3e-5),
 )
-_DEFAULTS = _same((32, 4, 3, 2), epochs=300, learning_rate=0.1)
-_CONSTANT = {'epochs': 60, 'milestones': _TWENTIES}
+_DEFAULTS = _ladder(epochs=300, learning_rate=0.1)
+# Epochs 20, 40 and 50.
+_CONSTANT = {'epochs': 60, 'milestones': (1 / 3, 2 / 3, 5 / 6)}
 _IMAGENET_STAGES = (
   Stage(4, learning_rate=0.1, **_CONSTANT),  # from random weights
   Stage(3, learning_rate=0.01, **_CONSTANT),
   Stage(2, learning_rate=0.01, **_CONSTANT),
 )
-_BOXES = Data(
-  'voc',
-  batch=16,
-  eval_batch=16,
-  jitter=0.5,
-  stream=True,
-  size=416,
-  sizes=tuple(range(320, 609, 32)),
+_DETECTION = _ladder(
+  epochs=250, learning_rate=1e-3, weight_decay=5e-4, milestones=(0.6, 0.8)
 )
-_DETECTION = _same(
-  (32, 4, 3, 2),
-  epochs=250,
-  learning_rate=1e-3,
-  weight_decay=5e-4,
-  milestones=(0.6, 0.8),
-)
-_MASKS = Data('voc', batch=32, eval_batch=8, stream=True, size=513)
-_SEGMENTATION = _same(
-  (32, 4, 3, 2), epochs=50, learning_rate=0.007, schedule='poly'
-)
+_SEGMENTATION = _ladder(epochs=50, learning_rate=0.007, schedule='poly')
 # Fine-tuning of the C10 folder, the ResNets, ResNet-18, and ImageNet.
 _C10 = {'tune_weight_decay': 5e-4, 'batch_norm': 'eval', 'accept': 'always'}
 _RES = {'tune_epochs': 8}
@@ -61,14 +48,12 @@ _UNTUNED = {'tune': ('none',)}
 # At 513 pixels maps are large.
 _UNTUNED_MASKS = {**_UNTUNED, 'eval_batch': 1, 'tune_batch': 1}
 
+_RESNETS = [f'cifar_resnet{depth}' for depth in (20, 32, 44, 56, 110)]
 # model: (data, stages, fields of `Conversion`)
 _REFERENCE = {
   'cifar_alexnet': (_CIFAR, _ALEXNET, _C10),
   'cifar_vgg11': (_CIFAR, _DEFAULTS, _C10),
-  **{
-    f'cifar_resnet{depth}': (_CIFAR, _DEFAULTS, _RES)
-    for depth in (20, 32, 44, 56, 110)
-  },
+  **dict.fromkeys(_RESNETS, (_CIFAR, _DEFAULTS, _RES)),
   'cifar_resnet18': (_CIFAR, _DEFAULTS, _R18),
   'imagenet_alexnet': (_IMAGENET, _IMAGENET_STAGES, _RES),
   'imagenet_vgg16': (_IMAGENET, _IMAGENET_STAGES, _RES),
@@ -93,12 +78,7 @@ def reference(model: str, **changes) -> Experiment:
   that falls with the power 0.9 of what is left. These two have no fine-tuning,
   and only signed neurons.
 
-  Args:
-    model: one of `fs.models()` that the official code has.
-    **changes: fields of `Experiment`.
-
-  Raises:
-    UserError: the official code has no such model.
+  `changes` are fields of `Experiment`. UserError for another model.
 
   >>> [stage.weight_decay for stage in reference('cifar_alexnet').stages]
   [0.0005, 0.0001, 0.0001, 3e-05]
@@ -110,13 +90,10 @@ def reference(model: str, **changes) -> Experiment:
     )
   data, stages, tuning = _REFERENCE[model]
   convert = Conversion(mode=('signed',), **tuning)
-  besides = _YOLO if data is _BOXES else {}
-  return dataclasses.replace(
-    Experiment(
-      model, data, stages, convert, decay='all', select='test', **besides
-    ),
-    **changes,
-  )
+  official = {'decay': 'all', 'select': 'test'}
+  official |= _YOLO if data is _BOXES else {}
+  experiment = Experiment(model, data, stages, convert, **official)
+  return dataclasses.replace(experiment, **changes)
 
 
 def recommended(model: str, **changes) -> Experiment:
@@ -128,9 +105,7 @@ def recommended(model: str, **changes) -> Experiment:
   keeps a layer's update only where it helped: the official 8 epochs a layer
   on all images can cost more than the training did.
 
-  Args:
-    model: one of `fs.models()`.
-    **changes: fields of `Experiment`.
+  `model` is one of `fs.models()`, `changes` are fields of `Experiment`.
 
   >>> recommended('cifar_resnet20').select
   'held-out'
@@ -141,10 +116,7 @@ def recommended(model: str, **changes) -> Experiment:
     experiment.convert,
     mode=('unsigned', 'signed', 'settled'),
     tune=('sequential', 'parallel'),
-    tune_epochs=1,
-    tune_images=5120,
-    accept='better',
+    **{'tune_epochs': 1, 'tune_images': 5120, 'accept': 'better'},
   )
-  return dataclasses.replace(
-    experiment, **{'select': 'held-out', 'convert': convert, **changes}
-  )
+  ours = {'select': 'held-out', 'convert': convert}
+  return dataclasses.replace(experiment, **(ours | changes))

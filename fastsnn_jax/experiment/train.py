@@ -7,7 +7,6 @@ import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.checkpoint import networks, store
@@ -34,19 +33,15 @@ def train(
     workdir: gets ann32, ann4, …, metrics.jsonl and tensorboard. A run that was
       cut goes on from its last save.
     data: data of your own in place of what `config.data` names: a `Dataset`, or
-      {'train': …, 'test': …}, see `data.as_dataset`.
+      {'train': …, 'test': …}; examples/own_arrays.py gives NumPy arrays.
     profile: write a trace of some steps of the first stage that is trained,
       for TensorBoard or Perfetto, into workdir/profile.
 
   Returns:
     {'ann32': metric on the test images, …}; they are looked at once, here.
 
-  Raises:
-    UserError: the workdir is of another experiment, the data are missing, or
-      the loss is not finite.
-    SystemExit: SIGTERM or SIGINT; all is saved.
-
-  See examples/own_arrays.py for a run on NumPy arrays.
+  UserError if the workdir is of another experiment, the data are missing, or
+  the loss is not finite; SystemExit after SIGTERM or SIGINT, with all saved.
   """
   workdir = pathlib.Path(workdir)
   if workdir.is_file():
@@ -89,25 +84,18 @@ def train(
         )
         variables = jax.device_get(variables)  # one copy, wherever they were
         by = 'epoch' if config.select == 'last' else task.metric
-        networks.save(
-          workdir / name,
-          network,
-          variables,
-          dataset=dataset.name,
-          identity=identity,
-          selected={'by': config.select, by: score},
-          experiment=dataclasses.asdict(config),
-        )
+        meta = {'dataset': dataset.name, 'identity': identity}
+        meta['selected'] = {'by': config.select, by: score}
+        meta['experiment'] = dataclasses.asdict(config)
+        networks.save(workdir / name, network, variables, **meta)
         if distributed.first():
           shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)
         session = session._replace(trace=None)
       trained[name] = network, variables
   results, batch = {}, config.data.eval_batch
   for name, (network, variables) in trained.items():
+    _, results[name] = measure(network, variables, dataset.test, batch, 'test')
     metric = tasks.for_network(network).metric
-    scores = evaluate(network, variables, dataset.test, batch=batch)
-    tell('test', dataset.test)
-    results[name] = scores[metric]
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
 
@@ -121,8 +109,8 @@ def held_out(config, dataset):
   else:
     parts = dataset.train.split(config.data.held_out, config.seed)
   network = files.network_of(config, config.stages[0].bits, dataset)
-  task = tasks.for_network(network)
-  if config.select != 'last' and not task.labelled(parts[1]):
+  labelled = tasks.for_network(network).labelled
+  if config.select != 'last' and not labelled(parts[1]):
     raise UserError(
       f'data.held_out={config.data.held_out}: none of the images that are to '
       'select an epoch has a label; choose a larger share'
@@ -132,11 +120,8 @@ def held_out(config, dataset):
 
 def initial(config, stage, network, split, previous):
   """The variables that a stage starts from."""
-  task = tasks.for_network(network)
-  raw = jax.ShapeDtypeStruct((1, *split.shape), jnp.uint8)
-  image = jax.eval_shape(task.present, raw)
-  shuffle = Shuffle(config.seed, stage.bits)
-  variables = network.init(shuffle.init_key, image)
+  image = files.shown(network, split)
+  variables = network.init(Shuffle(config.seed, stage.bits).init_key, image)
   if previous is not None:
     only = '' if config.inherit == 'all' else TRUNK
     return graft(variables, previous, only=only)
@@ -147,20 +132,22 @@ def initial(config, stage, network, split, previous):
 
 def _score(config, network, split, variables, epoch):
   """Metrics on the images that select the epoch, and their 'score'."""
-  scores = evaluate(network, variables, split, batch=config.data.eval_batch)
-  tell(f'ann{network.bits}, validation', split)
-  last = config.select == 'last'
-  metric = tasks.for_network(network).metric
-  return {**scores, 'score': epoch if last else scores[metric]}
+  what, batch = f'ann{network.bits}, validation', config.data.eval_batch
+  scores, score = measure(network, variables, split, batch, what)
+  return {**scores, 'score': epoch if config.select == 'last' else score}
+
+
+def measure(network, variables, split, batch, what):
+  """(all metrics on a split, the one that counts); tells what is damaged."""
+  scores = evaluate(network, variables, split, batch=batch)
+  tell(what, split)
+  return scores, scores[tasks.for_network(network).metric]
 
 
 def tell(what: str, split, *, own: bool = True) -> None:
-  """A line on pictures that cannot be decoded, each told once.
+  """A line on each picture for `what` that cannot be decoded, once.
 
-  Args:
-    what: they are for.
-    split: that has been read.
-    own: each process has read pictures of its own; otherwise all the same.
+  `own`: each process has read pictures of its own; otherwise all the same.
   """
   for line in split.complaints():
     say(f'{what}: {line}', own=own)

@@ -7,36 +7,29 @@ metrics.jsonl, tensorboard and report; and, while a stage runs, unfinished.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+import jax
 
 from fastsnn_jax import architectures, data, tasks
 from fastsnn_jax.architectures import BITS, build
 from fastsnn_jax.checkpoint import networks, store
 from fastsnn_jax.data import Dataset
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.experiment.config import (
-  Compute,
-  Conversion,
-  Data,
-  Experiment,
-  Stage,
-)
+from fastsnn_jax.experiment import config as schema
+from fastsnn_jax.experiment.config import Conversion, Experiment, Stage
 from fastsnn_jax.nn.network import Network
 
 
 def open_data(config: Experiment, own=None) -> Dataset:
-  """The data set of an experiment.
+  """The data set of an experiment, or one's own as for `data.as_dataset`.
 
-  Args:
-    config: names a model, whose task says what labels are needed, and the data.
-    own: a data set to take instead, see `data.as_dataset`.
-
-  Raises:
-    UserError: no such data, or settings that do not go with the task.
+  UserError if there is none, or for settings that do not go with the task.
   """
   if own is not None:
     name = config.data.name  # the default's would stand for other images
-    return data.as_dataset(own, 'own' if name == Data.name else name)
+    return data.as_dataset(own, 'own' if name == schema.Data.name else name)
   model = architectures.model(config.model)
   known = data.named.own(config.data.name, config.data.path)
   return known or tasks.named(model.task).open(config.data, model)
@@ -45,17 +38,21 @@ def open_data(config: Experiment, own=None) -> Dataset:
 def network_of(config: Experiment, bits: int, dataset: Dataset) -> Network:
   """The network of a stage of an experiment, for this data set."""
   model = architectures.model(config.model)
-  task = tasks.named(model.task)
-  fields = task.network_fields(config.data, model, dataset)
+  fields = tasks.named(model.task).network_fields(config.data, model, dataset)
   return build(config.model, bits, dataset.classes, **fields)
+
+
+def shown(network: Network, split) -> jax.ShapeDtypeStruct:
+  """What the network is shown of one image of a split: shape and type."""
+  raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
+  return jax.eval_shape(tasks.for_network(network).present, raw)
 
 
 def save(directory, network: Network | Experiment, variables, **meta) -> None:
   """Writes a network and its variables; `load` brings both back.
 
   Args:
-    directory: of the checkpoint; one that is there is replaced when the new
-      one is complete.
+    directory: an old checkpoint in it is replaced when the new is complete.
     network: or an `Experiment`, for the network of its last stage.
     variables: of the network.
     **meta: further JSON values.
@@ -77,18 +74,18 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
   networks.save(directory, network, variables, **meta)
 
 
-def experiment_of(workdir) -> Experiment:
-  """The experiment that train.py ran in this workdir.
-
-  Raises:
-    UserError: nothing was trained there.
-  """
+def metas(workdir) -> Iterator[dict[str, Any]]:
+  """Metadata of the trained networks, without any that was cut in writing."""
   for directory in sorted(pathlib.Path(workdir).glob('ann*')):
-    if not store.exists(directory):
-      continue  # cut while it was written
-    meta = store.read_meta(directory)
+    if store.exists(directory):
+      yield store.read_meta(directory)
+
+
+def experiment_of(workdir) -> Experiment:
+  """The experiment that train.py ran in this workdir; UserError if none."""
+  for meta in metas(workdir):
     if 'experiment' in meta:  # else saved by hand
-      return from_dict(meta['experiment'])
+      return schema.from_dict(meta['experiment'])
   raise UserError(
     f'--workdir {workdir}: it holds no trained network (ann4, ann3, ann2); run '
     'train.py with the same --workdir first'
@@ -96,11 +93,7 @@ def experiment_of(workdir) -> Experiment:
 
 
 def trained_bits(workdir, asked: tuple[int, ...] = ()) -> tuple[int, ...]:
-  """Bit widths to convert: those asked for, or all that were trained.
-
-  Raises:
-    UserError: one asked for was not trained, or none was.
-  """
+  """Bit widths to convert: those asked for, or all; UserError for others."""
   trained = [b for b in BITS if store.exists(workdir / f'ann{b}')]
   asked = asked or tuple(b for b in trained if b < 32)
   if not asked:
@@ -108,12 +101,11 @@ def trained_bits(workdir, asked: tuple[int, ...] = ()) -> tuple[int, ...]:
       f'--workdir {workdir}: it holds the float network only; train.py has to '
       'train a stage of 5 to 2 bits'
     )
-  for bits in asked:
-    if bits not in trained:
-      raise UserError(
-        f'--bits {bits}: {workdir}/ann{bits} holds no checkpoint; trained are '
-        + ', '.join(f'ann{b}' for b in trained)
-      )
+  if missing := [bits for bits in asked if bits not in trained]:
+    raise UserError(
+      f'--bits {missing[0]}: {workdir}/ann{missing[0]} holds no checkpoint; '
+      f'trained are {", ".join(f"ann{b}" for b in trained)}'
+    )
   return asked
 
 
@@ -127,39 +119,12 @@ def identity_of(config: Experiment, stage: Stage, dataset: Dataset) -> dict:
   shape = () if config.data.stream else dataset.train.shape
   settings['images'] = [len(dataset.train), *shape, len(dataset.classes)]
   upto = config.stages[: config.stages.index(stage) + 1]
-  settings['stages'] = {
-    f'{done.bits} bits': dataclasses.asdict(done) for done in upto
-  }
+  settings['stages'] = {f'{s.bits} bits': dataclasses.asdict(s) for s in upto}
   return json.loads(json.dumps(settings))  # tuples as JSON gives them back
 
 
-def from_dict(tree: dict[str, Any]) -> Experiment:
-  """The inverse of `asdict`; settings that came later have their defaults."""
-
-  def tuples(part):
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}
-
-  try:
-    return Experiment(
-      **{
-        **tree,
-        'data': Data(**tuples(tree['data'])),
-        'stages': tuple(Stage(**tuples(stage)) for stage in tree['stages']),
-        'convert': Conversion(**tuples(tree['convert'])),
-        'compute': Compute(**tree.get('compute', {})),
-      }
-    )
-  except (KeyError, TypeError, UserError) as error:
-    raise UserError(
-      f'the experiment in this checkpoint does not fit this version ({error}); '
-      'load it with the version that wrote it'
-    ) from error
-
-
 def flat(
-  config: Experiment,
-  conversion: Conversion,
-  imported: dict[str, str] | None = None,
+  config: Experiment, conversion: Conversion, imported: dict[str, str] | None
 ) -> dict[str, Any]:
   """Settings as one level of names, for the report; paths are left out.
 

@@ -66,7 +66,7 @@ def look(row: dict) -> dict:
   return {'color': colour, 'marker': marker, 'ls': dashes, 'label': label(row)}
 
 
-def panels(lines: dict, columns: dict, height, **share):
+def panels(lines: dict, columns: dict, height, sharey='row'):
   """A figure and its panels (ax, line, column); (None, []) if it has none.
 
   `lines` has the names of the y axes by key, `columns` the titles on top by
@@ -74,9 +74,9 @@ def panels(lines: dict, columns: dict, height, **share):
   """
   if not lines or not columns:
     return None, []
-  size = 10, height * len(lines) + 0.8
-  figure = Figure(size, layout='constrained')
-  axes = figure.subplots(len(lines), len(columns), squeeze=False, **share)
+  figure = Figure((10, height * len(lines) + 0.8), layout='constrained')
+  share = {'sharex': 'col', 'sharey': sharey, 'squeeze': False}
+  axes = figure.subplots(len(lines), len(columns), **share)
   for ax, title in zip(axes[0], columns.values(), strict=True):
     ax.set_title(title)
   for ax, name in zip(axes[:, 0], lines.values(), strict=True):
@@ -101,15 +101,13 @@ def bars(ax, series, first=0, scale=1, hatches=('',)):
     ax.bar(x, height, 0.92 * width, linewidth=0, **face)
 
 
-def legend(figure):
+def legend(figure, **look):
   """One legend below all panels, with each label once."""
   pairs = [ax.get_legend_handles_labels() for ax in figure.axes]
-  handles = {
-    name: handle for pair in pairs for handle, name in zip(*pair, strict=True)
-  }
+  handles = {name: h for pair in pairs for h, name in zip(*pair, strict=True)}
   columns = math.ceil(len(handles) / math.ceil(len(handles) / 4))
   place = {'loc': 'outside lower center', 'ncols': columns}
-  figure.legend(handles.values(), handles.keys(), **place)
+  figure.legend(handles.values(), handles.keys(), **place, **look)
 
 
 def count_on(ax, name):

@@ -24,7 +24,7 @@ def write(directory, results: dict, rasters=None, examples=None) -> None:
     results: `model`, `dataset` and `rows` (a dict for each bit width, mode and
       tuning, with at least `bits`, `T`, `steps`, `mode` and `tuned`), and the
       data of other sections. Accuracies are in [0, 1].
-    rasters, examples: title -> what `rasters.draw`, `predictions.draw` takes.
+    rasters, examples: title -> what `plots.raster`, `predictions.draw` take.
   """
   directory = pathlib.Path(directory)
   try:
@@ -41,11 +41,11 @@ def write(directory, results: dict, rasters=None, examples=None) -> None:
     ) from error
 
 
-def _pages(directory, results, raster_data, examples):
+def _pages(directory, results, rasters, examples):
   import jinja2
   import matplotlib
 
-  from fastsnn_jax.report import canvas, plots, predictions, rasters
+  from fastsnn_jax.report import canvas, plots, predictions
 
   metric, rows = results.get('metric', 'accuracy'), results['rows']
   classes = results.get('classes') or ()
@@ -53,43 +53,32 @@ def _pages(directory, results, raster_data, examples):
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=lambda name: name == 'report.html.jinja',
-    trim_blocks=True,
-    lstrip_blocks=True,
+    **{'trim_blocks': True, 'lstrip_blocks': True},
   )
   environment.filters['percent'] = percent
+  environment.globals |= {'label': canvas.label, 'svg': canvas.svg}
+  heads, cells = _columns(rows, metric)
   with matplotlib.rc_context(canvas.STYLE):
-    spikes = {
-      _file_name('raster', title): rasters.draw(raster, title)
-      for title, raster in raster_data.items()
-    }
-    pictures = {
-      _file_name('pictures', title): predictions.draw(example, title, classes)
-      for title, example in examples.items()
-    }
+    spikes, pictures = {}, {}
+    for title, data in rasters.items():
+      spikes[_file_name('raster', title)] = plots.raster(data, title)
+    for title, data in examples.items():
+      drawn = predictions.draw(data, title, classes)
+      pictures[_file_name('pictures', title)] = drawn
     figures = plots.draw(results) | spikes | pictures
     for name, figure in figures.items():
       figure.savefig(directory / 'plots' / f'{name}.png')
-    tables = {
+    context = {'results': results, 'metric': metric, 'groups': groups}
+    context |= {'rasters': spikes, 'pictures': pictures, 'figures': figures}
+    context |= {'heads': heads, 'cells': cells}
+    context['float'] = results.get(f'float_{metric}')
+    context['best'] = [group['best'] for group in groups]
+    context['tables'] = {
       'Class by class': _table(groups, 'by_class', classes, canvas.label),
       "COCO's numbers": _table(groups, 'coco', (), canvas.label),
     }
-    heads, cells = _columns(rows, metric)
     for page in ('report.md', 'report.html'):
-      text = environment.get_template(f'{page}.jinja').render(
-        results=results,
-        metric=metric,
-        float=results.get(f'float_{metric}'),
-        heads=heads,
-        cells=cells,
-        groups=groups,
-        best=[group['best'] for group in groups],
-        tables=[(title, table) for title, table in tables.items() if table],
-        figures=figures,
-        rasters=spikes,
-        pictures=pictures,
-        label=canvas.label,
-        svg=canvas.svg,
-      )
+      text = environment.get_template(f'{page}.jinja').render(context)
       _save(directory / page, text.strip() + '\n')
 
 
@@ -138,10 +127,7 @@ def _groups(rows, metric):
 
 
 def _table(groups, key, heads, label):
-  """(heads, lines) of the shares that rows have under `key`; None without any.
-
-  Shares are a dict, or a list whose entries `heads` names.
-  """
+  """(heads, lines) of the shares, a list or a dict, that rows have by `key`."""
   lines = []
   for group in groups:
     rows = [row for row in group['rows'] if row.get(key)]
@@ -151,7 +137,7 @@ def _table(groups, key, heads, label):
       if isinstance(shares, dict):
         heads, shares = list(shares), shares.values()
       lines.append([group['bits'], name, *map(percent, shares)])
-  return (heads, lines) if lines else None
+  return heads, lines
 
 
 def percent(share: float | None) -> str:

@@ -6,8 +6,12 @@ They use no pyplot, so that the figures of the calling program do not change.
 import math
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from fastsnn_jax.report import canvas
+
+_MAX_BANDS = 24  # layers in one raster
+_MAX_NEURONS = 168  # and neurons, one in 2.6 points of height
 
 
 def draw(results: dict) -> dict:
@@ -48,8 +52,7 @@ def _over_time(rows, metric):
   groups = _by_bits(rows, 'over_time')
   names = {'over_time': metric, 'agreement_over_time': 'agreement'}
   lines = {k: f'{name} (%)' for k, name in names.items() if _by_bits(rows, k)}
-  share = {'sharex': 'col', 'sharey': 'row'}
-  figure, panels = canvas.panels(lines, _titles(groups), 2.5, **share)
+  figure, panels = canvas.panels(lines, _titles(groups), 2.5)
   for ax, key, bits in panels:
     first = groups[bits][0]
     for row in groups[bits]:
@@ -68,7 +71,7 @@ def _by_class(rows, classes, metric):
   """Bars of each class, for the ANN and all twins: a row for each bit width."""
   groups = _by_bits(rows, 'by_class')
   lines = dict.fromkeys(groups, f'{metric} (%)')
-  figure, panels = canvas.panels(lines, {'': ''}, 1.9, sharex=True)
+  figure, panels = canvas.panels(lines, {'': ''}, 1.9)
   turn = {'rotation': 90} if len(classes) > 12 else {}
   for ax, bits, _ in panels:
     ann = {'color': canvas.GREY, 'label': 'quantised ANN'}
@@ -88,7 +91,7 @@ def _layers(rows, quantities):
   filled = {key for layer in layers for key in layer if layer[key] is not None}
   columns = {key: '' for key in quantities if key in filled}
   lines = dict.fromkeys(groups, '')
-  figure, panels = canvas.panels(lines, columns, 1.9, sharex='col')
+  figure, panels = canvas.panels(lines, columns, 1.9, sharey=False)
   for ax, bits, key in panels:
     scale = 100 if quantities[key].endswith('(%)') else 1
     for row in groups[bits]:
@@ -107,8 +110,7 @@ def _tuning(entries):
   lines = dict.fromkeys(widths, 'mean squared error')
   columns = dict.fromkeys((entry['schedule'] for entry in entries), '')
   names = list(dict.fromkeys(str(entry['layer']) for entry in entries))
-  share = {'sharex': True, 'sharey': 'row'}
-  figure, panels = canvas.panels(lines, columns, 1.9, **share)
+  figure, panels = canvas.panels(lines, columns, 1.9)
   for ax, bits, how in panels:
     panel = [e for e in entries if (e['bits'], e['schedule']) == (bits, how)]
     x = np.array([names.index(str(entry['layer'])) for entry in panel])
@@ -117,10 +119,8 @@ def _tuning(entries):
     kept = np.array([e.get('accepted') is not False for e in panel], bool)
     ax.vlines(x, before, after, color=canvas.GREY, lw=1)
     ax.plot(x, before, 's', color=canvas.ORANGE, ms=5, label='before')
-    for some, face, name in (
-      (kept, canvas.BLUE, 'after, kept'),
-      (~kept, 'none', 'after, undone'),
-    ):
+    faces = {'after, kept': canvas.BLUE, 'after, undone': 'none'}
+    for some, (name, face) in zip((kept, ~kept), faces.items(), strict=True):
       if some.any():
         look = {'color': canvas.BLUE, 'mfc': face, 'ms': 5, 'label': name}
         ax.plot(x[some], after[some], 'o', **look)
@@ -136,7 +136,7 @@ def _quiet(rows):
   key = 'quiet_histogram'
   groups = _by_bits(rows, key)
   lines, columns = {key: 'images'}, _titles(groups)
-  figure, panels = canvas.panels(lines, columns, 2.4, sharey=True)
+  figure, panels = canvas.panels(lines, columns, 2.4)
   for ax, _, bits in panels:
     bars = [(row[key], canvas.look(row)) for row in groups[bits]]
     first = groups[bits][0]
@@ -156,14 +156,12 @@ def _training(training, metric):
   }
   labels = {'train': 'training', 'val': 'held out'}
   columns = {}
-  for stage in training:
+  for stage in filter(training.get, training):
     bits = stage.removeprefix('ann')
     title = 'float' if bits == '32' else f'{bits} bits'
-    if training[stage]:
-      columns[stage] = title if bits.isdigit() else stage
+    columns[stage] = title if bits.isdigit() else stage
   lines = {'loss': 'loss', metric: f'{metric} (%)'}
-  share = {'sharex': 'col', 'sharey': 'row'}
-  figure, panels = canvas.panels(lines, columns, 1.9, **share)
+  figure, panels = canvas.panels(lines, columns, 1.9)
   for ax, key, stage in panels:
     for part, look in looks.items():
       y = np.array(training[stage].get(f'{part}_{key}') or [], float)
@@ -174,3 +172,56 @@ def _training(training, metric):
         ax.plot(x, scale * y, label=labels[part], **look)
     canvas.count_on(ax, 'epoch')
   return figure
+
+
+def raster(spiking: dict, title: str):
+  """One image and its spikes: a band for each layer, a line for each neuron.
+
+  `spiking` has `layers` (names), `spikes` (an int array [steps, neurons] for
+  each), `image` (uint8 [H, W, C]) and `T`, the steps with input.
+  """
+  layers = spiking['layers']
+  chosen = _spread(len(layers), _MAX_BANDS)
+  most = max(4, _MAX_NEURONS // len(chosen))
+  bands = [np.asarray(spiking['spikes'][layer]) for layer in chosen]
+  bands = [band[:, _spread(band.shape[1], most)] for band in bands]
+  edges = np.cumsum([0, *(band.shape[1] for band in bands)])
+  spikes = np.concatenate(bands, axis=1)
+
+  steps = len(spikes)
+  width, height = max(1.6, 0.2 * steps), max(2.6, 0.9 + edges[-1] / 28)
+  figure = Figure((2.5 + width, height), layout='constrained')
+  picture, ax = figure.subplots(1, 2, width_ratios=(1, width))
+  picture.imshow(np.asarray(spiking['image']))
+  picture.set_axis_off()
+  picture.set_anchor('N')
+
+  for low, high in zip(edges[:-1:2], edges[1::2], strict=True):
+    shade = {'color': canvas.GREY, 'alpha': 0.14, 'lw': 0}
+    ax.axhspan(low - 0.5, high - 0.5, **shade)
+  for sign, colour, mark, name in (
+    (1, canvas.BLUE, '|', 'positive spike'),
+    (-1, canvas.VERMILLION, 'x', 'negative spike'),
+  ):
+    step, neuron = np.nonzero(spikes == sign)
+    ax.plot(step + 1, neuron, mark, color=colour, ms=3.2, mew=1.5, label=name)
+  if steps > spiking['T']:
+    ax.axvline(spiking['T'] + 0.5, **(canvas.MARK_T | {'label': 'input ends'}))
+  ax.set(xlim=(0.5, steps + 0.5), ylim=(edges[-1] - 0.5, -0.5))
+  ax.set_ylabel('neurons, by layer')
+  names = [layers[layer] for layer in chosen]
+  ax.set_yticks((edges[:-1] + edges[1:] - 1) / 2, names, fontsize=7.5)
+  ax.tick_params(axis='y', length=0)
+  ax.grid(visible=False)
+  ax.spines[:].set_visible(False)
+  canvas.count_on(ax, 'time step')
+  if len(chosen) < len(layers):
+    title += f'\n{len(chosen)} of {len(layers)} layers'
+  figure.suptitle(title)
+  canvas.legend(figure, markerscale=2, handlelength=1.2, fontsize=8)
+  return figure
+
+
+def _spread(total, at_most):
+  """Up to `at_most` indices, spread evenly over `total`."""
+  return np.linspace(0, total - 1, min(total, at_most)).round().astype(int)

@@ -28,9 +28,8 @@ def draw(example: dict, title: str, classes):
 
 
 def _panels(rows, title, heads, shape):
-  width = 9.6 / len(heads)
-  size = 9.6, rows * width * shape[0] / shape[1] + 0.9
-  figure = Figure(size, layout='constrained')
+  height = 9.6 / len(heads) * shape[0] / shape[1]
+  figure = Figure((9.6, rows * height + 0.9), layout='constrained')
   axes = figure.subplots(rows, len(heads), squeeze=False)
   for ax in axes.flat:
     ax.set_axis_off()
@@ -49,9 +48,7 @@ def _boxes(example, title, classes):
   for i, line in enumerate(axes):
     for ax, key in zip(line, ('truth', 'ann', 'snn'), strict=True):
       ax.imshow(images[i])
-      answer = {
-        name: np.asarray(part[i]) for name, part in example[key].items()
-      }
+      answer = {k: np.asarray(part[i]) for k, part in example[key].items()}
       labels = answer.get('classes', answer.get('label'))
       scores = answer.get('scores', np.full(len(labels), np.nan))
       for k in np.flatnonzero((labels >= 0) & ~(scores < _MIN_SCORE)):
@@ -93,11 +90,8 @@ def _maps(example, title, classes):
     text = f'{100 * differ.mean():.2f} % of the pixels'
     place = {'transform': line[4].transAxes, 'va': 'top'}
     line[4].text(0.02, -0.02, text, fontsize=7, **place)
-  patches = [
-    Patch(color=colours[label], label=classes[label])
-    for label in sorted(drawn)
-    if label < len(classes)
-  ]
+  drawn = sorted(label for label in drawn if label < len(classes))
+  patches = [Patch(color=colours[k], label=classes[k]) for k in drawn]
   columns = min(len(patches), 6) or 1
   place = {'loc': 'outside lower center', 'ncols': columns, 'fontsize': 8}
   figure.legend(handles=patches, **place)

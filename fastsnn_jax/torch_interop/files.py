@@ -57,11 +57,8 @@ def _read(path):
 
 
 def _numpy_in_pickles():
-  """NumPy's arrays and numbers, which run no code, by their names in files.
-
-  The official code stores some (best score, learning rates), and PyTorch would
-  refuse the whole file.
-  """
+  """NumPy's arrays and numbers, which run no code, by their names in files."""
+  # The official code stores best scores and rates; PyTorch would refuse it all.
   array, number = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
   kinds = [type(np.dtype(kind)) for kind in '?bBiIlLfde']
   named = [
@@ -75,10 +72,7 @@ def _numpy_in_pickles():
 def write(state, path, *, bare, prefix):
   """Writes a `.npz`; else by `torch.save`, bare or as {'state_dict': ...}."""
   if path.endswith('.npz'):
-    np.savez(path, **state)
-    return
+    return np.savez(path, **state)
   torch = _torch(path)
-  tensors = {
-    prefix + k: torch.from_numpy(np.array(x)) for k, x in state.items()
-  }
-  torch.save(tensors if bare else {'state_dict': tensors}, path)
+  state = {prefix + k: torch.tensor(x) for k, x in state.items()}
+  return torch.save(state if bare else {'state_dict': state}, path)

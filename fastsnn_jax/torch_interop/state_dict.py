@@ -22,13 +22,12 @@ from fastsnn_jax.nn.synapses import Chain
 from fastsnn_jax.torch_interop.files import PREFIX, state_dict, write
 from fastsnn_jax.torch_interop.names import COUNTER, leaves, maps_out
 
+_Path = str | os.PathLike
+_Source = _Path | Mapping[str, Any]
+
 
 def load_torch(
-  path_or_state_dict: str | os.PathLike | Mapping[str, Any],
-  model: str,
-  bits: int,
-  *,
-  anchors=None,
+  path_or_state_dict: _Source, model: str, bits: int, *, anchors=None
 ) -> dict[str, Any]:
   """Variables from an official checkpoint, of an ANN or of a spiking network.
 
@@ -62,53 +61,43 @@ def load_torch(
 
   where = f'{model} at {bits} bits'
   expected = [leaf for leaf in leaves(network) if leaf.kind != 'counter']
-  keys = {leaf.key: None for leaf in expected}  # in their order
-  missing = [key for key in keys if key not in state]
-  unknown = [key for key in state if key not in keys]
-  extra = [key for key in unknown if not key.endswith(f'.{COUNTER}')]
-  for key in (*missing, *extra):
-    what = f'in the file, but not in {where}'
-    what = f'missing, but {where} has it' if key in missing else what
-    raise UserError(
-      f'key {key!r} is {what}; is this the file of another model or bit width?'
-    )
+  keys = [leaf.key for leaf in expected]
+  found = [key for key in state if not key.endswith(f'.{COUNTER}')]
+  for key in (*keys, *found):
+    if key not in found or key not in keys:
+      what = f'in the file, but not in {where}'
+      what = f'missing, but {where} has it' if key in keys else what
+      raise UserError(
+        f'key {key!r} is {what}; is this the file of another model or bit '
+        'width?'
+      )
 
-  ours, folded = {}, []
+  ours = {}
   for leaf in expected:
     value, shape = state[leaf.key], shapes[leaf.path]
-    _check(leaf, value, _official(leaf, shape), where)
+    if wrong := _wrong(leaf, value, _official(leaf, shape), where):
+      raise UserError(f'key {leaf.key!r}: {wrong}')
     if leaf.kind == 'kernel':
       height, width, channels = maps.get(leaf.unit, shape[:-1])
       value = value.reshape(-1, channels, height, width)
       value = value.transpose(2, 3, 1, 0).reshape(shape)
-    if leaf.kind == 'folded':
-      folded.append((leaf.path, value))
-    else:
-      ours[leaf.path] = value
-  for mean, bias in folded:
-    ours[mean] = ours[mean] - bias
+    if leaf.path in ours:  # a mean: the bias that it takes up came first
+      value = value - ours[leaf.path]
+    ours[leaf.path] = value
   return unflatten_dict({path: jnp.asarray(x) for path, x in ours.items()})
 
 
 def save_torch(
-  variables: Mapping[str, Any],
-  model: str,
-  bits: int,
-  path: str | os.PathLike | None = None,
-  *,
-  anchors=None,
+  variables, model: str, bits: int, path: _Path | None = None, *, anchors=None
 ) -> dict[str, np.ndarray]:
   """The official state_dict of a network trained or converted here.
 
   The inverse of `load_torch`, bit by bit, but for biases in front of a batch
   norm, which come out as zeros (the same function). Official keys, in their
-  order and without a prefix, to NumPy arrays.
-
-  Args:
-    variables, model, bits, anchors: as of `load_torch`.
-    path: also write a file: `.npz`, or anything else by `torch.save`, as the
-      official scripts expect it: inside of {'state_dict': ...} except for a
-      detector, the keys with 'module.' for classifiers that are no ResNets.
+  order and without a prefix, to NumPy arrays. With a `path` they are written,
+  too: as `.npz`, or by `torch.save` as the official scripts expect it, inside
+  of {'state_dict': ...} except for a detector, and the keys with 'module.' for
+  classifiers that are no ResNets.
 
   UserError for variables of another model, or without torch to write with.
 
@@ -132,15 +121,13 @@ def save_torch(
         f'has {expected}; are they those of another model or bit width?'
       )
 
-  state = {}
+  state, ours[None] = {}, np.zeros((), np.int64)  # the counters
   for leaf in leaves(network):
-    if leaf.kind == 'counter':
-      state[leaf.key] = np.zeros((), np.int64)
-      continue
-    value, shape = np.asarray(ours[leaf.path]), given[leaf.path]
+    value = np.asarray(ours[leaf.path])
     if leaf.kind == 'folded':
       value = np.zeros_like(value)
     elif leaf.kind == 'kernel':
+      shape = value.shape
       value = value.reshape(*maps.get(leaf.unit, shape[:-1]), -1)
       value = value.transpose(3, 2, 0, 1).reshape(_official(leaf, shape))
     state[leaf.key] = value
@@ -158,13 +145,12 @@ def _network(model, bits, anchors, shape_of):
   if not (shape := shape_of(head)):
     return network  # it is reported with all that is missing
   boxes = len(network.anchors)
-  each, rest = (boxes, 5 * boxes) if boxes else (1, 0)
+  each, rest = boxes or 1, 5 * boxes
   classes, left = divmod(shape[0] - rest, each)
   if left or classes < 1:
     raise UserError(
-      f'key {head.key!r}: {shape[0]} outputs, but {model} has {each} for each '
-      f'of its classes and {rest} beside them; is this the file of another '
-      'model?'
+      f'key {head.key!r}: {shape[0]} outputs, but {model} has {each} per class '
+      f'and {rest} beside them; is this the file of another model?'
     )
   classes = max(classes, 1 if boxes else 2)
   return architectures.build(model, bits, classes, **own)
@@ -190,18 +176,18 @@ def _official(leaf, shape):
   return (*shape[:-3:-1], *shape[:-2]) if leaf.kind == 'kernel' else shape
 
 
-def _check(leaf, value, shape, where):
+def _wrong(leaf, value, shape, where):
+  """What is wrong with an array of a file, or None."""
   if value.shape != shape:
-    raise UserError(
-      f'key {leaf.key!r}: shape {value.shape}, but {where} has {shape} there; '
-      'is this the file of another model?'
+    return (
+      f'shape {value.shape}, but {where} has {shape} there; is this the file '
+      'of another model?'
     )
   if not jnp.issubdtype(value.dtype, jnp.floating):
-    raise UserError(
-      f'key {leaf.key!r}: dtype {value.dtype}, but weights are floating point'
-    )
+    return f'dtype {value.dtype}, but weights are floating point'
   if leaf.kind == 'theta' and not value > 0:
-    raise UserError(
-      f'key {leaf.key!r}: {value}, but no neuron has a threshold that is not '
-      'positive; train it again with a smaller learning rate'
+    return (
+      f'{value}, but no neuron has a threshold that is not positive; train it '
+      'again with a smaller learning rate'
     )
+  return None

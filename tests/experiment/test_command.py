@@ -145,6 +145,15 @@ def test_the_console_script_finds_our_configs_by_name(run, called, monkeypatch):
   assert called == [('train', (config, 'there'))]
 
 
+@pytest.mark.parametrize('name', ['train', 'convert'])
+def test_help_names_the_command_that_was_typed(run, monkeypatch, capsys, name):
+  assert run(name, '--help')[1].startswith(f'usage: {name}.py ')
+  monkeypatch.setattr(sys, 'argv', ['/bin/fastsnn', name, '--help'])
+  with pytest.raises(SystemExit):
+    command.main()
+  assert capsys.readouterr().out.startswith(f'usage: fastsnn {name} ')
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code'), [((), 2), (('--help',), 0), (('tune',), 2)]
 )

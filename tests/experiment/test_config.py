@@ -9,7 +9,6 @@ from support.shared import ROOT
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import config as schema
-from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 
 UNUSUAL = Experiment(
@@ -36,7 +35,7 @@ UNUSUAL = Experiment(
 @pytest.mark.parametrize('experiment', [Experiment(), UNUSUAL])
 def test_an_experiment_survives_json(experiment):
   text = json.dumps(dataclasses.asdict(experiment))
-  assert files.from_dict(json.loads(text)) == experiment
+  assert schema.from_dict(json.loads(text)) == experiment
 
 
 def test_experiments_are_hashable_and_equal_by_value():
@@ -109,7 +108,7 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
   unknown = {**tree, 'wings': 2}
   for broken in (missing, unknown):
     with pytest.raises(UserError, match='does not fit this version') as caught:
-      files.from_dict(broken)
+      schema.from_dict(broken)
     assert len(str(caught.value).splitlines()) == 1
 
 
