@@ -6,6 +6,7 @@ memory; `stream.Stream` reads records when they are needed.
 
 import abc
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -85,18 +86,13 @@ class Split(abc.ABC):
     start: int = 0,
     shared: bool = True,
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of host arrays: 'image', the labels, and 'mask'.
+    """Batches of `size` examples: 'image', the labels, and 'mask', as arrays.
 
     Without `shuffle` one pass in order. With it training batches without end,
     in a new order each epoch. The last batch of a pass or an epoch is filled up
     with examples of the same; 'mask' is 0 for them, and 1 for all others.
-
-    Args:
-      size: examples of a batch, of all processes together.
-      shuffle: see there.
-      start: number of the first batch. A run that starts again at a later batch
-        sees what an unbroken one would.
-      shared: each process gets its own rows of a batch; otherwise all rows.
+    Batch `start` is the first; later ones are those of an unbroken run. If
+    `shared`, each process gets its own rows of a batch, otherwise all rows.
     """
 
   @abc.abstractmethod
@@ -198,23 +194,15 @@ class Arrays(Split):
       )
     mine, first = own_rows(size, shared)
     order, epoch = np.arange(total), None
-    step = start
-    while shuffle is not None or step < steps:
+    for step in itertools.count(start) if shuffle else range(start, steps):
       if shuffle is not None and step // steps != epoch:
         epoch = step // steps
-        order = _order(shuffle, epoch, total)
+        key = jax.random.fold_in(shuffle.order_key, epoch)
+        order = np.asarray(jax.random.permutation(key, total))
       position = step % steps * size + first + np.arange(mine)
       rows = order[position % total]
       batch = {name: x[rows] for name, x in self.arrays.items()}
       yield {**batch, 'mask': (position < total).astype(np.float32)}
-      step += 1
-
-
-def _order(shuffle, epoch, total):
-  key = shuffle.order_key
-  return np.asarray(
-    jax.random.permutation(jax.random.fold_in(key, epoch), total)
-  )
 
 
 def batch_shapes(example, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -246,12 +234,8 @@ def check_example(example) -> dict:
 def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation per channel, of images scaled to 0..1.
 
-  Args:
-    images: [..., C], uint8 or floats in 0..255.
-
-  Returns:
-    Two tuples of C floats. The deviation is at least 1/255, so that a channel
-    which never changes can be divided by it.
+  `images` are [..., C], uint8 or floats in 0..255. The deviation is at least
+  1/255, so that a channel which never changes can be divided by it.
 
   >>> statistics(np.array([[0], [255]], np.uint8))
   ((0.5,), (0.5,))
@@ -260,8 +244,7 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
   for channel in range(images.shape[-1]):
     # From a histogram: exact, and no float copy of the whole set.
     grey = np.ravel(images[..., channel]).astype(np.uint8)
-    share = np.bincount(grey, minlength=256)
-    share = share / share.sum()
+    share = np.bincount(grey, minlength=256) / grey.size
     mean.append(float(share @ values))
     variance = float(share @ (values - mean[-1]) ** 2)
     std.append(max(variance**0.5, 1 / 255))
@@ -272,14 +255,8 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def split_rows(rows: int, fraction: float, seed: int):
   """Numbers of the rows of two parts, by a shuffle that `seed` fixes for good.
 
-  Args:
-    rows: how many there are, 2 or more.
-    fraction: share of the second, held-out part, in (0, 1); each part gets at
-      least one row.
-    seed: 0 or more.
-
-  Raises:
-    UserError: one of them is out of range.
+  `fraction` in (0, 1) is the share of the second, held-out part; each part gets
+  at least one row. UserError if there is only one, or the seed is negative.
 
   >>> rest, held = split_rows(10, 0.3, seed=0)
   >>> len(rest), len(held)

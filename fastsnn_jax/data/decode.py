@@ -6,6 +6,7 @@ Pillow decodes; simplejpeg and OpenCV were at most a seventh faster.
 import contextlib
 import io
 import math
+import os
 
 import numpy as np
 import PIL.Image
@@ -20,6 +21,12 @@ AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
 _SPARE = 2
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+
+
+def cores() -> int:
+  """How many this process may use; a container may allow few of many."""
+  allowed = getattr(os, 'sched_getaffinity', None)  # on Linux
+  return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 class Undecodable(Exception):
@@ -80,7 +87,6 @@ def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
   counts, and nothing is turned by EXIF data, as in the official training.
   `box_of` gives the part of (width, height).
   """
-
   with _opened(encoded) as image:
     box, full = box_of(*image.size), image.size
     shrink, side = 1, min(box[2] - box[0], box[3] - box[1])
@@ -101,7 +107,6 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 
   `channels` of 3 makes a grey one RGB; a coloured one always keeps its colours.
   """
-
   with _opened(encoded) as image:
     grey = image.mode in ('1', 'L') or image.mode.startswith('I')
     array = np.asarray(_rgb(image))
@@ -117,7 +122,6 @@ def indices(encoded: bytes) -> np.ndarray:
   >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
   [[0, 7], [20, 255]]
   """
-
   with _opened(encoded) as image:
     bits = encoded[24] if image.format == 'PNG' else 0  # of its header
     if not bits:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.workers import cores
+from fastsnn_jax.data.decode import cores
 from fastsnn_jax.errors import UserError
 
 IGNORED = 255  # the label of pixels that are neither learnt nor judged
