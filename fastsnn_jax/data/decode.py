@@ -43,9 +43,6 @@ def random_box(width: int, height: int, uniform) -> Box:
   Its area is uniform in `AREA`, the logarithm of its aspect in `ASPECT`, its
   place uniform; what does not fit is drawn again by `uniform()`, 4 numbers in
   [0, 1). After `ATTEMPTS` it is the largest centred part of an allowed aspect.
-
-  >>> random_box(100, 80, lambda: (0.5, 0.5, 0.0, 0.0))
-  (0, 0, 66, 66)
   """
   low, high = map(math.log, ASPECT)
   for _ in range(ATTEMPTS):
@@ -118,9 +115,6 @@ def indices(encoded: bytes) -> np.ndarray:
 
   Grey of fewer bits is refused: readers spread it over 0 to 255, so its writer
   may have meant either number.
-
-  >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
-  [[0, 7], [20, 255]]
   """
   with _opened(encoded) as image:
     bits = encoded[24] if image.format == 'PNG' else 0  # of its header

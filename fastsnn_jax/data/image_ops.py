@@ -70,8 +70,7 @@ def crop_flip(key, images, *, padding=4, flip=True):
   images = jnp.asarray(images)
   if images.ndim != 4:
     raise UserError(
-      f'images have shape {images.shape}; crop_flip takes a batch of shape '
-      '[B, H, W, C]'
+      f'images have shape {images.shape}; crop_flip takes [B, H, W, C]'
     )
   crop_key, flip_key = jax.random.split(key)
   if padding:
@@ -111,9 +110,7 @@ def color_jitter(key, images, strength, size=None):
   images = jnp.asarray(images).astype(jnp.float32)
   shape = (3, len(images), 1, 1, 1)
   low, high = 1 - strength, 1 + strength
-  bright, contrast, colour = jax.random.uniform(
-    key, shape, minval=low, maxval=high
-  )
+  bright, contrast, colour = jax.random.uniform(key, shape, float, low, high)
 
   def apart(images, centre, factor):
     return jnp.clip(centre + (images - centre) * factor, 0, 255)
@@ -134,13 +131,7 @@ def row_keys(key, rows: int):
 
   The number of the row is folded into one key. As many keys as rows are taken
   as they are: a sample then gets the same draws in whatever batch it comes.
-
-  Raises:
-    UserError: another number of keys.
-
-  >>> key = jax.random.key(0)
-  >>> bool(row_keys(key, 3)[2] == jax.random.fold_in(key, 2))
-  True
+  UserError if there is another number of keys.
   """
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)
@@ -148,8 +139,7 @@ def row_keys(key, rows: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
   if key.shape != (rows,):
     raise UserError(
-      f'there are keys of shape {key.shape} for {rows} images; give one key, '
-      'or one for each image'
+      f'keys of shape {key.shape} for {rows} images; give one for each image'
     )
   return key
 
@@ -182,10 +172,6 @@ def resample(images, rows, columns):
   Args:
     images: [B, H, W, C]; the result is float32 [B, h, w, C].
     rows, columns: [B, h, H] and [B, w, W], as from `bilinear`.
-
-  >>> half = jnp.full((1, 1, 2), 0.5)
-  >>> resample(jnp.arange(4.0).reshape(1, 2, 2, 1), half, half).item()
-  1.5
   """
   # Channel by channel (faster on a CPU), and in full precision: what TPUs do of
   # themselves keeps eight bits, a grey level at the most.

@@ -12,16 +12,12 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 from absl import flags
 
-from fastsnn_jax.data.dataset import (
-  Split,
-  batch_shapes,
-  check_example,
-  own_rows,
-)
+from fastsnn_jax.data.dataset import Split, batch_shapes, own_rows
 from fastsnn_jax.data.decode import Undecodable, cores
 from fastsnn_jax.errors import UserError
 
@@ -30,10 +26,26 @@ _PATIENCE = 100  # records that are tried before none can be decoded
 _SHARED = '/dev/shm'  # where Linux keeps what processes share
 
 
-def as_it_is(record, draws) -> dict:
+def as_it_is(record, draws=None) -> dict:
   """The `prepare` of records that are examples already."""
   del draws
-  return {name: np.asarray(x) for name, x in check_example(record).items()}
+  if not isinstance(record, Mapping) or 'image' not in record:
+    raise UserError(
+      f'an example of type {type(record).__name__}; it must be a dict with '
+      "'image' and labels, {'image': …, 'label': …}"
+    )
+  return {name: stacked(name, x) for name, x in record.items()}
+
+
+def stacked(name, rows) -> np.ndarray:
+  """An array, or a UserError that names it."""
+  try:
+    return np.asarray(rows)
+  except ValueError as error:  # NumPy's text does not say which
+    raise UserError(
+      f'{name!r} has rows of several shapes, which make no array; bring '
+      'images to one size, and fill up lists of boxes with label -1'
+    ) from error
 
 
 class Stream(Split):
@@ -116,8 +128,7 @@ class Stream(Split):
     if shapes != before:
       raise UserError(
         f'{self.name(index)} has the shapes {shapes}, those before {before}; '
-        'examples taken as they are must have one shape, so give a size to '
-        'bring images to, and fill up lists of boxes'
+        'give a size to bring images to, and fill up lists of boxes'
       )
     counts = position < len(self) and skipped < 0
     return {**example, 'mask': np.float32(counts), 'skipped': np.int64(skipped)}
@@ -221,11 +232,7 @@ _lock = threading.Lock()
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """The order of the examples in an epoch, shared: do not write to it.
-
-  >>> sorted(permutation(0, 1, 3).tolist())
-  [0, 1, 2]
-  """
+  """The order of the examples in an epoch, shared: do not write to it."""
   with _lock:  # else every thread would work it out as an epoch begins
     return _permutation(seed, epoch, size)
 
@@ -236,13 +243,9 @@ def _permutation(seed, epoch, size):
 
 
 class Draws:
-  """Uniform numbers for one example, four at each call.
+  """Numbers uniform in [0, 1), four at each call, for one example.
 
   `number` is that of the example, counted through all epochs.
-
-  >>> draws = Draws(0, 7)
-  >>> len(draws()), 0 <= min(draws()) <= max(draws()) < 1
-  (4, True)
   """
 
   def __init__(self, seed: int, number: int):
