@@ -18,10 +18,9 @@ import PIL.Image
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import Shuffle
-from fastsnn_jax.data.decode import random_box
+from fastsnn_jax.data.decode import cores, random_box
 from fastsnn_jax.data.readers.folder import SUFFIXES
 from fastsnn_jax.data.stream import Draws
-from fastsnn_jax.data.workers import cores
 from fastsnn_jax.tasks.classification.data import open_data
 
 

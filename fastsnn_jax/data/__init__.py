@@ -4,11 +4,7 @@
 finds them by name, `readers` has one module for each form of files.
 """
 
-from fastsnn_jax.data.dataset import (
-  Arrays,
-  Shuffle,
-  Split,
-)
+from fastsnn_jax.data.dataset import Arrays, Shuffle, Split
 from fastsnn_jax.data.image_ops import (
   color_jitter,
   crop_flip,
@@ -19,19 +15,6 @@ from fastsnn_jax.data.named import load, names, register
 from fastsnn_jax.data.own import Dataset, as_dataset, as_split
 from fastsnn_jax.data.stream import Stream
 
-__all__ = [
-  'Arrays',
-  'Dataset',
-  'Shuffle',
-  'Split',
-  'Stream',
-  'as_dataset',
-  'as_split',
-  'color_jitter',
-  'crop_flip',
-  'load',
-  'names',
-  'normalize',
-  'register',
-  'resize',
-]
+__all__ = ['Arrays', 'Dataset', 'Shuffle', 'Split', 'Stream']
+__all__ += ['as_dataset', 'as_split', 'load', 'names', 'register']
+__all__ += ['color_jitter', 'crop_flip', 'normalize', 'resize']

@@ -1,11 +1,11 @@
 """What a data set is: splits that answer `batches`, in memory or on disk.
 
-Nobody outside of this folder asks how a split is stored. `Arrays` is a split in
-memory; `stream.Stream` reads records when they are needed.
+Nobody outside of this folder asks how a split is stored.
 """
 
 import abc
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -33,29 +33,29 @@ CLASSES = {
 
 
 class Shuffle(NamedTuple):
-  """What fixes the order and the draws of a stage of training, for good."""
+  """What fixes the draws of a stage of training, for good.
+
+  Keys are for the initial values, the order of the examples and what is drawn
+  for augmentation; `number` is a seed for what is drawn on the host.
+  """
 
   seed: int
   stage: int = 0
 
   @property
   def init_key(self) -> jax.Array:
-    """Key of the initial values."""
     return self._keys()[0]
 
   @property
   def order_key(self) -> jax.Array:
-    """Key of the order of the examples."""
     return jax.random.split(self._keys()[1])[0]
 
   @property
   def draw_key(self) -> jax.Array:
-    """Key of the augmentation."""
     return jax.random.split(self._keys()[1])[1]
 
   @property
   def number(self) -> int:
-    """A seed for what is drawn on the host."""
     return int(jax.random.key_data(self._keys()[1]).ravel()[-1])
 
   def _keys(self):
@@ -64,13 +64,9 @@ class Shuffle(NamedTuple):
 
 
 class Split(abc.ABC):
-  """One part of a data set: examples by number, and batches of them.
+  """One part of a data set: examples by number, and batches of them."""
 
-  Attributes:
-    shape: (H, W, C) of an image in a batch of an evaluation.
-  """
-
-  shape: tuple[int, ...]
+  shape: tuple[int, ...]  # (H, W, C) of an image in a batch of an evaluation
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -85,18 +81,13 @@ class Split(abc.ABC):
     start: int = 0,
     shared: bool = True,
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of host arrays: 'image', the labels, and 'mask'.
+    """Batches of `size` examples: 'image', the labels, and 'mask', as arrays.
 
     Without `shuffle` one pass in order. With it training batches without end,
     in a new order each epoch. The last batch of a pass or an epoch is filled up
     with examples of the same; 'mask' is 0 for them, and 1 for all others.
-
-    Args:
-      size: examples of a batch, of all processes together.
-      shuffle: see there.
-      start: number of the first batch. A run that starts again at a later batch
-        sees what an unbroken one would.
-      shared: each process gets its own rows of a batch; otherwise all rows.
+    Batch `start` is the first; later ones are those of an unbroken run. If
+    `shared`, each process gets its own rows of a batch, otherwise all rows.
     """
 
   @abc.abstractmethod
@@ -198,23 +189,15 @@ class Arrays(Split):
       )
     mine, first = own_rows(size, shared)
     order, epoch = np.arange(total), None
-    step = start
-    while shuffle is not None or step < steps:
+    for step in itertools.count(start) if shuffle else range(start, steps):
       if shuffle is not None and step // steps != epoch:
         epoch = step // steps
-        order = _order(shuffle, epoch, total)
+        key = jax.random.fold_in(shuffle.order_key, epoch)
+        order = np.asarray(jax.random.permutation(key, total))
       position = step % steps * size + first + np.arange(mine)
       rows = order[position % total]
       batch = {name: x[rows] for name, x in self.arrays.items()}
       yield {**batch, 'mask': (position < total).astype(np.float32)}
-      step += 1
-
-
-def _order(shuffle, epoch, total):
-  key = shuffle.order_key
-  return np.asarray(
-    jax.random.permutation(jax.random.fold_in(key, epoch), total)
-  )
 
 
 def batch_shapes(example, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -233,63 +216,17 @@ def own_rows(size: int, shared: bool) -> tuple[int, int]:
   return mine, mine * jax.process_index()
 
 
-def check_example(example) -> dict:
-  """The example, if it is one; otherwise a UserError is raised."""
-  if not isinstance(example, Mapping) or 'image' not in example:
-    raise UserError(
-      f'an example of type {type(example).__name__}; it must be a dict with '
-      "'image' and labels, {'image': …, 'label': …}"
-    )
-  return dict(example)
-
-
-def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation per channel, of images scaled to 0..1.
-
-  Args:
-    images: [..., C], uint8 or floats in 0..255.
-
-  Returns:
-    Two tuples of C floats. The deviation is at least 1/255, so that a channel
-    which never changes can be divided by it.
-
-  >>> statistics(np.array([[0], [255]], np.uint8))
-  ((0.5,), (0.5,))
-  """
-  values, mean, std = np.arange(256) / 255, [], []
-  for channel in range(images.shape[-1]):
-    # From a histogram: exact, and no float copy of the whole set.
-    grey = np.ravel(images[..., channel]).astype(np.uint8)
-    share = np.bincount(grey, minlength=256)
-    share = share / share.sum()
-    mean.append(float(share @ values))
-    variance = float(share @ (values - mean[-1]) ** 2)
-    std.append(max(variance**0.5, 1 / 255))
-  return tuple(mean), tuple(std)
-
-
 @functools.lru_cache(maxsize=4)
 def split_rows(rows: int, fraction: float, seed: int):
   """Numbers of the rows of two parts, by a shuffle that `seed` fixes for good.
 
-  Args:
-    rows: how many there are, 2 or more.
-    fraction: share of the second, held-out part, in (0, 1); each part gets at
-      least one row.
-    seed: 0 or more.
-
-  Raises:
-    UserError: one of them is out of range.
-
-  >>> rest, held = split_rows(10, 0.3, seed=0)
-  >>> len(rest), len(held)
-  (7, 3)
+  `fraction` in (0, 1) is the share of the second, held-out part; each part gets
+  at least one row. UserError if there is only one, or the seed is negative.
   """
   if not (0 < fraction < 1 and seed >= 0 and rows > 1):
     raise UserError(
-      f'{rows} examples, of which a share of {fraction} is held out by the '
-      f'seed {seed}; there must be 2 or more, a share between 0 and 1, and a '
-      'seed of 0 or more'
+      f'{rows} examples, a share of {fraction} and the seed {seed}: they must '
+      'be 2 or more, between 0 and 1, and 0 or more'
     )
   # NumPy promises the raw stream of a bit generator for ever, but not what
   # `Generator.permutation` makes of it.

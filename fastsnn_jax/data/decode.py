@@ -6,6 +6,7 @@ Pillow decodes; simplejpeg and OpenCV were at most a seventh faster.
 import contextlib
 import io
 import math
+import os
 
 import numpy as np
 import PIL.Image
@@ -22,6 +23,12 @@ _SPARE = 2
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
+def cores() -> int:
+  """How many this process may use; a container may allow few of many."""
+  allowed = getattr(os, 'sched_getaffinity', None)  # on Linux
+  return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 class Undecodable(Exception):
   """The bytes are no picture, or a damaged one."""
 
@@ -36,9 +43,6 @@ def random_box(width: int, height: int, uniform) -> Box:
   Its area is uniform in `AREA`, the logarithm of its aspect in `ASPECT`, its
   place uniform; what does not fit is drawn again by `uniform()`, 4 numbers in
   [0, 1). After `ATTEMPTS` it is the largest centred part of an allowed aspect.
-
-  >>> random_box(100, 80, lambda: (0.5, 0.5, 0.0, 0.0))
-  (0, 0, 66, 66)
   """
   low, high = map(math.log, ASPECT)
   for _ in range(ATTEMPTS):
@@ -80,7 +84,6 @@ def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
   counts, and nothing is turned by EXIF data, as in the official training.
   `box_of` gives the part of (width, height).
   """
-
   with _opened(encoded) as image:
     box, full = box_of(*image.size), image.size
     shrink, side = 1, min(box[2] - box[0], box[3] - box[1])
@@ -101,7 +104,6 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 
   `channels` of 3 makes a grey one RGB; a coloured one always keeps its colours.
   """
-
   with _opened(encoded) as image:
     grey = image.mode in ('1', 'L') or image.mode.startswith('I')
     array = np.asarray(_rgb(image))
@@ -113,11 +115,7 @@ def indices(encoded: bytes) -> np.ndarray:
 
   Grey of fewer bits is refused: readers spread it over 0 to 255, so its writer
   may have meant either number.
-
-  >>> indices(index_png(np.array([[0, 7], [20, 255]]))).tolist()
-  [[0, 7], [20, 255]]
   """
-
   with _opened(encoded) as image:
     bits = encoded[24] if image.format == 'PNG' else 0  # of its header
     if not bits:

@@ -7,17 +7,11 @@ from fastsnn_jax.errors import UserError
 
 
 def normalize(images, mean, std):
-  """Scales images to zero mean and unit deviation, channel by channel.
-
-  `(images / 255 - mean) / std`.
+  """`(images / 255 - mean) / std`, channel by channel, as float32 [..., C].
 
   Args:
     images: [..., C], uint8 or floats in 0..255.
-    mean: C numbers, of images in 0..1.
-    std: C positive numbers, of images in 0..1.
-
-  Returns:
-    float32 [..., C].
+    mean, std: C numbers each, of images in 0..1; std is positive.
 
   Raises:
     UserError: mean or std has not one number for each channel.
@@ -59,17 +53,13 @@ def crop_flip(key, images, *, padding=4, flip=True):
   draws. (Reference behaviour C4.1; raw images, before `normalize`.)
 
   Args:
-    key: A JAX random key.
-    images: [B, H, W, C]; the dtype stays.
-    padding: Pixels on each side; 0 for no crop. Static under `jit`.
-    flip: Whether to mirror. Static under `jit`. With padding=0 and flip=False
-      the images come back as they are.
-
-  Returns:
-    An array of the same shape and dtype.
+    key: a JAX random key.
+    images: [B, H, W, C]; shape and dtype stay.
+    padding: pixels on each side; 0 for no crop. Static under `jit`.
+    flip: whether to mirror. Static under `jit`.
 
   Raises:
-    UserError: A negative padding, or images that are not a batch.
+    UserError: a negative padding, or images that are not a batch.
 
   >>> images = jnp.ones((2, 8, 8, 1), jnp.uint8)
   >>> crop_flip(jax.random.key(0), images).shape
@@ -80,8 +70,7 @@ def crop_flip(key, images, *, padding=4, flip=True):
   images = jnp.asarray(images)
   if images.ndim != 4:
     raise UserError(
-      f'images have shape {images.shape}; crop_flip takes a batch of shape '
-      '[B, H, W, C]'
+      f'images have shape {images.shape}; crop_flip takes [B, H, W, C]'
     )
   crop_key, flip_key = jax.random.split(key)
   if padding:
@@ -90,10 +79,9 @@ def crop_flip(key, images, *, padding=4, flip=True):
     offsets = jax.random.randint(crop_key, (len(images), 2), 0, 2 * padding + 1)
     # One gather of whole windows: faster on a CPU than one of single pixels or
     # a scan over the batch.
+    shape = images.shape[1:]
     images = jax.vmap(
-      lambda image, offset: jax.lax.dynamic_slice(
-        image, (*offset, 0), images.shape[1:]
-      )
+      lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), shape)
     )(padded, offsets)
   if flip:
     mirrored = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
@@ -109,14 +97,11 @@ def color_jitter(key, images, strength, size=None):
   by pixel times the third. Clipped to 0..255 after each.
 
   Args:
-    key: A JAX random key.
-    images: [B, H, W, C], 0..255; uint8 or float.
+    key: a JAX random key.
+    images: [B, H, W, C], 0..255; uint8 or float. The result is float32.
     strength: 0 for none, below 1.
     size: [B, 2], (width, height) of images that lie at the top left of their
       arrays: the mean grey is that of the image alone.
-
-  Returns:
-    float32, same shape.
 
   >>> images = jnp.full((2, 4, 4, 3), 100, jnp.uint8)
   >>> bool(jnp.all(color_jitter(jax.random.key(0), images, 0.0) == 100))
@@ -125,9 +110,7 @@ def color_jitter(key, images, strength, size=None):
   images = jnp.asarray(images).astype(jnp.float32)
   shape = (3, len(images), 1, 1, 1)
   low, high = 1 - strength, 1 + strength
-  bright, contrast, colour = jax.random.uniform(
-    key, shape, minval=low, maxval=high
-  )
+  bright, contrast, colour = jax.random.uniform(key, shape, float, low, high)
 
   def apart(images, centre, factor):
     return jnp.clip(centre + (images - centre) * factor, 0, 255)
@@ -146,21 +129,9 @@ def color_jitter(key, images, strength, size=None):
 def row_keys(key, rows: int):
   """A random key for each row of a batch.
 
-  Args:
-    key: one key, into which the number of each row is folded; or `rows` keys,
-      which are taken as they are. The latter give a sample the same draws in
-      whatever batch it comes.
-    rows: B.
-
-  Returns:
-    [B] keys.
-
-  Raises:
-    UserError: another number of keys.
-
-  >>> key = jax.random.key(0)
-  >>> bool(row_keys(key, 3)[2] == jax.random.fold_in(key, 2))
-  True
+  The number of the row is folded into one key. As many keys as rows are taken
+  as they are: a sample then gets the same draws in whatever batch it comes.
+  UserError if there is another number of keys.
   """
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)
@@ -168,8 +139,7 @@ def row_keys(key, rows: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
   if key.shape != (rows,):
     raise UserError(
-      f'there are keys of shape {key.shape} for {rows} images; give one key, '
-      'or one for each image'
+      f'keys of shape {key.shape} for {rows} images; give one for each image'
     )
   return key
 
@@ -184,10 +154,7 @@ def bilinear(numerator, denominator, length):
   Args:
     numerator: int32 [..., n].
     denominator: int32, broadcasts to it; positive.
-    length: pixels of the line, L.
-
-  Returns:
-    float32 [..., n, L].
+    length: pixels of the line, L. The result is float32 [..., n, L].
 
   >>> bilinear(jnp.array([-1, 1, 3, 9]), 4, 2).tolist()
   [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
@@ -200,21 +167,11 @@ def bilinear(numerator, denominator, length):
 
 
 def resample(images, rows, columns):
-  """Reads images along both axes.
-
-  `result[b, i, l, c] = Σ_j Σ_k rows[b, i, j] columns[b, l, k]
-  images[b, j, k, c]`
+  """`out[b, i, l, c] = Σ_jk rows[b, i, j] columns[b, l, k] images[b, j, k, c]`.
 
   Args:
-    images: [B, H, W, C].
+    images: [B, H, W, C]; the result is float32 [B, h, w, C].
     rows, columns: [B, h, H] and [B, w, W], as from `bilinear`.
-
-  Returns:
-    float32 [B, h, w, C].
-
-  >>> half = jnp.full((1, 1, 2), 0.5)
-  >>> resample(jnp.arange(4.0).reshape(1, 2, 2, 1), half, half).item()
-  1.5
   """
   # Channel by channel (faster on a CPU), and in full precision: what TPUs do of
   # themselves keeps eight bits, a grey level at the most.

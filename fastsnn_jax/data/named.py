@@ -18,10 +18,7 @@ def register(name: str, load: Callable) -> None:
   Args:
     name: that `Data.name` then takes; it comes before a known one.
     load: (`Data.path`, a string or None) -> a `Dataset`, or what `as_dataset`
-      takes. Called anew by each command.
-
-  Raises:
-    UserError: `load` cannot be called.
+      takes. Called anew by each command; UserError if it cannot be called.
 
   >>> import numpy as np
   >>> part = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
@@ -31,8 +28,7 @@ def register(name: str, load: Callable) -> None:
   """
   if not callable(load):
     raise UserError(
-      f'register_dataset {name!r}: {type(load).__name__} is no function; give '
-      'one of the path that returns the data'
+      f'register_dataset {name!r}: {type(load).__name__} is no function (path)'
     )
   _OWN[name] = load
 
@@ -43,11 +39,7 @@ def own(name: str, path: str | None) -> Dataset | None:
 
 
 def names() -> tuple[str, ...]:
-  """The names that `load` knows; `idx` stands for any directory of idx files.
-
-  >>> names()[:3]
-  ('digits', 'mnist', 'fashion_mnist')
-  """
+  """The names that `load` knows; `idx` is any directory of idx files."""
   return ('digits', *_TFDS, 'idx')
 
 
@@ -60,9 +52,6 @@ def load(name: str, path: str | None = None) -> Dataset:
       default (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`). The digits come
       with the package.
 
-  Returns:
-    The data set, images uint8 [N, H, W, C].
-
   Raises:
     UserError: the name is unknown, or the data are not what they should be.
 
@@ -71,28 +60,24 @@ def load(name: str, path: str | None = None) -> Dataset:
   """
   if name == 'digits':
     return digits.load()
-  if path is None:
-    if name not in _TFDS:
-      raise UserError(
-        f'data set {name!r} needs the path of its directory; known names are '
-        f'{", ".join(names())} (any directory of idx files)'
-      )
-    train, test, classes = tfds.load(name)
-    return assemble(name, train, test, CLASSES.get(name) or classes)
+  if path is None and name not in _TFDS:
+    raise UserError(
+      f'data set {name!r} needs the path of its directory; known names are '
+      f'{", ".join(names())} (any directory of idx files)'
+    )
   directory = _directory(path, 'idx files or a prepared TFDS data set')
-  if idx.has_files(directory):
-    train, test, classes = idx.load(directory)
+  if path is not None and idx.has_files(directory):
+    found = idx.load(directory)
     if name == 'idx':
-      return assemble(directory.resolve().name, train, test, classes)
-    return assemble(name, train, test)
+      return assemble(directory.resolve().name, *found)
+    return assemble(name, *found[:2])
   if name in _TFDS or tfds.find(name, directory):
     train, test, classes = tfds.load(name, directory)
     return assemble(name, train, test, CLASSES.get(name) or classes)
   if folder.has_classes(directory):
     raise UserError(
-      f'{path} holds a folder of pictures, train/CLASS/PICTURE, which are read '
-      'from disk all along; add --data.stream --data.size N (the side that '
-      'they are brought to in pixels, such as 224)'
+      f'{path} holds a folder of pictures, which are read from disk all along; '
+      'add --data.stream --data.size N (their side in pixels, such as 224)'
     )
   raise UserError(
     f'{path} holds neither idx files (train-images-idx3-ubyte[.gz] and so on) '
@@ -102,42 +87,28 @@ def load(name: str, path: str | None = None) -> Dataset:
 
 
 def records(name: str, path: str | None = None):
-  """Finds images with a class each on disk, without reading them.
+  """(records to train on, records to test on, names of the classes), on disk.
 
-  Args:
-    name: of the TFDS data set, or any name for a folder of pictures.
-    path: a TFDS data_dir, or a folder with `train/CLASS/PICTURE` and
-      `test/CLASS/PICTURE` (or `val`, `validation`). None for TFDS's default.
-
-  Returns:
-    (records to train on, records to test on, names of the classes).
-
-  Raises:
-    UserError: neither is there, or it is not as it should be.
+  `path` is a TFDS data_dir, or a folder with `train/CLASS/PICTURE` and
+  `test/CLASS/PICTURE` (or `val`, `validation`). None for TFDS's default.
+  UserError if neither is there, or it is not as it should be.
   """
-  if path is None:
-    directory = tfds.default_directory()
-    if not tfds.find(name, directory):
-      raise UserError(
-        f'no prepared TFDS data set {name!r} in {directory}; prepare it once '
-        f'with: {tfds.prepare_command(name, directory)}; or give the path of '
-        f'pictures arranged as {folder.LAYOUT}'
-      )
-  else:
-    what = f'a prepared TFDS data set, or pictures arranged as {folder.LAYOUT}'
-    directory = _directory(path, what)
+  layout = f'pictures arranged as {folder.LAYOUT}'
+  directory = _directory(path, f'a prepared TFDS data set, or {layout}')
   if tfds.find(name, directory):
     train, test, classes = tfds.records(name, directory)
     return train, test, CLASSES.get(name) or classes
-  if folder.has_classes(directory):
+  if path is not None and folder.has_classes(directory):
     return folder.read(directory)
   raise UserError(
-    f'{path} holds neither a prepared TFDS data set {name!r} nor pictures '
-    f'arranged as {folder.LAYOUT}; prepare or arrange it, or give another path'
+    f'no prepared TFDS data set {name!r} in {directory}, nor {layout}; prepare '
+    f'it once with: {tfds.prepare_command(name, directory)}'
   )
 
 
 def _directory(path, what):
+  if path is None:
+    return tfds.default_directory()
   directory = pathlib.Path(path).expanduser()
   if not directory.is_dir():
     raise UserError(

@@ -5,15 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fastsnn_jax.data.dataset import (
-  CLASSES,
-  MEAN_STD,
-  Arrays,
-  Split,
-  check_example,
-  statistics,
-)
-from fastsnn_jax.data.stream import Stream, as_it_is
+from fastsnn_jax.data.dataset import CLASSES, MEAN_STD, Arrays, Split
+from fastsnn_jax.data.stream import Stream, as_it_is, stacked
 from fastsnn_jax.errors import UserError
 
 _IGNORED = 255  # in masks: no class
@@ -26,12 +19,10 @@ class Dataset:
 
   Attributes:
     name: what it is called in reports and checkpoints.
-    train: examples to train on: images uint8 [H, W, C] and the task's labels.
-    test: the same, to be looked at once.
+    train, test: images uint8 [H, W, C] and the task's labels.
     classes: names of the classes.
     mean, std: per channel, of images in 0..1.
-    validation: a third split, if the set has its own; otherwise a part of
-      `train` is held out.
+    validation: a third split; without it a part of `train` is held out.
     notes: what was mended or left out, for the user to know.
   """
 
@@ -53,12 +44,11 @@ class Dataset:
 def as_split(data) -> Split:
   """A split of data of one's own.
 
-  Args:
-    data: a dict of arrays; a list of examples, or another iterable of them such
-      as a generator or a `grain.IterDataset`, which is read into memory once;
-      or a sequence of examples, with `len` and `[i]`, such as a
-      `grain.MapDataset`, which is read as it is needed. An example is a dict,
-      {'image': [H, W, C], 'label': …}; images are uint8 or floats in 0..255.
+  `data` are a dict of arrays; a list of examples, or another iterable of them
+  such as a generator or a `grain.IterDataset`, which is read into memory once;
+  or a sequence of examples, with `len` and `[i]`, such as a `grain.MapDataset`,
+  which is read as it is needed. An example is a dict, {'image': [H, W, C],
+  'label': …}; images are uint8 or floats in 0..255.
 
   Raises:
     UserError: something else, or examples that do not fit together.
@@ -70,7 +60,7 @@ def as_split(data) -> Split:
   if isinstance(data, Split):
     return data
   if isinstance(data, Mapping):
-    return Arrays({name: _stacked(name, x) for name, x in data.items()})
+    return Arrays({name: stacked(name, x) for name, x in data.items()})
   sequence = hasattr(data, '__len__') and hasattr(data, '__getitem__')
   if sequence and not isinstance(data, list | tuple):
     return Stream(data, as_it_is)
@@ -79,38 +69,24 @@ def as_split(data) -> Split:
       f'data of type {type(data).__name__}; give a dict of arrays, a sequence '
       "or an iterable of examples {'image': …, 'label': …}"
     )
-  examples = [check_example(example) for example in data]
+  examples = list(map(as_it_is, data))
   if not examples:
     raise UserError('the iterable gave no example; at least one is needed')
-  if odd := [e for e in examples if e.keys() != examples[0].keys()]:
+  names = examples[0].keys()
+  if odd := [e for e in examples if e.keys() != names]:
     raise UserError(
-      f'examples with {sorted(examples[0])} and with {sorted(odd[0])}; all '
-      'must have the same labels'
+      f'{sorted(names)} and {sorted(odd[0])}: all must have the same labels'
     )
-  return Arrays(
-    {name: _stacked(name, [e[name] for e in examples]) for name in examples[0]}
-  )
-
-
-def _stacked(name, rows):
-  try:
-    return np.asarray(rows)
-  except ValueError as error:  # NumPy's text does not say which
-    raise UserError(
-      f'{name!r} has rows of several shapes, which make no array; bring '
-      'images to one size, and fill up lists of boxes with label -1'
-    ) from error
+  return as_split({name: [e[name] for e in examples] for name in names})
 
 
 def as_dataset(data, name: str = 'own') -> Dataset:
   """A data set of data of one's own.
 
-  Args:
-    data: a `Dataset`; or a dict with 'train' and 'test', each as `as_split`
-      takes it, and optionally 'validation', 'name', 'classes', 'mean' and
-      'std'. Without them classes are numbered from the labels, and mean and
-      standard deviation are those of the training images.
-    name: what it is called, if it does not say so.
+  `data` are a `Dataset`; or a dict with 'train' and 'test', each as `as_split`
+  takes it, and optionally 'validation', 'name' (else `name`), 'classes', 'mean'
+  and 'std'. Without them classes are numbered from the labels, and mean and
+  standard deviation are those of the training images.
 
   Raises:
     UserError: a part is missing, or they do not fit together.
@@ -129,8 +105,7 @@ def as_dataset(data, name: str = 'own') -> Dataset:
   known = {field.name for field in dataclasses.fields(Dataset)} - {'notes'}
   if strange := sorted(set(data) - known):
     raise UserError(
-      f'data: {strange[0]!r} is no part of a data set; there are '
-      f'{", ".join(sorted(known))}'
+      f'{strange[0]!r} is no part of a data set; these are: {sorted(known)}'
     )
   return assemble(**{'name': name, **data})
 
@@ -140,35 +115,22 @@ def assemble(
 ) -> Dataset:
   """Checks splits against each other and adds what is known of the set.
 
-  Args:
-    name: of the data set; the known ones bring mean, std and classes.
-    train, test, validation: as `as_split` takes them.
-    classes: names of the classes, or None for the known or numbered ones.
-    mean, std: per channel, of images in 0..1; None for the known or measured.
-
-  Raises:
-    UserError: an empty split, images of two sizes or that are no pixels, a
-      label without a class.
+  Known names bring mean, std and classes; otherwise None has classes numbered,
+  mean and std measured. UserError for an empty split, images of two sizes or
+  that are no pixels, and a label without a class.
   """
-  parts = {'train': as_split(train), 'test': as_split(test)}
-  if validation is not None:
-    parts['validation'] = as_split(validation)
+  parts = {'train': train, 'test': test, 'validation': validation}
+  parts = {k: as_split(x) for k, x in parts.items() if x is not None}
   for part, split in parts.items():
     _check_images(f'{name}: the {part} split', split)
   shape, *others = (split.shape for split in parts.values())
   if odd := [other for other in others if other != shape]:
     raise UserError(
-      f'{name}: training images have shape {shape}, others {odd[0]}; all '
-      'splits must come from one set'
+      f'{name}: images of {shape} and of {odd[0]} must come from one set'
     )
   classes = tuple(classes or CLASSES.get(name, ()))
   columns = [split.column('label') for split in parts.values()]
   classes = _classes(name, [x for x in columns if x is not None], classes)
-  if not classes:
-    raise UserError(
-      f'{name}: its labels do not say which classes there are; give '
-      "'classes', their names"
-    )
   if (mean is None) != (std is None):
     raise UserError(f'{name}: mean={mean}, std={std}; give both or neither')
   if mean is None:
@@ -180,7 +142,7 @@ def assemble(
       mean, std = statistics(sample['image'])
   if not len(mean) == len(std) == shape[-1]:
     raise UserError(
-      f'{name}: mean={mean}, std={std} for images of shape {shape}; give one '
+      f'{name}: mean={mean}, std={std}; images of shape {shape} need one '
       'number for each channel, the last dimension'
     )
   return Dataset(
@@ -188,11 +150,27 @@ def assemble(
   )
 
 
+def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation per channel, of images scaled to 0..1.
+
+  `images` are [..., C], uint8 or floats in 0..255. The deviation is at least
+  1/255, so that a channel which never changes can be divided by it.
+  """
+  values, mean, std = np.arange(256) / 255, [], []
+  for channel in range(images.shape[-1]):
+    # From a histogram: exact, and no float copy of the whole set.
+    grey = np.ravel(images[..., channel]).astype(np.uint8)
+    share = np.bincount(grey, minlength=256) / grey.size
+    mean.append(float(share @ values))
+    variance = float(share @ (values - mean[-1]) ** 2)
+    std.append(max(variance**0.5, 1 / 255))
+  return tuple(mean), tuple(std)
+
+
 def _check_images(what, split):
   if not len(split) or 0 in split.shape:
     raise UserError(
-      f'{what} holds no images ({len(split)} of shape {split.shape}); it needs '
-      'at least one'
+      f'{what} holds no images ({len(split)} of shape {split.shape})'
     )
   if len(split.shape) != 3:
     raise UserError(
@@ -213,7 +191,7 @@ def _check_images(what, split):
 def _classes(name, columns, classes):
   """The names of the classes, if they are as many as the labels need."""
   if not all(np.issubdtype(x.dtype, np.integer) for x in columns):
-    return classes
+    columns = ()  # floats are no classes
   # Wide enough that the count of classes does not wrap at label 255.
   labels = np.concatenate([[], *map(np.ravel, columns)]).astype(int)
   single = all(x.ndim == 1 for x in columns)
@@ -221,6 +199,10 @@ def _classes(name, columns, classes):
     labels = labels[labels != _IGNORED]
   low, high = (labels.min(), labels.max()) if labels.size else (0, -1)
   classes = classes or tuple(map(str, range(high + 1)))
+  if not classes:
+    raise UserError(
+      f"{name}: its labels name no classes; give 'classes', their names"
+    )
   # Boxes have -1 for no object.
   if high >= len(classes) or (single and low < 0):
     raise UserError(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastsnn_jax.data import decode
-from fastsnn_jax.data.workers import cores
+from fastsnn_jax.data.decode import cores
 from fastsnn_jax.errors import UserError
 
 IGNORED = 255  # the label of pixels that are neither learnt nor judged
@@ -59,24 +59,17 @@ class Object(NamedTuple):
 class Record(NamedTuple):
   """One picture with the boxes of its n objects, or with a mask.
 
-  Attributes:
-    picture: the path of the encoded file, or a function that gives its bytes.
-    size: (width, height) in pixels.
-    label: int32 [n], the objects' classes; or bytes, the classes in the mask.
-    boxes: float32 [n, 4], (x1, y1, x2, y2) in shares of the picture.
-    difficult, crowd: bool [n]; a crowd is one box around many objects.
-    area: float32 [n], pixels of the object; of its box where not known.
-    mask: the path of a PNG of indices, or a function that gives an integer
-      array [height, width].
+  Pictures are paths of encoded files, or functions that give their bytes; masks
+  are paths of PNGs of indices, or functions that give arrays [height, width].
   """
 
   picture: pathlib.Path | Callable[[], bytes]
-  size: tuple[int, int]
-  label: np.ndarray | bytes = b''
-  boxes: np.ndarray | None = None
-  difficult: np.ndarray | None = None
-  crowd: np.ndarray | None = None
-  area: np.ndarray | None = None
+  size: tuple[int, int]  # (width, height) in pixels
+  label: np.ndarray | bytes = b''  # int32 [n], classes; bytes, those of a mask
+  boxes: np.ndarray | None = None  # float32 [n, 4], (x1, y1, x2, y2) in shares
+  difficult: np.ndarray | None = None  # bool [n]
+  crowd: np.ndarray | None = None  # bool [n]; one box around many objects
+  area: np.ndarray | None = None  # float32 [n], pixels of the object or its box
   mask: pathlib.Path | Callable[[], np.ndarray] | None = None
 
 
@@ -96,7 +89,6 @@ class Records(NamedTuple):
 
 
 def new_repairs() -> dict[str, list[str]]:
-  """To be filled: `repairs[kind].append(where)`."""
   return collections.defaultdict(list)
 
 
@@ -113,8 +105,7 @@ def notes(records: Records) -> tuple[str, ...]:
     shown = set().union(*(record.label for record in records.train))
     absent = [repr(x) for i, x in enumerate(records.classes) if i not in shown]
     names, more = ', '.join(absent[:_NAMED]), len(absent) - _NAMED
-    if more > 0:
-      names += f' and {more} more classes'
+    names += f' and {more} more classes' if more > 0 else ''
     if absent:
       result.append(
         f'no training mask has the index of {names}; {IGNORED} means ignored'
@@ -133,13 +124,12 @@ def check(part, classes, where, layout, repairs) -> None:
 
 
 def encoded(picture) -> bytes:
-  """The file of a `Record.picture`; UserError if it cannot be read."""
+  """The bytes of a `Record.picture`; UserError if it cannot be read."""
   try:
     return _read(picture)
   except OSError as error:
     raise UserError(
-      f'{picture} cannot be read ({error.strerror or error}); it was there '
-      'when the run began, so bring it back or check its permissions'
+      f'{picture} cannot be read ({error.strerror or error}); bring it back'
     ) from error
 
 
@@ -165,11 +155,9 @@ def with_boxes(
 
   Swapped corners are put right, then divided by the picture's sides and cut off
   at 0 and 1. What has no size after that is left out, as is what has no number
-  in `numbers`. With `whole`, fractions of pixels are counted too.
-
-  With `short`, boxes end a pixel earlier, as the official code trains on COCO
-  (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and
-  alike in y.
+  in `numbers`. With `whole`, fractions of pixels are counted too. With `short`,
+  boxes end a pixel earlier, as the official code trains on COCO (reference
+  behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and alike in y.
 
   >>> repairs = new_repairs()
   >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
@@ -188,11 +176,12 @@ def with_boxes(
     for name, corners, *marks in objects
   ]
   table = np.array(table, np.float64).reshape(-1, 8)
-  known = table[:, 0] >= 0
-  usable = known & np.isfinite(table[:, 4:]).all(1)
+  label, difficult, crowd, area, *corners = table.T
+  known, corners = label >= 0, np.stack(corners, 1)
+  usable = known & np.isfinite(corners).all(1)
   count('unknown', ~known)
   count('no_box', known & ~usable)
-  corners = np.where(usable[:, None], table[:, 4:], 0).reshape(-1, 2, 2)
+  corners = np.where(usable[:, None], corners, 0).reshape(-1, 2, 2)
   if whole:
     count('fractional', np.any(corners % 1, (1, 2)))
   ordered = np.sort(corners, 1)
@@ -205,26 +194,19 @@ def with_boxes(
     inside[:, 1] = np.minimum(inside[:, 0] + sides, 1 - 1 / np.array(size))
   inside = inside.astype(np.float32)
   sides = (inside[:, 1] - inside[:, 0]) * size
-  area = np.where(np.isfinite(table[:, 3]), table[:, 3], sides.prod(1))
+  area = np.where(np.isfinite(area), area, sides.prod(1))
   solid = np.all(sides > 0, 1) & (area > 0)
   count('empty', usable & ~solid)
-  table, inside, area = (x[usable & solid] for x in (table, inside, area))
-  return Record(
-    picture,
-    size,
-    label=table[:, 0].astype(np.int32),
-    boxes=inside.reshape(-1, 4),
-    difficult=table[:, 1].astype(bool),
-    crowd=table[:, 2].astype(bool),
-    area=area.astype(np.float32),
-  )
+  columns = (label, np.int32), (inside.reshape(-1, 4), np.float32)
+  columns += (difficult, bool), (crowd, bool), (area, np.float32)
+  kept = (x[usable & solid].astype(dtype) for x, dtype in columns)
+  return Record(picture, size, *kept)
 
 
 def with_masks(paths, classes, repairs) -> list[Record]:
   """Looks at pictures (their headers) and masks (whole), and keeps good ones.
 
-  `paths` are (name, picture or None, mask or None); UserError if a mask has no
-  indices.
+  `paths` are (name, picture or None, mask or None).
   """
   count = len(classes)
 
@@ -235,17 +217,16 @@ def with_masks(paths, classes, repairs) -> list[Record]:
       return None, 'gone', name
     if mask is None:
       return None, 'no_mask', str(picture)
-    path = picture
+    file = picture
     try:
-      size = decode.size_of(picture)
-      path = mask
-      pixels = _indices(mask)
+      size = decode.size_of(file)
+      file = mask
+      pixels = _indices(file)
     except (OSError, decode.Undecodable):
-      return None, 'unreadable', str(path)
-    shape = pixels.shape[::-1]
-    if shape != size:
-      sizes = '{} x {} and not {} x {}'.format(*shape, *size)
-      return None, 'mask_size', f'{mask}, {sizes}'
+      return None, 'unreadable', str(file)
+    if (shape := pixels.shape[::-1]) != size:
+      where = '{}, {} x {} and not {} x {}'.format(mask, *shape, *size)
+      return None, 'mask_size', where
     record = Record(picture, size, labels_in(pixels, count), mask=mask)
     beyond = pixels[(pixels >= count) & (pixels != IGNORED)]
     if beyond.size:
@@ -278,17 +259,13 @@ def mask_classes(classes) -> tuple[str, ...]:
   """The names as a tuple; UserError if there are none or too many."""
   if not 1 <= len(classes) <= IGNORED:
     raise UserError(
-      f'{len(classes)} classes: masks hold the indices 0 to {IGNORED - 1} and '
-      f'{IGNORED} for pixels to be ignored, so give 1 to {IGNORED} names'
+      f'{len(classes)} classes; masks can have 1 to {IGNORED} of them'
     )
   return tuple(classes)
 
 
 def picture_and_mask(record, classes: int) -> tuple[bytes, np.ndarray] | None:
-  """(the encoded picture, uint8 [height, width], 255 for what is no class).
-
-  None where one of them cannot be read; UserError if a mask has no indices.
-  """
+  """(encoded picture, uint8 [h, w], 255 for no class); None if unreadable."""
   try:
     picture, mask = _read(record.picture), record.mask
     labels = mask() if callable(mask) else _indices(mask)

@@ -31,8 +31,7 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
   (reference behaviour S5.1). Returns (masks written, names in trainaug).
   """
   directory = pathlib.Path(sbd_directory).expanduser()
-  folders = [x for x in _BELOW if (directory / x / 'cls').is_dir()]
-  if not folders:
+  if not (folders := [x for x in _BELOW if (directory / x / 'cls').is_dir()]):
     raise UserError(
       f'{directory} has no folder cls, nor {" nor ".join(_BELOW[1:])} with '
       f'one; give the directory of SBD, with {_LAYOUT}'
@@ -45,8 +44,7 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
     for name in ('train', 'val')
   )
   own = {path.stem: path for path in (root / _OWN).glob('*.png')}
-  lacking = sorted((train | val) - own.keys())
-  if lacking:
+  if lacking := sorted((train | val) - own.keys()):
     raise UserError(
       f'{root / _OWN} has no {lacking[0]}.png ({len(lacking)} of the lists are '
       'missing); unpack VOC 2012 anew'
@@ -90,11 +88,9 @@ def _mask(path):
 
 
 def main(arguments=None) -> int:
-  """The command; the exit code."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fastsnn_jax.data.sbd',
-    description='Merges SBD into VOC 2012: masks, and the list trainaug.',
-  )
+  what = 'Merges SBD into VOC 2012: masks, and the list trainaug.'
+  name = 'python -m fastsnn_jax.data.sbd'
+  parser = argparse.ArgumentParser(prog=name, description=what)
   parser.add_argument('sbd_dir', help=f'SBD, with {_LAYOUT}')
   parser.add_argument('voc_dir', help='VOCdevkit, with VOC2012 in it')
   options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """Records as arrays: pictures brought to squares of one size.
 
-Pictures with boxes are squashed, those with masks padded at the bottom and on
-the right, as in the official code (reference behaviour S4).
+Those with boxes are squashed, those with masks padded at the bottom and on the
+right, as in the official code (reference behaviour S4).
 """
 
 import numpy as np
@@ -14,10 +14,9 @@ from fastsnn_jax.errors import UserError
 def box_labels(records, *, difficult: bool = True) -> dict[str, np.ndarray]:
   """The labels of N records; training leaves difficult objects out.
 
-  Returns:
-    {'boxes': float32 [N, G, 4], 'label': int32 [N, G], -1 where there is no
-    object, 'difficult', 'crowd': bool [N, G], 'area': float32 [N, G] in pixels,
-    'size': int32 [N, 2], (width, height)}, G the most objects of a picture.
+  [N, G, 4] 'boxes', [N, G] 'label' (-1 where there is no object), 'difficult',
+  'crowd' and 'area' in pixels, [N, 2] 'size' (width, height); G is the most
+  objects of a picture.
   """
   rows = [record.difficult <= difficult for record in records]
   shape = len(records), max([1, *(int(row.sum()) for row in rows)])
@@ -50,8 +49,7 @@ def box_arrays(
       images[i] = decode.resized(rec.encoded(picture), size)
     except decode.Undecodable as error:
       raise UserError(
-        f'{picture} cannot be decoded ({error}); replace '
-        'it, or take it out of the list of its split'
+        f'{picture} cannot be decoded ({error}); replace it or leave it out'
       ) from error
 
   rec.in_threads(put, range(len(records)))
@@ -63,39 +61,35 @@ def mask_arrays(
 ) -> dict[str, np.ndarray]:
   """Pictures and masks of N records at the top left of squares of S = `size`.
 
-  Those that turn out to be damaged are left out and counted in `repairs`.
-
-  Returns:
-    {'image': uint8 [N, S, S, 3], the rest `fill`; 'label': uint8 [N, S, S], the
-    rest 255; 'size': int32 [N, 2], (width, height)}.
+  Those that turn out to be damaged are left out and counted in `repairs`. The
+  result is {'image': uint8 [N, S, S, 3], the rest `fill`; 'label': uint8 [N, S,
+  S], the rest 255; 'size': int32 [N, 2], (width, height)}.
   """
-  count = len(records)
-  result = {
-    'image': np.empty((count, size, size, 3), np.uint8),
-    'label': np.empty((count, size, size), np.uint8),
-    'size': _sizes(records),
-  }
+  images = np.empty((len(records), size, size, 3), np.uint8)
+  labels = np.empty((len(records), size, size), np.uint8)
 
   def put(i):
+    """Whether both can be decoded and are as large as they were before."""
     try:
       picture, label = rec.picture_and_mask(records[i], classes) or (b'', None)
       image = decode.whole(picture, 3)
     except decode.Undecodable:
       return False
     if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
-      return False  # another file than when it was looked at
-    result['image'][i] = padded(image, size, fill)
-    result['label'][i] = padded(label, size, rec.IGNORED)
+      return False
+    images[i] = padded(image, size, fill)
+    labels[i] = padded(label, size, rec.IGNORED)
     return True
 
-  good = np.array(rec.in_threads(put, range(count)), bool)
+  good = np.array(rec.in_threads(put, range(len(records))), bool)
+  result = {'image': images, 'label': labels, 'size': _sizes(records)}
   if good.all():
     return result
   damaged = [str(records[i].picture) for i in np.flatnonzero(~good)]
   repairs['unreadable'] += damaged
   if not good.any():
     raise UserError(
-      f'none of {count} pictures can be decoded with its mask (first: '
+      f'none of {len(records)} pictures can be decoded with its mask (first: '
       f'{damaged[0]}); look at the files, or write them anew'
     )
   return {key: value[good] for key, value in result.items()}

@@ -12,18 +12,13 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 from absl import flags
 
-from fastsnn_jax.data.dataset import (
-  Split,
-  batch_shapes,
-  check_example,
-  own_rows,
-)
-from fastsnn_jax.data.decode import Undecodable
-from fastsnn_jax.data.workers import cores
+from fastsnn_jax.data.dataset import Split, batch_shapes, own_rows
+from fastsnn_jax.data.decode import Undecodable, cores
 from fastsnn_jax.errors import UserError
 
 _ENDLESS = 2**50  # examples; more than a run can see
@@ -31,10 +26,26 @@ _PATIENCE = 100  # records that are tried before none can be decoded
 _SHARED = '/dev/shm'  # where Linux keeps what processes share
 
 
-def as_it_is(record, draws) -> dict:
+def as_it_is(record, draws=None) -> dict:
   """The `prepare` of records that are examples already."""
   del draws
-  return {name: np.asarray(x) for name, x in check_example(record).items()}
+  if not isinstance(record, Mapping) or 'image' not in record:
+    raise UserError(
+      f'an example of type {type(record).__name__}; it must be a dict with '
+      "'image' and labels, {'image': …, 'label': …}"
+    )
+  return {name: stacked(name, x) for name, x in record.items()}
+
+
+def stacked(name, rows) -> np.ndarray:
+  """An array, or a UserError that names it."""
+  try:
+    return np.asarray(rows)
+  except ValueError as error:  # NumPy's text does not say which
+    raise UserError(
+      f'{name!r} has rows of several shapes, which make no array; bring '
+      'images to one size, and fill up lists of boxes with label -1'
+    ) from error
 
 
 class Stream(Split):
@@ -44,13 +55,11 @@ class Stream(Split):
     source: has `len` and `[i]`, which gives a record, in any order and from
       several threads; and if it can `name(i)`, for messages, and `column(name)`
       with the labels of all records. It can be pickled if there are workers.
-    prepare: (record, draws) -> {'image': [H, W, C], labels}, on the host.
-      `draws` gives random numbers in training and is None in evaluation; see
-      `Draws`. Raises `Undecodable` for a record without a picture.
+    prepare: (record, `Draws` in training, else None) -> {'image': [H, W, C],
+      labels}, on the host; raises `Undecodable` if there is no picture.
     training: the `prepare` of training batches, if it is another.
     workers: processes that decode; 0 for threads of this one. Pillow lets
-      threads run side by side, so workers pay off on many cores only, and take
-      some seconds to start.
+      threads run side by side, so workers pay off on many cores only.
     rows: which records, in which order; all if not given.
   """
 
@@ -77,13 +86,8 @@ class Stream(Split):
     return None if columns is None else columns[self._rows]
 
   def take(self, rows):
-    return Stream(
-      self._source,
-      self._prepare,
-      self._training,
-      workers=self._workers,
-      rows=self._rows[rows],
-    )
+    what = self._source, self._prepare, self._training
+    return Stream(*what, workers=self._workers, rows=self._rows[rows])
 
   def name(self, index: int) -> str:
     """What an example is called in messages."""
@@ -102,8 +106,10 @@ class Stream(Split):
       f'count nothing ({listed})'
     ]
 
-  def example(self, shuffle, size: int, number: int) -> dict:
-    """Example number `number` of batches of `size`, and 'skipped'."""
+  def _example(self, shuffle, size, start, mine, number):
+    """This process's `number`th example from `start` on, and 'skipped'."""
+    step, row = divmod(number, mine)
+    number = start + step * size + row  # of all processes, from 0 on
     step, row = divmod(number, size)
     epoch, step = divmod(step, self.steps(size))
     position = step * size + row
@@ -111,10 +117,9 @@ class Stream(Split):
     if shuffle is not None:
       index = int(permutation(shuffle.seed, epoch, len(self))[index])
       draws = Draws(shuffle.seed, number)
-    prepare = self._prepare if shuffle is None else self._training
     blank, skipped = self._blank(shuffle is not None), -1
     try:
-      example = prepare(self._source[self._rows[index]], draws)
+      example = self._prepared(index, draws)
     except Undecodable:
       example, skipped = blank, index
     shapes, before = (
@@ -123,24 +128,24 @@ class Stream(Split):
     if shapes != before:
       raise UserError(
         f'{self.name(index)} has the shapes {shapes}, those before {before}; '
-        'examples taken as they are must have one shape, so give a size to '
-        'bring images to, and fill up lists of boxes'
+        'give a size to bring images to, and fill up lists of boxes'
       )
     counts = position < len(self) and skipped < 0
     return {**example, 'mask': np.float32(counts), 'skipped': np.int64(skipped)}
 
+  def _prepared(self, index, draws):
+    prepare = self._training if draws else self._prepare
+    return prepare(self._source[self._rows[index]], draws)
+
   @functools.lru_cache(maxsize=2)  # noqa: B019  (as long-lived as the split)
   def _blank(self, training):
     """A grey example, in the place of those that cannot be decoded."""
-    prepare = self._training if training else self._prepare
     for index in range(min(len(self), _PATIENCE)):
       try:
-        draws = Draws(0, 0) if training else None
-        example = prepare(self._source[self._rows[index]], draws)
+        example = self._prepared(index, Draws(0, 0) if training else None)
+        return {**example, 'image': np.full_like(example['image'], 127)}
       except Undecodable as error:
         reason = error
-      else:
-        return {**example, 'image': np.full_like(example['image'], 127)}
     raise UserError(
       f'{self.name(0)} and {index} more are no pictures ({reason}); pictures '
       'must be JPEG, PNG or the like, so look at the files'
@@ -154,10 +159,11 @@ class Stream(Split):
 
     mine, first = own_rows(size, shared)
     count = _ENDLESS if shuffle else (self.steps(size) - start) * mine
-    rows = _Rows(self, shuffle, size, start, mine, first, count)
+    begin = int(start) * size + first
+    example = functools.partial(self._example, shuffle, size, begin, mine)
     # `mp_prefetch` deals elements out to the workers: they have to be batches.
     # Threads take single examples, so that the first batch comes soonest.
-    data = grain.MapDataset.source(rows)
+    data = grain.MapDataset.range(count).map(example)
     if self._workers:
       self._check_room(mine, shuffle is not None)
       if not flags.FLAGS.is_parsed():  # grain reads its own, even in a library
@@ -218,22 +224,6 @@ class Stream(Split):
       )
 
 
-class _Rows:
-  """The examples of one process, from a batch on, as grain takes them."""
-
-  def __init__(self, split, shuffle, size, start, mine, first, count):
-    self._example = functools.partial(split.example, shuffle, size)
-    self._size, self._start = size, int(start)
-    self._mine, self._first, self._count = mine, first, count
-
-  def __len__(self):
-    return self._count
-
-  def __getitem__(self, number):
-    step, row = divmod(number, self._mine)
-    return self._example((self._start + step) * self._size + self._first + row)
-
-
 # --- random numbers, fixed by the seed for good ------------------------------
 
 # NumPy promises that the raw stream of a bit generator stays; not so what its
@@ -242,11 +232,7 @@ _lock = threading.Lock()
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """The order of the examples in an epoch, shared: do not write to it.
-
-  >>> sorted(permutation(0, 1, 3).tolist())
-  [0, 1, 2]
-  """
+  """The order of the examples in an epoch, shared: do not write to it."""
   with _lock:  # else every thread would work it out as an epoch begins
     return _permutation(seed, epoch, size)
 
@@ -257,15 +243,9 @@ def _permutation(seed, epoch, size):
 
 
 class Draws:
-  """Uniform numbers for one example, four at each call.
+  """Numbers uniform in [0, 1), four at each call, for one example.
 
-  Args:
-    seed: 0 or more.
-    number: of the example, counted through all epochs.
-
-  >>> draws = Draws(0, 7)
-  >>> len(draws()), 0 <= min(draws()) <= max(draws()) < 1
-  (4, True)
+  `number` is that of the example, counted through all epochs.
   """
 
   def __init__(self, seed: int, number: int):
@@ -283,7 +263,6 @@ def _raw(seed, *key):
 
 
 def _start_worker(index: int, count: int) -> None:
-  """Runs first in each worker process of grain's."""
   del index, count
   # A signal to the whole job is the training's affair, which saves first and
   # then tells the workers to stop.

@@ -17,7 +17,8 @@ from support.pictures import encode, write_tfds
 
 import fastsnn_jax as fs
 from fastsnn_jax import data
-from fastsnn_jax.data.dataset import split_rows, statistics
+from fastsnn_jax.data.dataset import split_rows
+from fastsnn_jax.data.own import statistics
 from fastsnn_jax.data.readers import tfds as tfds_reader
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment.workdir import open_data

@@ -35,33 +35,28 @@ _FAR = 1e5  # pixels; pycocotools walks along each edge
 
 def has_annotations(directory) -> bool:
   """Whether a directory, or COCO in it, has annotations to train on."""
-  return _annotations(_base(directory), TRAIN) is not None
+  return bool(_annotations(_base(directory), TRAIN))
 
 
 def read_boxes(directory) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
-  Splits are the first of `TRAIN` and of `TEST` with annotations. Crowds and
-  images without objects are kept. Boxes to train on are a pixel shorter than
-  annotated, as the official code has them (reference behaviour D6, D-Q21).
-
-  Classes are the training split's categories in the order of their ids; those
-  of the test split are found by name, in any case.
+  Crowds and images without objects are kept. Boxes to train on are a pixel
+  shorter than annotated, as the official code has them (reference behaviour D6,
+  D-Q21). Classes are the training split's categories in the order of their ids;
+  those of the test split are found by name, in any case.
   """
+
+  def thing(item):
+    x, y, width, height = _box(item)
+    corners, crowd = (x, y, x + width, y + height), bool(item.get('iscrowd'))
+    return records.Object(item['name'], corners, False, crowd, _area(item))
 
   def record(picture, size, said, items, numbers, repairs, training):
     if said != size:
       repairs['said_size'].append(str(picture))
-    objects = []
-    for item in items:
-      x, y, width, height = _box(item)
-      corners, crowd = (x, y, x + width, y + height), bool(item.get('iscrowd'))
-      objects.append(
-        records.Object(item['name'], corners, crowd=crowd, area=_area(item))
-      )
-    return records.with_boxes(
-      picture, size, objects, numbers, repairs, short=training
-    )
+    what = picture, size, list(map(thing, items)), numbers, repairs
+    return records.with_boxes(*what, short=training)
 
   return _read(directory, record)
 
@@ -81,20 +76,18 @@ def read_masks(directory, *, crowd: str = 'background') -> records.Records:
 
   def record(picture, size, said, items, numbers, repairs, _):
     if said != size:
-      sizes = f'{said[0]} x {said[1]} and not {size[0]} x {size[1]}'
-      repairs['mask_size'].append(f'{picture}, {sizes}')
+      where = '{}, {} x {} and not {} x {}'.format(picture, *said, *size)
+      repairs['mask_size'].append(where)
       return None
     shapes = []
     for item in items:
-      number = numbers.get(item['name'].lower())
-      repair = _flaw(item, number, size, crowd)
-      if repair:
+      label = numbers.get(item['name'].lower())
+      if repair := _flaw(item, label, size, crowd):
         repairs[repair].append(_where(item))
-      if repair in (None, 'crowd_ignored'):
-        label = number if repair is None else records.IGNORED
+      if repair == 'crowd_ignored':  # crowds lie below the others
+        shapes.insert(0, (records.IGNORED, item['segmentation']))
+      elif not repair:
         shapes.append((label, item['segmentation']))
-    # Crowds lie below the others.
-    shapes.sort(key=lambda shape: shape[0] != records.IGNORED)
     mask = Outlines(size, tuple(shapes))
     labels = {0, *(label for label, _ in shapes)} - {records.IGNORED}
     shown = bytes(sorted(labels))
@@ -109,14 +102,13 @@ def _read(directory, record, masks=False):
   """Both splits; `record` makes one of a picture and its annotations."""
   base, repairs, parts = _base(directory), records.new_repairs(), []
   for purpose, splits in (('train', TRAIN), ('test', TEST)):
-    found = _annotations(base, splits)
-    if found is None:
+    split, path = _annotations(base, splits) or (None, None)
+    if path is None:
       forms = ' or '.join(form.format('SPLIT') for form in ANNOTATIONS)
       raise UserError(
         f'{base} has no annotations to {purpose} on, {forms} with SPLIT one of '
         f'{", ".join(splits)}; arrange it as {LAYOUT}'
       )
-    split, path = found
     data = _load(path, masks)
     categories = {
       x['id']: str(x.get('name', x['id'])).strip()
@@ -131,10 +123,8 @@ def _read(directory, record, masks=False):
         spelt.setdefault(name.lower(), name)
       classes = tuple(spelt.values())
     numbers = records.class_numbers(classes)
-    part = [
-      record(*picture, numbers, repairs, purpose == 'train')
-      for picture in _pictures(base, split, path, data, categories, repairs)
-    ]
+    pictures = _pictures(base, split, path, data, categories, repairs)
+    part = (record(*x, numbers, repairs, purpose == 'train') for x in pictures)
     parts.append([x for x in part if x])
     records.check(parts[-1], classes, path, LAYOUT, repairs)
   return records.Records(*parts, classes, repairs)
@@ -149,22 +139,15 @@ def _base(directory):
 
 def _annotations(base, splits):
   """The first (split, path of its annotations), or None."""
-  for split in splits:
-    for form in ANNOTATIONS:
-      path = base / form.format(split)
-      if path.is_file():
-        return split, path
-  return None
+  paths = ((x, base / form.format(x)) for x in splits for form in ANNOTATIONS)
+  return next((found for found in paths if found[1].is_file()), None)
 
 
 def _load(path, masks):
-  """The annotations of a split."""
-
   def hook(entry):
-    if 'segmentation' in entry:
-      outline = entry.pop('segmentation')  # most of the file
-      if masks:
-        entry['segmentation'] = parse(outline)
+    outline = entry.pop('segmentation', None)  # most of the file
+    if masks and outline is not None:
+      entry['segmentation'] = parse(outline)
     return entry
 
   content = text.read(path)
@@ -198,8 +181,7 @@ def _pictures(base, split, path, data, categories, repairs):
   folders = [base / form.format(split) for form in PICTURES]
   for entry in data['images']:
     name, number = str(entry.get('file_name', '')), entry.get('id')
-    paths = (folder / name for folder in folders)
-    picture = next((x for x in paths if x.is_file()), None)
+    picture = text.first_file(folder / name for folder in folders)
     if picture is None:
       repairs['gone'].append(name or f'{path}, image {number}')
       continue
@@ -231,10 +213,7 @@ def _area(item):
 
 
 def _flaw(item, number, size, crowd):
-  """Why an annotation is no object in a mask: a repair, or None.
-
-  A crowd to be ignored is painted: `crowd_ignored` is told of it.
-  """
+  """The repair of what is no object in a mask, or ignored; else None."""
   if number is None:
     return 'unknown'
   if item.get('iscrowd') and crowd == 'background':
@@ -249,9 +228,8 @@ def _flaw(item, number, size, crowd):
   ):
     return 'skipped'
   outline = item.get('segmentation')
-  if outline is None or (
-    isinstance(outline, dict) and outline['size'] != size[::-1]
-  ):
+  coded = outline['size'] if isinstance(outline, dict) else size[::-1]
+  if outline is None or coded != size[::-1]:
     return 'no_outline'
   return 'crowd_ignored' if item.get('iscrowd') else None
 
@@ -305,13 +283,11 @@ def parse(value):
       if runs.ndim != 1 or (runs < 0).any() or runs.sum() != math.prod(size):
         return None
       return {'size': size, 'counts': runs.astype(np.uint32)}
-    polygons = [np.array(polygon, np.float64) for polygon in value]
+    lines = [np.array(polygon, np.float64) for polygon in value]
   except (KeyError, TypeError, ValueError, OverflowError):
     return None
-  polygons = [
-    x for x in polygons if x.ndim == 1 and len(x) >= 6 and len(x) % 2 == 0
-  ]
-  return [x for x in polygons if (np.abs(x) < _FAR).all()] or None
+  lines = [x for x in lines if x.ndim == 1 and len(x) >= 6 and not len(x) % 2]
+  return [x for x in lines if (np.abs(x) < _FAR).all()] or None
 
 
 def decode_runs(text: str) -> np.ndarray:
@@ -325,8 +301,7 @@ def decode_runs(text: str) -> np.ndarray:
   runs, value, place = [], 0, 0
   for byte in text.encode('latin-1'):
     bits = byte - 48
-    value |= (bits & 31) << place
-    place += 5
+    value, place = value | (bits & 31) << place, place + 5
     if place > 60:
       raise ValueError('a run of more than 60 bits')
     if not bits & 32:

@@ -14,13 +14,11 @@ MEAN, STD = (0.305802,), (0.376053,)
 
 
 def load() -> Dataset:
-  """1,437 images [8, 8, 1] to train on and 360 to test on.
-
-  The source's values 0 to 16 are stretched to 0..255, which loses nothing.
-  """
+  """1,437 images [8, 8, 1] to train on and 360 to test on, of 0..255."""
   file = importlib.resources.files('fastsnn_jax') / 'data/embedded/digits.npz'
   with file.open('rb') as stream, np.load(stream) as arrays:
     image, label = arrays['image'], arrays['label'].astype(np.int32)
+  # The source's 0 to 16, stretched without loss.
   image = ((image.astype(np.int32) * 255 + 8) // 16).astype(np.uint8)
   # Every fifth image in the order of the classes: stratified, and no random
   # generator can ever change it.

@@ -19,15 +19,12 @@ LAYOUT = 'DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val, validation)'
 
 
 class Files:
-  """A split: `[i]` is (the encoded picture, {'label': int32}), read when asked.
-
-  `names` are paths below `folder`, as bytes: an array of a million `str` is too
-  large to send to every worker process.
-  """
+  """A split: `[i]` reads (the encoded picture, {'label': int32})."""
 
   channels = None  # each picture has its own
 
   def __init__(self, folder, names, labels):
+    # Bytes: an array of a million `str` is too large to send to every worker.
     self._folder, self._names, self._labels = os.fspath(folder), names, labels
 
   def __len__(self) -> int:
@@ -49,8 +46,8 @@ def has_classes(directory) -> bool:
 def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
   """(train, test, sorted names of train's folders, which are the classes).
 
-  Pictures are the files in or below the folder of a class that end as one of
-  `SUFFIXES`, in the order of their names; hidden ones do not count.
+  Pictures are the files in or below a class's folder that end as in `SUFFIXES`,
+  in the order of their names; hidden ones do not count.
   """
   directory = pathlib.Path(directory)
   train = directory / 'train'
@@ -63,8 +60,7 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
       f'arrange the pictures as {LAYOUT}'
     )
   test = tests[0]
-  unknown = sorted(set(_classes(test)) - set(classes))
-  if unknown:
+  if unknown := sorted(set(_classes(test)) - set(classes)):
     raise UserError(
       f'{test} has the classes {_some(unknown)}, which {train} has not; both '
       'need the same folders, so rename or remove them'
@@ -88,7 +84,6 @@ def _some(names):
 
 
 def _classes(folder):
-  """Sorted names of the folders in a folder; none if it is not there."""
   paths = folder.iterdir() if folder.is_dir() else ()
   return sorted(x.name for x in paths if x.is_dir() and x.name[0] != '.')
 

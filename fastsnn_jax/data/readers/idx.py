@@ -32,10 +32,9 @@ def has_files(directory) -> bool:
 
 
 def load(directory):
-  """Reads `train-images-idx3-ubyte`, its three fellows, or their `.gz` forms.
+  """(train, test, classes '0' to the largest label).
 
-  Returns (train, test, classes), the first two {'image': uint8 [N, H, W, 1],
-  'label': int32 [N]}; classes are '0', '1' and so on to the largest label.
+  Splits are {'image': uint8 [N, H, W, 1], 'label': int32 [N]}.
   """
   splits = []
   for part in _PARTS:
@@ -85,6 +84,5 @@ def _bytes(file):
     return zlib.decompressobj(wbits=31).decompress(data)
   except (zlib.error, OSError) as error:  # BadGzipFile is an OSError
     raise UserError(
-      f'{file} cannot be read, or is a damaged gzip file ({error}); check its '
-      'permissions, or get it again'
+      f'{file} cannot be read, or is a damaged gzip ({error}); get it again'
     ) from error

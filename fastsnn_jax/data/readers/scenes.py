@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastsnn_jax.data.dataset import statistics
-from fastsnn_jax.data.own import Dataset
+from fastsnn_jax.data.own import Dataset, statistics
 from fastsnn_jax.data.readers import digits
 from fastsnn_jax.data.records import IGNORED
 from fastsnn_jax.errors import UserError
@@ -34,10 +33,9 @@ def detection(size=96, train=2700, validation=300, test=1000) -> Dataset:
   least half of the ink is in sight. A scene depends on its number, its split
   and the size (a multiple of 32), not on how many there are.
 
-  Returns:
-    A data set of {'image': uint8 [N, size, size, 3], 'boxes': float32 [N, 5,
-    4], (x1, y1, x2, y2) in shares of the scene, tight around the ink of the
-    whole digit, hidden or not, 'label': int32 [N, 5], -1 where there is none}.
+  The splits are {'image': uint8 [N, size, size, 3], 'boxes': float32 [N, 5, 4],
+  (x1, y1, x2, y2) in shares of the scene, tight around the ink of the whole
+  digit, hidden or not, 'label': int32 [N, 5], -1 where there is none}.
 
   >>> scenes = detection(train=2, validation=1, test=1)
   >>> scenes.train['image'].shape, scenes.validation['boxes'].shape
@@ -50,21 +48,18 @@ def detection(size=96, train=2700, validation=300, test=1000) -> Dataset:
 def segmentation(size=96, train=2700, validation=300, test=1000) -> Dataset:
   """The scenes of `detection` with a class for each pixel.
 
-  Returns:
-    A data set of {'image': uint8 [N, size, size, 3], 'label': uint8 [N, size,
-    size]}: 0 for the background, 1 to 10 for the digits 0 to 9, and 255 (to be
-    ignored) where the digit in front is less than three quarters opaque.
+  'label' is uint8 [N, size, size]: 0 for the background, 1 to 10 for the digits
+  0 to 9, and 255 where the digit in front is less than three quarters opaque.
   """
-  keys = {'image': 'image', 'label': 'pixels'}
-  classes = 'background', *_DIGITS
+  keys, classes = (
+    {'image': 'image', 'label': 'pixels'},
+    ('background', *_DIGITS),
+  )
   return _dataset(size, (train, validation, test), keys, classes)
 
 
 def digits_of(part: str) -> np.ndarray:
-  """Rows of the embedded digits that the scenes of a split show.
-
-  Validation scenes get a tenth of the training digits, of each class alike.
-  """
+  """Rows of the digits of a split: validation has a tenth of train's."""
   embedded = digits.load()
   if part == 'test':
     return np.arange(len(embedded.test['label']))
@@ -74,7 +69,6 @@ def digits_of(part: str) -> np.ndarray:
 
 
 def _dataset(size, counts, keys, classes):
-  """`keys` are {name in the set: name in `_scenes`}."""
   if size < 32 or size % 32:
     raise UserError(f'size is {size}; it must be a multiple of 32, such as 96')
   embedded, parts = digits.load(), []
@@ -89,48 +83,42 @@ def _dataset(size, counts, keys, classes):
     parts.append({name: arrays[key] for name, key in keys.items()})
   train, validation, test = parts
   # Four digits: the last bits of a mean need not be the same everywhere.
-  mean, std = (
-    tuple(round(x, 4) for x in values) for values in statistics(train['image'])
-  )
+  mean, std = map(tuple, np.round(statistics(train['image']), 4).tolist())
   return Dataset('scenes', train, test, classes, mean, std, validation)
 
 
 def _scenes(words, images, labels, size):
   count = len(words)
-  result = {
-    'image': np.zeros((count, size, size, 3), np.uint8),
-    'boxes': np.zeros((count, MOST, 4), np.float32),
-    'label': np.full((count, MOST), -1, np.int32),
-    'pixels': np.zeros((count, size, size), np.uint8),
-  }
+  image = np.zeros((count, size, size, 3), np.uint8)
+  boxes = np.zeros((count, MOST, 4), np.float32)
+  label = np.full((count, MOST), -1, np.int32)
+  pixels = np.zeros((count, size, size), np.uint8)
   for i, row in enumerate(words):
-    result['image'][i], things = draw(row, images, labels, size)
+    image[i], things = draw(row, images, labels, size)
     for j, thing in enumerate(things):
-      result['boxes'][i, j] = np.float32(thing.corners) / np.float32(size)
-      result['label'][i, j] = thing.label
-      pixels = result['pixels'][i][thing.window]
-      pixels[thing.cover > 0] = IGNORED  # only tinged
-      pixels[thing.cover >= 192] = thing.label + 1
-  return result
+      boxes[i, j] = np.float32(thing.corners) / np.float32(size)
+      label[i, j] = thing.label
+      window = pixels[i][thing.window]
+      window[thing.cover > 0] = IGNORED  # only tinged
+      window[thing.cover >= 192] = thing.label + 1
+  return {'image': image, 'boxes': boxes, 'label': label, 'pixels': pixels}
 
 
 class Thing(NamedTuple):
-  """A digit: its label, its opacity 0 to 256, int32 [h, w], and its place."""
+  """A digit, its rectangle in pixels, and that as an index of the scene."""
 
   label: int
-  cover: np.ndarray
+  cover: np.ndarray  # opacity 0 to 256, int32 [h, w]
   top: int
   left: int
 
   @property
   def corners(self):
-    """(x1, y1, x2, y2) in pixels, each pixel being 1 wide."""
     height, width = self.cover.shape
     return self.left, self.top, self.left + width, self.top + height
 
   @property
   def window(self):
-    """The rectangle as an index of the scene."""
     x1, y1, x2, y2 = self.corners
     return slice(y1, y2), slice(x1, x2)
 
@@ -138,26 +126,28 @@ class Thing(NamedTuple):
 def draw(words, images, labels, size) -> tuple[np.ndarray, list[Thing]]:
   """A scene, uint8 [size, size, 3], and its `Thing`s, the front one last.
 
-  `words` are random, uint64 [WORDS]; digits are chosen from images, uint8 [N,
-  8, 8], with their labels.
+  `words` are random, uint64 [WORDS]; the digits are uint8 [N, 8, 8].
   """
   rest = iter(words[_GROUND:].tolist())
 
-  def below(n):
+  def below(n):  # a random integer
     return next(rest) % n
 
   things = _place(below, images, labels, size)
-  canvas = _background(words[:_GROUND], size)
-  _paint(below, canvas, things)
+  canvas, used = _background(words[:_GROUND], size), []
+  for thing in things:  # in the colour that stands out most of some
+    window = canvas[thing.window]
+    others = [*used, window.sum((0, 1)) // thing.cover.size]
+    colours = np.stack([_colour(below) for _ in range(_COLOURS)])
+    steps = colours[:, None] - np.stack(others)
+    apart = 2 * np.abs(steps @ [3, 6, 1]) + 5 * np.abs(steps).sum(-1)
+    used.append(colours[apart.min(1).argmax()])
+    window += (used[-1] - window) * thing.cover[..., None] >> 8
   return canvas.astype(np.uint8), things
 
 
 def _place(below, images, labels, size):
-  """Some digits, the front one last; `below(n)` is a random integer below n.
-
-  Of each at least half of the ink stays in sight, and no rectangle overlaps
-  another by more than a third of the smaller. What has no room is left out.
-  """
+  """Some digits, the front one last; what has no room is left out."""
   things, owner = [], np.full((size, size), MOST)  # that is nobody
   for _ in range(1 + below(MOST)):
     index = below(len(images))
@@ -173,6 +163,7 @@ def _place(below, images, labels, size):
       drawn[thing.window][cover > 0] = len(things)
       seen = np.bincount(drawn.ravel())
       inks = [np.count_nonzero(x.cover) for x in (*things, thing)]
+      # Of each at least half of the ink stays in sight.
       if all(2 * s >= ink for s, ink in zip(seen, inks, strict=False)):
         things, owner = [*things, thing], drawn
         break
@@ -180,6 +171,7 @@ def _place(below, images, labels, size):
 
 
 def _crowded(thing, other):
+  """Whether a third of the smaller rectangle or more is in both."""
   a, b = thing.corners, other.corners
   width = min(a[2], b[2]) - max(a[0], b[0])
   height = min(a[3], b[3]) - max(a[1], b[1])
@@ -188,7 +180,6 @@ def _crowded(thing, other):
 
 
 def _cover(image, height, width):
-  """The opacity of a digit whose eight pixels are so high and wide."""
   padded = np.pad(image.astype(np.float64), 1)
   value = _enlarged(padded, height * 10 // 8, width * 10 // 8)
   # The outline is where the grey is 120 of 255, and a pixel or two wide.
@@ -214,23 +205,10 @@ def _background(words, size):
   return np.clip(result, 0, 255).astype(np.int32).transpose(1, 2, 0)
 
 
-def _paint(below, canvas, things):
-  """One over the other, each in the colour that stands out most of some."""
-  used = []
-  for thing in things:
-    window = canvas[thing.window]
-    others = [*used, window.sum((0, 1)) // thing.cover.size]
-    colours = np.stack([_colour(below) for _ in range(_COLOURS)])
-    steps = colours[:, None] - np.stack(others)
-    apart = 2 * np.abs(steps @ [3, 6, 1]) + 5 * np.abs(steps).sum(-1)
-    used.append(colours[apart.min(1).argmax()])
-    window += (used[-1] - window) * thing.cover[..., None] >> 8
-
-
 def _colour(below):
   """One of the hues, somewhat towards black or white."""
   hue, tone = below(1530), below(384)
-  colour = [abs((hue + 510 * i) % 1530 - 765) - 255 for i in range(3)]
+  colour = np.abs((hue + 510 * np.arange(3)) % 1530 - 765) - 255
   colour = np.clip(colour, 0, 255)
   if tone < 192:
     return colour * (256 - tone) >> 8
@@ -255,6 +233,6 @@ def _weights(inputs, outputs):
   value = np.where(d < unit, near, np.where(d < 2 * unit, far, 0))
   value = (value * 128 + unit**3 // 2) // unit**3
   result = np.zeros((outputs, inputs))
-  for i, cell in enumerate(cells):  # beyond the edge all is as at the edge
-    result[:, min(max(cell, 0), inputs - 1)] += value[:, i]
+  # Beyond the edge all is as at the edge.
+  np.add.at(result.T, np.clip(cells, 0, inputs - 1), value.T)
   return result

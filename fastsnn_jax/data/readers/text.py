@@ -22,11 +22,13 @@ def read(path) -> str:
     ) from error
 
 
-def lines(path) -> list[str]:
-  r"""The lines without spaces around; they end with \n, \r\n or \r.
+def first_file(paths):
+  """The first of the paths that is a file, or None."""
+  return next((path for path in paths if path.is_file()), None)
 
-  Empty lines are kept, but for those at both ends.
-  """
+
+def lines(path) -> list[str]:
+  r"""The lines, ended by \n, \r\n or \r, without empty ones at both ends."""
   text = read(path).replace('\r\n', '\n').replace('\r', '\n')
   return [line.strip() for line in text.strip().split('\n')]
 

@@ -75,9 +75,9 @@ def prepare_command(name, directory) -> str:
   )
 
 
-def load(name, directory=None):
+def load(name, directory):
   """`records` in memory: {'image': uint8 [N, H, W, C], 'label': int32 [N]}."""
-  *parts, classes = records(name, directory or default_directory())
+  *parts, classes = records(name, directory)
   return *map(_arrays, parts), classes
 
 
@@ -90,9 +90,8 @@ def _arrays(part):
         images = np.zeros((len(part), *image.shape), np.uint8)
       if image.shape != images.shape[1:]:
         raise UserError(
-          f'{part.name(row)} has an image of shape {image.shape}, those before '
-          f'have {images.shape[1:]}; a set in memory needs one size, so add '
-          '--data.stream --data.size N (the side that images are brought to)'
+          f'{part.name(row)} has shape {image.shape}, those before have '
+          f'{images.shape[1:]}; add --data.stream --data.size N (of the side)'
         )
       images[row], labels[row] = image, example['label']
   return {'image': images, 'label': labels}
@@ -101,8 +100,7 @@ def _arrays(part):
 def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
   """(train, test, names of the classes); pictures stay encoded, on disk.
 
-  Those to test on are the split `test`, or `validation` where there is no
-  `test` or its examples have no labels, as in `imagenet2012`.
+  To test on is `test`, or `validation` where `test` is missing or unlabelled.
   """
   origin = _located(name, directory)[-1], name, directory
   with _reading(*origin):
@@ -117,9 +115,7 @@ def read_boxes(name, directory) -> annotations.Records:
   `voc` trains on train and validation, of 2012 too where that is prepared, and
   tests on test of 2007; `coco` is that of 2017. Any other set trains on train
   and tests on test, or validation where test has no objects (as in coco).
-
-  Boxes are those that `voc.read_boxes` and `coco.read_boxes` give: TFDS counts
-  VOC's pixels from 1, and COCO's boxes to train on end a pixel earlier.
+  TFDS counts VOC's pixels from 1; COCO's boxes to train on are a pixel shorter.
   """
   kind = name.split('/')[0]
   learnt = ('train', 'validation') if kind == 'voc' else ('train',)
@@ -146,27 +142,21 @@ def _pictures(part, names, from_one, repairs):
   """Yields (`Picture`, size, [`annotations.Object`, …]) of what can be read."""
   names = [*names, '']  # which -1 stands for
   for row, example in part.all_examples():
-    picture = Picture(part, row)
+    picture, objects = Picture(part, row), example['objects']
     try:
       size = decode.size_of(example['image'])
     except decode.Undecodable:
       repairs['unreadable'].append(str(picture))
       continue
-    objects = example['objects']
-    count = len(objects['label'])
+    count, called = len(objects['label']), [names[i] for i in objects['label']]
     boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
     corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
     marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
-    rows = zip(objects['label'], corners, *marks, strict=True)
-    annotated = [
-      annotations.Object(names[label], *values) for label, *values in rows
-    ]
-    yield picture, size, annotated
+    yield picture, size, list(map(annotations.Object, called, corners, *marks))
 
 
 @contextlib.contextmanager
 def _reading(folder, name, directory):
-  """Turns what goes wrong in reading a folder into a `UserError`."""
   try:
     yield
   except (UserError, MemoryError, ImportError):
@@ -226,7 +216,6 @@ class Part:
       yield from zip(rows, self.examples(rows), strict=True)
 
   def annotated(self) -> bool:
-    """Whether some of the first examples have a label."""
     first = self.examples(range(min(_PEEK, len(self))))
     labels = [x.get('objects', x)['label'] for x in first]
     return bool(np.any(np.hstack(labels) >= 0))
@@ -246,14 +235,13 @@ class Picture(NamedTuple):
 
 
 def _located(name, directory):
-  folders = find(name, directory)
-  if not folders:
-    full = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
-    raise UserError(
-      f'no prepared TFDS data set {full!r} (nor idx files of it) in '
-      f'{directory}; prepare it once with: {prepare_command(full, directory)}'
-    )
-  return folders
+  if folders := find(name, directory):
+    return folders
+  full = '/'.join([name, *_CONFIGS.get(name, ())[:1]])
+  raise UserError(
+    f'no prepared TFDS data set {full!r} (nor idx files of it) in {directory}; '
+    f'prepare it once with: {prepare_command(full, directory)}'
+  )
 
 
 def _open(origin, *, boxes, tested=True):
@@ -271,13 +259,11 @@ def _open(origin, *, boxes, tested=True):
       f'{folder} holds examples of the layout {layout}; '
       f'{_BOXES if boxes else _LABELS}, so choose another set'
     )
-  splits = builder.info.splits
+  splits, raw = builder.info.splits, tfds.decode.DeserializeMethod.RAW_BYTES
   names = ('train', 'validation', 'test')
   names = [x for x in names if x in splits and splits[x].num_examples]
   try:
-    sources = builder.as_data_source(
-      names, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
+    sources = builder.as_data_source(names, deserialize_method=raw)
   except NotImplementedError as error:
     raise UserError(
       f'{folder} is prepared as {builder.info.file_format.value}, which only '
@@ -303,22 +289,17 @@ def _open(origin, *, boxes, tested=True):
 def _selected(kinds, features, boxes):
   """The features that are read, or None if a set has others."""
   known, key = dict(features), 'objects' if boxes else 'label'
-  image, labels = known.get('image'), known.get(key)
-  label = labels
+  image, label = known.get('image'), known.get(key)
+  good = isinstance(image, kinds.Image) and image.np_dtype == np.uint8
+  read = {'image': image, key: label}
   if boxes:
-    each = labels.feature if isinstance(labels, kinds.Sequence) else None
+    each = label.feature if isinstance(label, kinds.Sequence) else None
     each = dict(each) if isinstance(each, kinds.FeaturesDict) else {}
     box, label = each.get('bbox'), each.get('label')
     # Sets from before there were several formats do not name theirs.
     form = getattr(getattr(box, 'bbox_format', None), 'name', 'REL_YXYX')
-    if not isinstance(box, kinds.BBoxFeature) or form != 'REL_YXYX':
-      return None
-    marks = {x: each[x] for x in ('bbox', 'label', *_MARKS) if x in each}
-    labels = kinds.Sequence(marks)
-  if (
-    not isinstance(image, kinds.Image)
-    or image.np_dtype != np.uint8
-    or not isinstance(label, kinds.ClassLabel)
-  ):
-    return None
-  return kinds.FeaturesDict({'image': image, key: labels})
+    good = good and isinstance(box, kinds.BBoxFeature) and form == 'REL_YXYX'
+    names = ('bbox', 'label', *_MARKS)
+    read[key] = kinds.Sequence({x: each[x] for x in names if x in each})
+  good = good and isinstance(label, kinds.ClassLabel)
+  return kinds.FeaturesDict(read) if good else None

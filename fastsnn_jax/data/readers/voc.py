@@ -41,11 +41,10 @@ def read_boxes(directory) -> records.Records:
   """Reads the annotations of both splits; the pictures stay where they are.
 
   VOCdevkit: trains on trainval of 2007 and of 2012, tests on test of 2007. Any
-  other directory: trainval and test, train and test, or train and val.
-  Corners are pixels counted from 1, so that a share is (x - 1) / width.
-
-  Classes are the lines of DIR/classes.txt, or VOC's own for VOCdevkit, or else
-  all names of the training split, sorted; case does not matter.
+  other directory: trainval and test, train and test, or train and val. Corners
+  are pixels counted from 1, so that a share is (x - 1) / width. Classes are the
+  lines of DIR/classes.txt, or VOC's own for VOCdevkit, or else all names of the
+  training split, sorted; case does not matter.
   """
   directory = pathlib.Path(directory).expanduser()
   root = _year(directory, 2007)
@@ -57,19 +56,19 @@ def read_boxes(directory) -> records.Records:
     splits = [[x] for x in _lists(directory, BOX_LISTS, _BOXES, BOX_LAYOUT)]
     known = _classes(directory, masks=False)
   repairs = records.new_repairs()
-  pictures = [
+  parts = [
     [item for path in paths for item in _annotations(path, repairs)]
     for paths in splits
   ]
-  names = (item.name for *_, objects in pictures[0] for item in objects)
+  names = (item.name for *_, objects in parts[0] for item in objects)
   spelt = {name.lower(): name for name in names if name}
   classes = tuple(known or sorted(spelt.values()))
-  numbers, parts = records.class_numbers(classes), []
-  for items, (path, *_) in zip(pictures, splits, strict=True):
-    parts.append(
-      [records.with_boxes(*x, numbers, repairs, whole=True) for x in items]
+  numbers = records.class_numbers(classes)
+  for part, (path, *_) in zip(parts, splits, strict=True):
+    part[:] = (
+      records.with_boxes(*item, numbers, repairs, whole=True) for item in part
     )
-    records.check(parts[-1], classes, path, BOX_LAYOUT, repairs)
+    records.check(part, classes, path, BOX_LAYOUT, repairs)
   return records.Records(*parts, classes, repairs)
 
 
@@ -81,20 +80,22 @@ def has_masks(directory) -> bool:
 def read_masks(directory) -> records.Records:
   """Finds the pictures and masks of the splits; they stay where they are.
 
-  VOC2012: trains on trainaug if there is that list (see `sbd`), else on train,
-  and tests on val, as the official code does. Any other directory: trains on
-  train and tests on test, with val for validation; or without test on val.
+  VOC2012 has trainaug (if `sbd` was added, else train) and val, as in the
+  official code. Any other directory has train and test, with val for
+  validation; or without test train and val.
   """
   root = mask_root(directory)
   lists = _VOC if root.name == 'VOC2012' else _OWN
   lists = _lists(root, MASK_LISTS, lists, MASK_LAYOUT)
   classes = records.mask_classes(_classes(root, masks=True))
   repairs, parts = records.new_repairs(), []
+
+  def files(name):
+    masks = (root / folder / f'{name}.png' for folder in MASKS)
+    return _hinted(name), _picture(root, name), text.first_file(masks)
+
   for path in lists:
-    paths = []
-    for name in names_in(path):
-      masks = (root / folder / f'{name}.png' for folder in MASKS)
-      paths.append((_hinted(name), _picture(root, name), _first(masks)))
+    paths = map(files, names_in(path))
     parts.append(records.with_masks(paths, classes, repairs))
     records.check(parts[-1], classes, path, MASK_LAYOUT, repairs)
   train, test, *validation = parts
@@ -140,16 +141,13 @@ def _classes(root, masks):
     return MASK_CLASSES
   elif not names:
     raise UserError(
-      f'{path}: no such file; write the names of the classes there, a line for '
-      'each index, from 0 on'
+      f'{path}: no such file; write the name of each class there, from 0 on'
     )
   elif not all(names):
     raise UserError(
-      f'{path} has an empty line {names.index("") + 1}; line 1 names index 0, '
-      'the next index 1 and so on, so name that index too'
+      f'{path} has an empty line {names.index("") + 1}; name that index too'
     )
-  twice = [name for name in names if names.count(name) > 1]
-  if twice:
+  if twice := [name for name in names if names.count(name) > 1]:
     raise UserError(
       f'{path}: two classes are {twice[0]!r}; give each a name of its own'
     )
@@ -176,19 +174,16 @@ def _annotations(path, repairs):
     said = (_number(tree, f'size/{side}') for side in ('width', 'height'))
     if any(x > 0 and x != y for x, y in zip(said, size, strict=True)):
       repairs['said_size'].append(str(picture))
-    objects = [
-      records.Object(
-        (node.findtext('name') or '').strip(),
-        [_number(node, f'bndbox/{corner}') - 1 for corner in _CORNERS],
-        difficult=_number(node, 'difficult') == 1,
-      )
-      for node in tree.iter('object')
-    ]
-    yield picture, size, objects
+    yield picture, size, list(map(_object, tree.iter('object')))
+
+
+def _object(node):
+  corners = [_number(node, f'bndbox/{corner}') - 1 for corner in _CORNERS]
+  name = (node.findtext('name') or '').strip()
+  return records.Object(name, corners, _number(node, 'difficult') == 1)
 
 
 def _number(node, path):
-  """The number that stands there, or NaN."""
   try:
     return float(node.findtext(path, 'nan'))
   except ValueError:
@@ -196,11 +191,8 @@ def _number(node, path):
 
 
 def _picture(root, name):
-  return _first(root / 'JPEGImages' / (name + x) for x in _SUFFIXES)
-
-
-def _first(paths):
-  return next((path for path in paths if path.is_file()), None)
+  paths = (root / 'JPEGImages' / (name + suffix) for suffix in _SUFFIXES)
+  return text.first_file(paths)
 
 
 def _hinted(name):
