@@ -6,6 +6,8 @@ Nobody outside of this folder asks how a split is stored.
 import abc
 import functools
 import itertools
+import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -206,6 +208,17 @@ def batch_shapes(example, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     name: jax.ShapeDtypeStruct((size, *np.shape(x)), np.asarray(x).dtype)
     for name, x in {**example, 'mask': np.float32(1)}.items()
   }
+
+
+def check_room(count: int, shape, what: str, remedy: str) -> None:
+  """UserError if so many arrays of bytes are more than the machine's memory."""
+  needed = count * math.prod(map(int, shape))
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  if needed > memory:
+    raise UserError(
+      f'{what} need {needed / 1e9:,.0f} GB as {count} arrays of '
+      f'{tuple(shape)}, the machine has {memory / 1e9:,.0f} GB; {remedy}'
+    )
 
 
 def own_rows(size: int, shared: bool) -> tuple[int, int]:

@@ -20,6 +20,24 @@ AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
 # 0.6 of 255 on average.
 _SPARE = 2
 
+# What is opened, by content and by name. Pillow knows more, some of which start
+# programs (EPS).
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
+SUFFIXES = (
+  *('.jpg', '.jpeg', '.jpe', '.png', '.webp', '.bmp', '.gif'),
+  *('.tif', '.tiff', '.ppm', '.pgm'),
+)
+PIXELS = 2**30 // 12  # the most of a picture; from here on Pillow warns
+_TURNS = {  # EXIF's orientation -> what undoes it
+  2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+  3: PIL.Image.Transpose.ROTATE_180,
+  4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+  5: PIL.Image.Transpose.TRANSPOSE,
+  6: PIL.Image.Transpose.ROTATE_270,
+  7: PIL.Image.Transpose.TRANSVERSE,
+  8: PIL.Image.Transpose.ROTATE_90,
+}
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
@@ -81,11 +99,12 @@ def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
   """A part of a picture as uint8 [size, size, 3], anti-aliased and bilinear.
 
   All kinds become RGB (transparency is dropped), of animations the first frame
-  counts, and nothing is turned by EXIF data, as in the official training.
-  `box_of` gives the part of (width, height).
+  counts. `box_of` gives the part of (width, height), turned by EXIF as here all
+  pictures are.
   """
-  with _opened(encoded) as image:
-    box, full = box_of(*image.size), image.size
+  with _opened(encoded) as (image, mark):
+    full = image.size
+    box = box_of(*_turned_size(full, mark))
     shrink, side = 1, min(box[2] - box[0], box[3] - box[1])
     while shrink < 8 and side >= 2 * shrink * _SPARE * size:
       shrink *= 2
@@ -95,7 +114,9 @@ def resized(encoded: bytes, size: int, box_of=lambda w, h: (0, 0, w, h)):
       shrink = 1
     box = tuple(x / shrink for x in box)
     # Cropping and resizing without the copy between.
-    image = _rgb(image).resize((size, size), PIL.Image.BILINEAR, box=box)
+    image = _turned(_rgb(image), mark).resize(
+      (size, size), PIL.Image.BILINEAR, box=box
+    )
     return np.asarray(image)
 
 
@@ -104,9 +125,9 @@ def whole(encoded: bytes, channels: int | None = None) -> np.ndarray:
 
   `channels` of 3 makes a grey one RGB; a coloured one always keeps its colours.
   """
-  with _opened(encoded) as image:
+  with _opened(encoded) as (image, mark):
     grey = image.mode in ('1', 'L') or image.mode.startswith('I')
-    array = np.asarray(_rgb(image))
+    array = np.asarray(_turned(_rgb(image), mark))
   return array[..., :1] if grey and channels != 3 else array
 
 
@@ -116,14 +137,14 @@ def indices(encoded: bytes) -> np.ndarray:
   Grey of fewer bits is refused: readers spread it over 0 to 255, so its writer
   may have meant either number.
   """
-  with _opened(encoded) as image:
+  with _opened(encoded) as (image, mark):
     bits = encoded[24] if image.format == 'PNG' else 0  # of its header
     if not bits:
       raise NotIndices(f'a {image.format}')
     if image.mode != 'P' and (image.mode, bits) != ('L', 8):
       kind = 'grey' if image.mode in ('1', 'L', 'I;16', 'I') else image.mode
       raise NotIndices(f'a PNG of {bits}-bit {kind}')
-    return np.asarray(image)
+    return np.asarray(_turned(image, mark))
 
 
 def index_png(array) -> bytes:
@@ -135,16 +156,20 @@ def index_png(array) -> bytes:
 
 def size_of(picture) -> tuple[int, int]:
   """(width, height) of a picture, a path or bytes, from its header."""
-  with _opened(picture) as image:
-    return image.size
+  with _opened(picture) as (image, mark):
+    return _turned_size(image.size, mark)
 
 
 @contextlib.contextmanager
 def _opened(picture):
+  """Gives a Pillow image, its pixels not yet read, and `_orientation` of it."""
   file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
   try:
-    with PIL.Image.open(file) as image:
-      yield image
+    with PIL.Image.open(file, formats=FORMATS) as image:
+      if math.prod(image.size) > PIXELS:
+        width, height = image.size
+        raise ValueError(f'{width} x {height} pixels, more than {PIXELS:,}')
+      yield image, _orientation(image)
   except (MemoryError, NotIndices):
     raise
   except Exception as error:
@@ -152,6 +177,29 @@ def _opened(picture):
     # ValueError, struct.error, DecompressionBombError and others.
     reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     raise Undecodable(reason) from error
+
+
+def _orientation(image):
+  """EXIF's mark from 1, upright, to 8."""
+  try:
+    # A PNG's own `getexif` decodes the pixels, in case there is some behind.
+    mark = PIL.Image.Image.getexif(image).get(0x0112)
+  except Exception:  # as above; the picture may still be good
+    return 1
+  if mark not in _TURNS:
+    return 1
+  if image.format == 'TIFF':  # Pillow turns these itself
+    image.load()
+    return 1
+  return mark
+
+
+def _turned(image, mark):
+  return image.transpose(_TURNS[mark]) if mark > 1 else image
+
+
+def _turned_size(size, mark):
+  return size[::-1] if mark > 4 else size
 
 
 def _rgb(image):

@@ -1,5 +1,6 @@
 """Data sets by name, and those of one's own."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -72,8 +73,9 @@ def load(name: str, path: str | None = None) -> Dataset:
       return assemble(directory.resolve().name, *found)
     return assemble(name, *found[:2])
   if name in _TFDS or tfds.find(name, directory):
-    train, test, classes = tfds.load(name, directory)
-    return assemble(name, train, test, CLASSES.get(name) or classes)
+    train, test, classes, notes = tfds.load(name, directory)
+    found = assemble(name, train, test, CLASSES.get(name) or classes)
+    return dataclasses.replace(found, notes=notes)
   if folder.has_classes(directory):
     raise UserError(
       f'{path} holds a folder of pictures, which are read from disk all along; '
@@ -100,9 +102,10 @@ def records(name: str, path: str | None = None):
     return train, test, CLASSES.get(name) or classes
   if path is not None and folder.has_classes(directory):
     return folder.read(directory)
+  remedy = ', or give the path of pictures' if path is None else ''
   raise UserError(
     f'no prepared TFDS data set {name!r} in {directory}, nor {layout}; prepare '
-    f'it once with: {tfds.prepare_command(name, directory)}'
+    f'it once with: {tfds.prepare_command(name, directory)}{remedy}'
   )
 
 

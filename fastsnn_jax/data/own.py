@@ -170,7 +170,8 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _check_images(what, split):
   if not len(split) or 0 in split.shape:
     raise UserError(
-      f'{what} holds no images ({len(split)} of shape {split.shape})'
+      f'{what} holds no images ({len(split)} of shape {split.shape}); at least '
+      'one is needed'
     )
   if len(split.shape) != 3:
     raise UserError(

@@ -19,14 +19,22 @@ from fastsnn_jax.errors import UserError
 IGNORED = 255  # the label of pixels that are neither learnt nor judged
 # What was wrong -> what was done about it.
 REPAIRS = {
+  'no_id': 'pictures left out that have no id, a number or a text',
   'gone': 'pictures that are listed, but not there, left out',
+  'astray': 'pictures left out whose names lead out of their folder',
+  'no_file': 'pictures left out that are devices, pipes or broken links',
+  'loop': 'links to folders that are read already left out',
+  'ending': 'files left out that do not end like a picture',
+  'twice': 'names that are listed twice, kept',
   'no_mask': 'pictures without a mask left out',
   'unreadable': 'pictures left out that, or whose annotations, cannot be read',
   'bare': 'pictures without objects, kept as such',
-  'said_size': 'pictures of another size than annotated, kept with their own',
+  'said_size': 'pictures of another size than annotated, boxes fitted to them',
+  'said_aspect': 'pictures left out whose annotated size has another aspect',
   'mask_size': 'pictures left out whose masks have another size',
   'no_class': 'masks with labels of no class; these pixels are ignored',
   'stray': 'objects of no picture that is listed left out',
+  'same_id': 'objects whose id an earlier one has, kept',
   'unknown': 'objects of an unknown class left out',
   'no_box': 'objects without four coordinates left out',
   'fractional': 'boxes with fractions of pixels, kept as they are',
@@ -40,6 +48,7 @@ REPAIRS = {
 }
 _NOISE = 1e-6  # a share of the picture: what rounding adds to a border
 _NAMED = 5  # classes in a message
+_LONGEST = 500  # characters of a name in a message
 
 
 class Object(NamedTuple):
@@ -95,7 +104,13 @@ def new_repairs() -> dict[str, list[str]]:
 def lines(repairs) -> list[str]:
   """A line for each kind of repair, with the first place where it was made."""
   made = [(text, repairs.get(kind)) for kind, text in REPAIRS.items()]
-  return [f'{len(x)} {text} (first: {x[0]})' for text, x in made if x]
+  return [f'{len(x)} {text} (first: {shown(x[0])})' for text, x in made if x]
+
+
+def shown(name: str) -> str:
+  """A name as a message can show it: on one line, and not without end."""
+  name = name if name.isprintable() else ascii(name)
+  return name if len(name) <= _LONGEST else f'{name[:_LONGEST]}…'
 
 
 def notes(records: Records) -> tuple[str, ...]:
@@ -149,15 +164,25 @@ def class_numbers(classes) -> dict[str, int]:
 
 
 def with_boxes(
-  picture, size, objects, numbers, repairs, *, whole=False, short=False
+  picture,
+  own,
+  objects,
+  numbers,
+  repairs,
+  *,
+  said=None,
+  whole=False,
+  short=False,
 ) -> Record:
   """Mends the objects of a picture and counts in `repairs` what was done.
 
   Swapped corners are put right, then divided by the picture's sides and cut off
   at 0 and 1. What has no size after that is left out, as is what has no number
-  in `numbers`. With `whole`, fractions of pixels are counted too. With `short`,
-  boxes end a pixel earlier, as the official code trains on COCO (reference
-  behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w - 1)), and alike in y.
+  in `numbers`. `own` is the picture's (width, height), `said` that to which the
+  corners belong, if it is another. With `whole`, fractions of pixels are
+  counted too. With `short`, boxes end a pixel earlier, as the official code
+  trains on COCO (reference behaviour D6): x2 = min(W - 1, max(0, x1) + max(0, w
+  - 1)), and alike in y.
 
   >>> repairs = new_repairs()
   >>> objects = [Object('Cat', (5, 0, 30, 5)), Object('dog', (0, 0, 1, 1))]
@@ -169,6 +194,7 @@ def with_boxes(
     for i in np.flatnonzero(which):
       repairs[repair].append(f'{picture}, object {i + 1}')
 
+  size = said or own
   if not objects:
     repairs['bare'].append(str(picture))
   table = [
@@ -194,13 +220,47 @@ def with_boxes(
     inside[:, 1] = np.minimum(inside[:, 0] + sides, 1 - 1 / np.array(size))
   inside = inside.astype(np.float32)
   sides = (inside[:, 1] - inside[:, 0]) * size
-  area = np.where(np.isfinite(area), area, sides.prod(1))
-  solid = np.all(sides > 0, 1) & (area > 0)
+  # Exporters that know no outlines write an area of 0.
+  given = (area > 0) & (area < np.finfo(np.float32).max)
+  area = np.where(given, area, sides.prod(1)) * (np.prod(own) / np.prod(size))
+  solid = np.all(sides > 0, 1)
   count('empty', usable & ~solid)
   columns = (label, np.int32), (inside.reshape(-1, 4), np.float32)
   columns += (difficult, bool), (crowd, bool), (area, np.float32)
   kept = (x[usable & solid].astype(dtype) for x, dtype in columns)
-  return Record(picture, size, *kept)
+  return Record(picture, own, *kept)
+
+
+def size_said(picture, own, said, repairs) -> tuple | None:
+  """The (width, height) that boxes were drawn on; None to leave them out.
+
+  It is what is `said` if that has the aspect of the picture's `own` but for the
+  rounding of a side, and `own` if nothing is said.
+  """
+  if said == own or not all(0 < x < np.inf for x in said):
+    return own
+  where = f'{picture}, {sizes(said, own)}'
+  fits = abs(said[0] * own[1] - said[1] * own[0]) <= sum(said)
+  repairs['said_size' if fits else 'said_aspect'].append(where)
+  return said if fits else None
+
+
+def sizes(found, wanted) -> str:
+  return '{:g} x {:g} and not {:g} x {:g}'.format(*found, *wanted)
+
+
+def checked(parts, classes, repairs) -> Records:
+  """The records; UserError if most of the pictures have another size."""
+  kept = sum(map(len, parts))
+  for kind in ('said_aspect', 'mask_size'):
+    if len(found := repairs.get(kind, ())) > kept:
+      raise UserError(
+        f'{len(found)} {REPAIRS[kind]}, {kept} kept (first: '
+        f'{shown(found[0])}); most must agree, so label the pictures as they '
+        'are stored now'
+      )
+  train, test, *validation = parts
+  return Records(train, test, classes, repairs, *validation)
 
 
 def with_masks(paths, classes, repairs) -> list[Record]:
@@ -225,8 +285,7 @@ def with_masks(paths, classes, repairs) -> list[Record]:
     except (OSError, decode.Undecodable):
       return None, 'unreadable', str(file)
     if (shape := pixels.shape[::-1]) != size:
-      where = '{}, {} x {} and not {} x {}'.format(mask, *shape, *size)
-      return None, 'mask_size', where
+      return None, 'mask_size', f'{mask}, {sizes(shape, size)}'
     record = Record(picture, size, labels_in(pixels, count), mask=mask)
     beyond = pixels[(pixels >= count) & (pixels != IGNORED)]
     if beyond.size:
@@ -252,7 +311,10 @@ def _indices(path):
 
 def labels_in(mask, classes: int) -> bytes:
   """The classes of a mask's pixels, for `Record.label`."""
-  return bytes(np.flatnonzero(np.bincount(mask.ravel())[:classes]).tolist())
+  found = np.zeros(IGNORED + 1, bool)
+  for row in mask:  # one at a time: as indices, pixels take eight bytes
+    found[row] = True
+  return bytes(np.flatnonzero(found[:classes]).tolist())
 
 
 def mask_classes(classes) -> tuple[str, ...]:

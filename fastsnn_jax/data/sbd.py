@@ -14,8 +14,8 @@ import sys
 
 import numpy as np
 
-from fastsnn_jax.data import decode
-from fastsnn_jax.data.readers import voc
+from fastsnn_jax.data import decode, records
+from fastsnn_jax.data.readers import files, voc
 from fastsnn_jax.errors import UserError
 
 _LAYOUT = 'cls/*.mat, train.txt and val.txt'
@@ -37,9 +37,9 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
       f'one; give the directory of SBD, with {_LAYOUT}'
     )
   source, root = directory / folders[0], voc.mask_root(voc_directory)
-  lists = root / voc.MASK_LISTS
+  lists, target = root / voc.MASK_LISTS, root / _MASKS
   train, val, *others = (
-    set(voc.names_in(folder / f'{name}.txt', layout))
+    set(_names(folder / f'{name}.txt', layout))
     for folder, layout in ((lists, voc.MASK_LAYOUT), (source, _LAYOUT))
     for name in ('train', 'val')
   )
@@ -51,15 +51,37 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
     )
   trainaug = sorted(train.union(*others) - val)
   masks = {name: source / 'cls' / f'{name}.mat' for name in trainaug} | own
-  (root / _MASKS).mkdir(exist_ok=True)
+  target.mkdir(exist_ok=True)
+  if target.samefile(root / _OWN):
+    raise UserError(
+      f"{target} leads to {_OWN}, VOC's own masks; make it a folder of its own"
+    )
   for name, path in masks.items():
-    part = root / _MASKS / f'{name}.part'
-    part.write_bytes(decode.index_png(_mask(path)))
-    os.replace(part, part.with_suffix('.png'))  # whole, or not there
+    _write(target / f'{name}.png', decode.index_png(_mask(path)))
   # Last, so that nobody trains on half of the masks.
   names = ''.join(f'{name}\n' for name in trainaug)
-  (lists / 'trainaug.txt').write_text(names, encoding='utf-8')
+  _write(lists / 'trainaug.txt', names.encode())
   return len(masks), len(trainaug)
+
+
+def _names(path, layout):
+  """A list's names; UserError if one leads to another folder."""
+  names = voc.names_in(path, layout)
+  for name in names:
+    if not files.inside(name) or '/' in name or '\\' in name:
+      raise UserError(
+        f'{path} has the name {records.shown(name)!r}; names have no folder, '
+        'for files are written by them, so mend the list'
+      )
+  return names
+
+
+def _write(path, content):
+  """Whole, or not at all; a link in its place is replaced, not followed."""
+  part = path.with_name(f'{path.name}.part')
+  part.unlink(missing_ok=True)
+  part.write_bytes(content)
+  os.replace(part, path)
 
 
 def _mask(path):

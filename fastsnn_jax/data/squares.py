@@ -8,6 +8,7 @@ import numpy as np
 
 from fastsnn_jax.data import decode
 from fastsnn_jax.data import records as rec
+from fastsnn_jax.data.dataset import check_room
 from fastsnn_jax.errors import UserError
 
 
@@ -38,22 +39,20 @@ def _sizes(records):
 
 
 def box_arrays(
-  records, size: int, *, difficult: bool = True
+  records, size: int, *, difficult: bool = True, repairs=None
 ) -> dict[str, np.ndarray]:
-  """`box_labels`, and 'image' uint8 [N, S, S, 3], squashed to S = `size`."""
+  """`box_labels`, and 'image' uint8 [N, S, S, 3], squashed to S = `size`.
+
+  Pictures that turn out to be damaged are left out and counted in `repairs`.
+  """
+  _check_room(records, (size, size, 3))
   images = np.zeros((len(records), size, size, 3), np.uint8)
 
   def put(i):
-    picture = records[i].picture
-    try:
-      images[i] = decode.resized(rec.encoded(picture), size)
-    except decode.Undecodable as error:
-      raise UserError(
-        f'{picture} cannot be decoded ({error}); replace it or leave it out'
-      ) from error
+    images[i] = decode.resized(rec.encoded(records[i].picture), size)
 
-  rec.in_threads(put, range(len(records)))
-  return {'image': images, **box_labels(records, difficult=difficult)}
+  labels = box_labels(records, difficult=difficult)
+  return _good(put, records, {'image': images, **labels}, repairs)
 
 
 def mask_arrays(
@@ -65,34 +64,53 @@ def mask_arrays(
   result is {'image': uint8 [N, S, S, 3], the rest `fill`; 'label': uint8 [N, S,
   S], the rest 255; 'size': int32 [N, 2], (width, height)}.
   """
+  _check_room(records, (size, size, 4))
   images = np.empty((len(records), size, size, 3), np.uint8)
   labels = np.empty((len(records), size, size), np.uint8)
 
   def put(i):
-    """Whether both can be decoded and are as large as they were before."""
-    try:
-      picture, label = rec.picture_and_mask(records[i], classes) or (b'', None)
-      image = decode.whole(picture, 3)
-    except decode.Undecodable:
-      return False
+    """Raises if one is not as it was before."""
+    picture, label = rec.picture_and_mask(records[i], classes) or (b'', None)
+    image = decode.whole(picture, 3)
     if not image.shape[1::-1] == label.shape[::-1] == records[i].size:
-      return False
+      raise decode.Undecodable('another size')
     images[i] = padded(image, size, fill)
     labels[i] = padded(label, size, rec.IGNORED)
+
+  arrays = {'image': images, 'label': labels, 'size': _sizes(records)}
+  return _good(put, records, arrays, repairs)
+
+
+def _check_room(records, shape):
+  remedy = 'add --data.stream, or choose a smaller size'
+  check_room(len(records), shape, f'{len(records)} pictures', remedy)
+
+
+def _good(put, records, arrays, repairs):
+  """The rows of `arrays` whose `put` finds no damage; the rest is counted."""
+
+  def works(i):
+    try:
+      put(i)
+    except decode.Undecodable:
+      return False
     return True
 
-  good = np.array(rec.in_threads(put, range(len(records))), bool)
-  result = {'image': images, 'label': labels, 'size': _sizes(records)}
+  good = np.array(rec.in_threads(works, range(len(records))), bool)
   if good.all():
-    return result
+    return arrays
   damaged = [str(records[i].picture) for i in np.flatnonzero(~good)]
-  repairs['unreadable'] += damaged
+  if repairs is None:
+    raise UserError(
+      f'{rec.shown(damaged[0])} cannot be decoded; replace it or leave it out'
+    )
   if not good.any():
     raise UserError(
-      f'none of {len(records)} pictures can be decoded with its mask (first: '
-      f'{damaged[0]}); look at the files, or write them anew'
+      f'none of {len(records)} pictures can be decoded (first: '
+      f'{rec.shown(damaged[0])}); look at the files, or write them anew'
     )
-  return {key: value[good] for key, value in result.items()}
+  repairs['unreadable'] += damaged
+  return {key: value[good] for key, value in arrays.items()}
 
 
 def fitting_size(largest: int, stride: int) -> int:

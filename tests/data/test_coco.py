@@ -91,7 +91,7 @@ def test_objects_are_left_out_and_counted(tmp_path):
   (tmp_path / 'train2017' / 'broken.png').write_bytes(b'no picture')
   (tmp_path / 'train2017' / 'gone.png').unlink()
   found = coco.read_boxes(tmp_path)
-  assert [record.label.tolist() for record in found.train] == [[0]]
+  assert [record.label.tolist() for record in found.train] == [[0, 0]]
   where = tmp_path / 'train2017'
   path = tmp_path / 'annotations' / 'instances_train2017.json'
   assert records.lines(found.repairs) == [
@@ -102,11 +102,10 @@ def test_objects_are_left_out_and_counted(tmp_path):
     f'{path}, annotation None)',
     '2 objects of an unknown class left out (first: '
     f'{where / "a.png"}, object 2)',
-    f'1 boxes of no size left out (first: {where / "a.png"}, object 4)',
   ]
 
 
-def test_the_picture_s_own_size_is_believed(tmp_path):
+def test_boxes_are_shares_of_the_size_they_were_drawn_on(tmp_path):
   both(tmp_path, {'a': [CAT]})
   said = {'id': 5, 'file_name': 'a.png', 'width': 40, 'height': 20}
   nothing = {'id': 6, 'file_name': 'a.png'}
@@ -115,10 +114,11 @@ def test_the_picture_s_own_size_is_believed(tmp_path):
   path = write(tmp_path, 'train2017', {'a': [CAT]}, images=images)
   found = coco.read_boxes(tmp_path)
   assert [record.size for record in found.train] == [(20, 10)] * 2
-  np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.45, 0.4]])
+  np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.225, 0.2]])
+  assert found.train[0].area.tolist() == [30.5 / 4]
   where = tmp_path / 'train2017' / 'a.png'
   assert found.repairs == {
-    'said_size': [str(where)],
+    'said_size': [f'{where}, 40 x 20 and not 20 x 10'],
     'bare': [str(where)],
     'gone': [f'{path}, image 7'],
   }

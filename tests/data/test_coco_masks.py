@@ -1,5 +1,6 @@
 """Masks from outlines, against pycocotools and the official rules."""
 
+import json
 import pickle
 import sys
 
@@ -48,7 +49,7 @@ def painted(annotations, classes, ignored=False):
   for item in annotations:
     x, y, w, h = item['bbox']
     beside = x >= WIDTH or y >= HEIGHT or x + w <= 0 or y + h <= 0
-    if item.get('ignore') or beside or item['area'] <= 0 or w < 1 or h < 1:
+    if item.get('ignore') or beside or w < 1 or h < 1:
       continue
     inside = tool.annToMask({'image_id': 5, **item}) > 0
     if item['iscrowd']:
@@ -125,7 +126,9 @@ def test_later_objects_are_on_top_and_crowds_below(tmp_path):
   ('changes', 'repair'),
   [
     ({'ignore': 1}, 'skipped'),
-    ({'area': 0}, 'skipped'),
+    ({'area': 0}, None),
+    ({'area': -3}, None),
+    ({'area': '0'}, None),
     ({'bbox': [2, 1, 0.9, 5]}, 'skipped'),
     ({'bbox': [20, 1, 6, 5]}, 'skipped'),
     ({'bbox': [2, -6, 6, 6]}, 'skipped'),
@@ -138,7 +141,12 @@ def test_later_objects_are_on_top_and_crowds_below(tmp_path):
     ({'segmentation': []}, 'no_outline'),
     ({'segmentation': [[2, 1, 8, 1]]}, 'no_outline'),  # else taken for a box
     ({'segmentation': [[2, 1, 8, 1, 8, 6, 2]]}, 'no_outline'),
-    ({'segmentation': [2, 1, 8, 1, 8, 6]}, 'no_outline'),
+    ({'segmentation': [2, 1, 8, 1, 8, 6]}, None),
+    ({'segmentation': ['2', '1', '8', '1', '8', '6']}, None),
+    ({'segmentation': [[2, 1], [8, 1], [8, 6]]}, None),
+    ({'segmentation': [2, 1, 8, 1, 8]}, 'no_outline'),
+    ({'segmentation': '[2, 1, 8, 1, 8, 6]'}, 'no_outline'),
+    ({'segmentation': [[2, 1, 8, 6] * 99_999]}, 'no_outline'),  # a long walk
     ({'segmentation': [[2, 1, 8, 1, 8, float('nan')]]}, 'no_outline'),
     ({'segmentation': [[2, 1, 8, 1, 8, 1e9]]}, 'no_outline'),
     ({'segmentation': [[2, 1, 8, 1, 8, 'x']]}, 'no_outline'),
@@ -152,7 +160,7 @@ def test_later_objects_are_on_top_and_crowds_below(tmp_path):
   ],
 )
 def test_objects_are_left_out_and_counted(tmp_path, changes, repair):
-  both(tmp_path, {'a': [{**CAT, **changes}]})
+  both(tmp_path, {'a': [{**CAT, **changes}], 'good': [CAT]})
   found = coco.read_masks(tmp_path)
   assert list(found.repairs) == [repair] * bool(repair)
   assert found.train[0].mask().any() == (repair is None)
@@ -194,9 +202,12 @@ def test_pictures_are_left_out_and_counted(tmp_path):
   assert found.repairs == {'gone': ['gone.png'], 'unreadable': [broken]}
   said = {'id': 5, 'file_name': 'a.png', 'width': 40, 'height': 20}
   silent = {'id': 6, 'file_name': 'a.png'}
-  write(tmp_path, 'train2017', {'a': [CAT]}, images=[said, silent])
+  mine = [{**CAT, 'image_id': number} for number in (5, 6)]
+  images = {'images': [said, silent], 'annotations': mine}
+  path = write(tmp_path, 'train2017', {'a': []})
+  path.write_text(json.dumps(json.loads(path.read_text()) | images))
   found = coco.read_masks(tmp_path)
-  assert [len(record.mask.shapes) for record in found.train] == [0]
+  assert [len(record.mask.shapes) for record in found.train] == [1]
   (where,) = found.repairs['mask_size']
   assert where.endswith('a.png, 40 x 20 and not 20 x 10')
 

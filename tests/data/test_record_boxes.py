@@ -60,9 +60,9 @@ def oracle(objects, size, whole, short):
       sides.append(np.float32([first / length, last / length]))
     repairs['outside'] += out
     (x1, x2), (y1, y2) = sides
-    if area is None or math.isnan(area):
+    if area is None or math.isnan(area) or area <= 0:
       area = float(x2 - x1) * width * float(y2 - y1) * height
-    if x2 <= x1 or y2 <= y1 or area <= 0:
+    if x2 <= x1 or y2 <= y1:
       repairs['empty'] += 1
       continue
     kept.append(((x1, y1, x2, y2), CLASSES[name], difficult, crowd, area))

@@ -141,12 +141,13 @@ def test_images_are_kept_or_left_out_and_counted(tmp_path):
   assert labels.tolist() == [[0], [-1], [-1]]
 
 
-def test_the_picture_s_own_size_is_believed(tmp_path):
+def test_boxes_are_shares_of_the_size_they_were_drawn_on(tmp_path):
   pictures = {'trainval': {'a': [CAT]}, 'test': {'b': [CAT]}}
   write(tmp_path, pictures, said=(40, 20))
   found = voc.read_boxes(tmp_path)
   assert len(found.repairs['said_size']) == 2
-  np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.5, 0.5]])
+  np.testing.assert_allclose(found.train[0].boxes, [[0, 0, 0.25, 0.25]])
+  assert found.train[0].size == (20, 10)
   write(tmp_path, pictures, said=(0, 0))  # some tools write no size
   assert not records.lines(voc.read_boxes(tmp_path).repairs)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastsnn_jax.data import decode, records
-from fastsnn_jax.data.readers import text
+from fastsnn_jax.data.readers import files, text
 from fastsnn_jax.errors import UserError
 
 # In this order; the first for which there are annotations.
@@ -30,7 +30,9 @@ LAYOUT = (
 )
 CROWDS = ('background', 'ignored')
 _KEYS = ('images', 'annotations', 'categories')
-_FAR = 1e5  # pixels; pycocotools walks along each edge
+# Pixels: the farthest corner and the longest outline, for pycocotools walks
+# along each edge.
+_FAR, _LONG = 1e5, 1e6
 
 
 def has_annotations(directory) -> bool:
@@ -49,14 +51,15 @@ def read_boxes(directory) -> records.Records:
 
   def thing(item):
     x, y, width, height = _box(item)
-    corners, crowd = (x, y, x + width, y + height), bool(item.get('iscrowd'))
-    return records.Object(item['name'], corners, False, crowd, _area(item))
+    corners, crowd = (x, y, x + width, y + height), item['iscrowd']
+    area = text.number(item.get('area'))
+    return records.Object(item['name'], corners, False, crowd, area)
 
   def record(picture, size, said, items, numbers, repairs, training):
-    if said != size:
-      repairs['said_size'].append(str(picture))
+    if not (said := records.size_said(picture, size, said, repairs)):
+      return None
     what = picture, size, list(map(thing, items)), numbers, repairs
-    return records.with_boxes(*what, short=training)
+    return records.with_boxes(*what, said=said, short=training)
 
   return _read(directory, record)
 
@@ -67,7 +70,8 @@ def read_masks(directory, *, crowd: str = 'background') -> records.Records:
   Labels are 0 for the background and 1 more than the place in the training
   split's list of categories; later objects are on top. Left out are, as in the
   official code (reference behaviour S5.2), objects marked `ignore`, with a box
-  beside the picture or a side below 1, and with no area. So are crowds, or with
+  beside the picture or a side below 1. (It leaves out those with an `area` of 0
+  too, which exporters write who know no area.) So are crowds, or with
   `crowd='ignored'` their pixels are ignored where no other object is.
   """
   if crowd not in CROWDS:
@@ -76,8 +80,7 @@ def read_masks(directory, *, crowd: str = 'background') -> records.Records:
 
   def record(picture, size, said, items, numbers, repairs, _):
     if said != size:
-      where = '{}, {} x {} and not {} x {}'.format(picture, *said, *size)
-      repairs['mask_size'].append(where)
+      repairs['mask_size'].append(f'{picture}, {records.sizes(said, size)}')
       return None
     shapes = []
     for item in items:
@@ -110,24 +113,25 @@ def _read(directory, record, masks=False):
         f'{", ".join(splits)}; arrange it as {LAYOUT}'
       )
     data = _load(path, masks)
-    categories = {
-      x['id']: str(x.get('name', x['id'])).strip()
-      for x in data['categories']
-      if 'id' in x
-    }
-    if not parts and masks:
-      classes = records.mask_classes(['background', *categories.values()])
-    elif not parts:
-      spelt = {}
-      for _, name in sorted(categories.items()):
+    categories = _categories(path, data)
+    if not parts:
+      spelt = {'background': 'background'} if masks else {}
+      listed = list(categories.items())
+      if not masks:
+        listed.sort(key=lambda x: (isinstance(x[0], str), x[0]))
+      for _, name in listed:
         spelt.setdefault(name.lower(), name)
       classes = tuple(spelt.values())
+      classes = records.mask_classes(classes) if masks else classes
     numbers = records.class_numbers(classes)
     pictures = _pictures(base, split, path, data, categories, repairs)
     part = (record(*x, numbers, repairs, purpose == 'train') for x in pictures)
     parts.append([x for x in part if x])
-    records.check(parts[-1], classes, path, LAYOUT, repairs)
-  return records.Records(*parts, classes, repairs)
+    # A background is all that is left where no object can be used.
+    bare = masks and not all(x['iscrowd'] for x in data['annotations'])
+    shown = [x for x in parts[-1] if not bare or set(x.label) != {0}]
+    records.check(shown, classes, path, LAYOUT, repairs)
+  return records.checked(parts, classes, repairs)
 
 
 def _base(directory):
@@ -168,29 +172,65 @@ def _load(path, masks):
   return data
 
 
+def _categories(path, data):
+  """{id: name}; UserError if an id has two names."""
+  result = {}
+  for entry in data['categories']:
+    if (number := text.identity(entry.get('id'))) is None:
+      continue
+    name = str(entry.get('name') or number).strip()
+    if result.setdefault(number, name) != name:
+      raise UserError(
+        f'{path}: the categories {result[number]!r} and {name!r} have one id, '
+        f'{number!r}; give each an id of its own'
+      )
+  return result
+
+
 def _pictures(base, split, path, data, categories, repairs):
   """Yields (path, size, size as annotated, annotations) of what can be read."""
-  annotations = {entry.get('id'): [] for entry in data['images']}
-  for item in data['annotations']:
-    item['path'] = path
-    item['name'] = categories.get(item.get('category_id'), '')
-    if item.get('image_id') in annotations:
-      annotations[item['image_id']].append(item)
-    else:
-      repairs['stray'].append(_where(item))
-  folders = [base / form.format(split) for form in PICTURES]
+  entries, annotations = {}, {}
   for entry in data['images']:
-    name, number = str(entry.get('file_name', '')), entry.get('id')
-    picture = text.first_file(folder / name for folder in folders)
-    if picture is None:
-      repairs['gone'].append(name or f'{path}, image {number}')
+    name = str(entry.get('file_name') or '')
+    number = text.identity(entry.get('id'))
+    if number is None:
+      repairs['no_id'].append(name or f'{path}, image {entry.get("id")}')
+    elif number in entries:
+      raise UserError(
+        f'{path}: the images {entries[number][0]!r} and {name!r} have one id, '
+        f'{number!r}; give each an id of its own, as its annotations need it'
+      )
+    else:
+      entries[number], annotations[number] = (name, entry), []
+  seen = set()
+  for item in data['annotations']:
+    item['path'], item['iscrowd'] = path, text.flag(item.get('iscrowd'))
+    item['name'] = categories.get(text.identity(item.get('category_id')), '')
+    number = text.identity(item.get('id'))
+    if number in seen:
+      repairs['same_id'].append(_where(item))
+    seen |= {number} - {None}
+    mine = annotations.get(text.identity(item.get('image_id')))
+    if mine is None:
+      repairs['stray'].append(_where(item))
+    else:
+      mine.append(item)
+  folders = [base / form.format(split) for form in PICTURES]
+  find = files.Finder()
+  for number, (name, entry) in entries.items():
+    found = (find(folder, name) for folder in folders)
+    if not (picture := next(filter(None, found), None)):
+      kind = 'gone' if not name or files.inside(name) else 'astray'
+      repairs[kind].append(name or f'{path}, image {number}')
       continue
     try:
-      width, height = size = decode.size_of(picture)
+      size = decode.size_of(picture)
     except decode.Undecodable:
       repairs['unreadable'].append(str(picture))
       continue
-    said = entry.get('width') or width, entry.get('height') or height
+    said = tuple(text.number(entry.get(side)) for side in ('width', 'height'))
+    if not all(0 < x < math.inf for x in said):
+      said = size
     yield picture, size, said, annotations[number]
 
 
@@ -200,38 +240,31 @@ def _where(item):
 
 def _box(item):
   """(x, y, width, height), NaN where there are no four numbers."""
-  try:
-    x, y, width, height = map(float, item.get('bbox'))
-  except (TypeError, ValueError):
+  box = item.get('bbox')
+  if not isinstance(box, list) or len(box) != 4:
     return (math.nan,) * 4
-  return x, y, width, height
-
-
-def _area(item):
-  area = item.get('area')
-  return area if isinstance(area, int | float) else math.nan
+  return tuple(map(text.number, box))
 
 
 def _flaw(item, number, size, crowd):
   """The repair of what is no object in a mask, or ignored; else None."""
   if number is None:
     return 'unknown'
-  if item.get('iscrowd') and crowd == 'background':
+  if item['iscrowd'] and crowd == 'background':
     return 'crowd'
   x, y, width, height = _box(item)  # where it is NaN, the outline decides
   if (
-    item.get('ignore')
+    text.flag(item.get('ignore'))
     or min(x + width, size[0]) <= max(x, 0)
     or min(y + height, size[1]) <= max(y, 0)
     or min(width, height) < 1
-    or _area(item) <= 0
   ):
     return 'skipped'
   outline = item.get('segmentation')
   coded = outline['size'] if isinstance(outline, dict) else size[::-1]
   if outline is None or coded != size[::-1]:
     return 'no_outline'
-  return 'crowd_ignored' if item.get('iscrowd') else None
+  return 'crowd_ignored' if item['iscrowd'] else None
 
 
 class Outlines(NamedTuple):
@@ -280,14 +313,27 @@ def parse(value):
       size, runs = tuple(map(int, value['size'])), value['counts']
       runs = decode_runs(runs) if isinstance(runs, str) else runs
       runs = np.array(runs, np.int64)
-      if runs.ndim != 1 or (runs < 0).any() or runs.sum() != math.prod(size):
+      pixels = math.prod(size)
+      if runs.ndim != 1 or runs.min() < 0 or runs.max() > pixels:
+        return None
+      if runs.sum() != pixels:
         return None
       return {'size': size, 'counts': runs.astype(np.uint32)}
+    if not any(isinstance(x, list) and len(x) > 2 for x in value):
+      value = [value]  # one polygon, of numbers or of points
     lines = [np.array(polygon, np.float64) for polygon in value]
   except (KeyError, TypeError, ValueError, OverflowError):
     return None
+  lines = [x.ravel() if x.shape[1:] == (2,) else x for x in lines]
   lines = [x for x in lines if x.ndim == 1 and len(x) >= 6 and not len(x) % 2]
-  return [x for x in lines if (np.abs(x) < _FAR).all()] or None
+  return [x for x in lines if _can_be_walked(x)] or None
+
+
+def _can_be_walked(line):
+  if not (np.abs(line) < _FAR).all():
+    return False
+  edges = np.abs(np.diff(line.reshape(-1, 2), axis=0))
+  return edges.max(1).sum() < _LONG
 
 
 def decode_runs(text: str) -> np.ndarray:

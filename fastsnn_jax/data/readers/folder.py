@@ -6,12 +6,10 @@ import pathlib
 import numpy as np
 
 from fastsnn_jax.data import records
+from fastsnn_jax.data.decode import SUFFIXES
+from fastsnn_jax.data.readers.files import is_picture
 from fastsnn_jax.errors import UserError
 
-SUFFIXES = (
-  *('.jpg', '.jpeg', '.jpe', '.png', '.webp', '.bmp', '.gif'),
-  *('.tif', '.tiff', '.ppm', '.pgm'),
-)
 # In this order; the first that has folders in it. ImageNet's `test` holds
 # pictures without a class, its `val` is what everybody tests on.
 _TEST = ('test', 'val', 'validation')
@@ -23,7 +21,8 @@ class Files:
 
   channels = None  # each picture has its own
 
-  def __init__(self, folder, names, labels):
+  def __init__(self, folder, names, labels, repairs=()):
+    self.repairs = dict(repairs)  # as `records.lines` takes them
     # Bytes: an array of a million `str` is too large to send to every worker.
     self._folder, self._names, self._labels = os.fspath(folder), names, labels
 
@@ -47,7 +46,8 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
   """(train, test, sorted names of train's folders, which are the classes).
 
   Pictures are the files in or below a class's folder that end as in `SUFFIXES`,
-  in the order of their names; hidden ones do not count.
+  in the order of their names; hidden ones do not count. Links to folders are
+  followed once, what is no regular file is never opened.
   """
   directory = pathlib.Path(directory)
   train = directory / 'train'
@@ -90,14 +90,47 @@ def _classes(folder):
 
 def _list(folder, classes):
   """(`Files`, number of pictures of each class)."""
-  names, counts = [], []
+  names, counts, repairs = [], [], records.new_repairs()
   for name in classes:
-    below = []
-    for where, folders, files in os.walk(folder / name, followlinks=True):
-      folders[:] = [x for x in folders if x[0] != '.']
-      files = [x for x in files if x.lower().endswith(SUFFIXES) and x[0] != '.']
-      below += [os.path.relpath(os.path.join(where, x), folder) for x in files]
+    below = [
+      os.path.relpath(path, folder) for path in _below(folder / name, repairs)
+    ]
     names += [os.fsencode(x) for x in sorted(below)]
     counts.append(len(below))
   labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-  return Files(folder, np.array(names, dtype=bytes), labels), counts
+  return Files(folder, np.array(names, dtype=bytes), labels, repairs), counts
+
+
+def _below(top, repairs):
+  """Yields the paths of the pictures in or below a folder, each once."""
+  # A link to one that holds it would lead in circles.
+  above = {*top.absolute().parents, *top.resolve().parents}
+  seen, folders, links = {_same(x) for x in above}, [str(top)], []
+  while folders or links:
+    where = (folders or links).pop()  # so that a link is what is left out
+    try:
+      if (same := _same(where)) in seen:
+        repairs['loop'].append(where)
+        continue
+      with os.scandir(where) as entries:
+        entries = sorted(entries, key=lambda x: x.name)
+    except OSError:
+      repairs['unreadable'].append(where)
+      continue
+    seen.add(same)
+    for entry in entries:  # no `stat` of each, which is slow on a network
+      if entry.name[0] == '.':
+        continue
+      if entry.is_dir():
+        (links if entry.is_symlink() else folders).append(entry.path)
+      elif not is_picture(entry.name):
+        repairs['ending'].append(entry.path)
+      elif not entry.is_file():
+        repairs['no_file'].append(entry.path)
+      else:
+        yield entry.path
+
+
+def _same(folder):
+  status = os.stat(folder)
+  return status.st_dev, status.st_ino

@@ -4,7 +4,6 @@ A file has a magic number (type and number of dimensions), each dimension as 32
 bits, high byte first, and the values as bytes.
 """
 
-import gzip
 import math
 import pathlib
 import zlib
@@ -15,6 +14,8 @@ from fastsnn_jax.errors import UserError
 
 _MAGIC = {'images': 0x00000803, 'labels': 0x00000801}  # uint8, 3 or 1 dims
 _PARTS = ('train', 't10k')
+_CHUNK = 2**20
+_MOST = 2**31  # bytes of a file, unpacked
 
 
 def _find(directory, part, kind):
@@ -60,29 +61,46 @@ def _read(directory, part, kind):
       f'{directory} holds no file {names[0]} (nor {names[1]}); put all four '
       'idx files there, training and test images and labels'
     )
-  data, magic = _bytes(file), _MAGIC[kind]
+  magic = _MAGIC[kind]
   numbers = 1 + (magic & 0xFF)
-  header = data[: 4 * numbers].ljust(4 * numbers, b'\0')
+  header = _bytes(file, 4 * numbers).ljust(4 * numbers, b'\0')
   start, *shape = np.frombuffer(header, '>u4').tolist()
   expected = 4 * numbers + math.prod(shape)
+  if start == magic and expected > _MOST:
+    raise UserError(
+      f'{file} says that it holds {expected} bytes; at most {_MOST} are read '
+      'into memory, so use a folder of pictures with --data.stream'
+    )
+  data = _bytes(file, min(expected, _MOST) + 1)
   if start != magic or len(data) != expected:
+    more = ', and perhaps more' if len(data) > expected else ''
     raise UserError(
       f'{file} holds {len(data)} bytes, expected {expected} for {kind} of '
-      f'shape {shape}, and begins with 0x{start:08x}, expected 0x{magic:08x}; '
-      'it is damaged or of another kind, so get it again'
+      f'shape {shape}{more}, and begins with 0x{start:08x}, expected '
+      f'0x{magic:08x}; it is damaged or of another kind, so get it again'
     )
   return np.frombuffer(data, np.uint8, offset=4 * numbers).reshape(shape), file
 
 
-def _bytes(file):
-  """The content, unpacked if it is gzip, whatever the name says."""
+def _bytes(file, most):
+  """The first bytes, unpacked if it is gzip, whatever the name says.
+
+  If it is cut short, what there is lets the caller state both sizes.
+  """
   try:
-    data = file.read_bytes()
-    return gzip.decompress(data) if data[:2] == b'\x1f\x8b' else data
-  except EOFError:
-    # Cut short: what there is of it lets the caller state both sizes.
-    return zlib.decompressobj(wbits=31).decompress(data)
-  except (zlib.error, OSError) as error:  # BadGzipFile is an OSError
+    with file.open('rb') as stream:
+      if (packed := stream.read(2)) != b'\x1f\x8b':
+        return packed + stream.read(most - len(packed))
+      result, unpack = bytearray(), zlib.decompressobj(wbits=31)
+      while packed and len(result) < most:
+        if unpack.eof:  # a file may be put together of several
+          unpack = zlib.decompressobj(wbits=31)
+        result += unpack.decompress(packed, most - len(result))
+        packed = unpack.unconsumed_tail or unpack.unused_data
+        packed = packed.lstrip(b'\0') if unpack.eof else packed
+        packed = packed or stream.read(_CHUNK)
+      return result
+  except (zlib.error, OSError) as error:
     raise UserError(
       f'{file} cannot be read, or is a damaged gzip ({error}); get it again'
     ) from error

@@ -1,30 +1,40 @@
-"""Text files: UTF-8, whatever the machine's locale is."""
+"""Text as people's tools write it: encodings, numbers, ids and XML."""
 
 import codecs
+import math
+import re
+from xml.etree import ElementTree
 
 from fastsnn_jax.errors import UserError
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin alike
+_DECLARED = re.compile(rb'<\?xml[^>]*encoding\s*=\s*["\']([A-Za-z][\w.:-]*)')
+# What is declared -> what is written: all of it, and some more characters.
+_WIDER = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'shift_jis': 'cp932'}
+_WIDER |= {'shift-jis': 'cp932', 'sjis': 'cp932', 'euc-kr': 'cp949'}
+_WHOLE = re.compile(r'[+-]?\d{1,18}(\.0*)?', re.ASCII)
 
 
 def read(path) -> str:
   """The content, without a byte order mark; UserError if it is not UTF-8."""
   try:
     content = path.read_bytes()
-    return content.removeprefix(codecs.BOM_UTF8).decode()
+    result = content.decode()
+    place = content.find(b'\0')
+    if place >= 0:
+      raise UnicodeDecodeError('utf-8', content, place, place + 1, 'a NUL')
+    return result.replace('\ufeff', '')  # lists put together have several
   except OSError as error:
     raise UserError(
       f'{path} cannot be read ({error.strerror}); check its permissions'
     ) from error
   except UnicodeDecodeError as error:
-    place = error.start + len(content) - len(error.object)
+    place = error.start
+    wide = content.startswith(_UTF16) or b'\0' in content
     raise UserError(
-      f'{path} is not UTF-8 (byte {place} is 0x{content[place]:02x}); write it '
-      'again as UTF-8'
+      f'{path} is not UTF-8 (byte {place} is 0x{content[place]:02x})'
+      f'{", but looks like UTF-16" * wide}; write it again as UTF-8'
     ) from error
-
-
-def first_file(paths):
-  """The first of the paths that is a file, or None."""
-  return next((path for path in paths if path.is_file()), None)
 
 
 def lines(path) -> list[str]:
@@ -38,3 +48,49 @@ def listed(path, layout) -> list[str]:
   if not path.is_file():
     raise UserError(f'{path}: no such file; the layout is {layout}')
   return [line for line in lines(path) if line]
+
+
+def xml(path) -> ElementTree.Element:
+  """The root of an XML file in any encoding that Python knows.
+
+  ValueError if it cannot be read. Where the declared encoding is unknown or
+  wrong, UTF-8 is tried.
+  """
+  content = path.read_bytes()
+  content = content.removeprefix(codecs.BOM_UTF8).lstrip()
+  match = _DECLARED.match(content)
+  name = match[1].decode().lower() if match else ''
+  codings = [_WIDER.get(name, name), 'utf-8'] if match else [None]
+  for coding in codings:  # of a str, the declaration does not count
+    try:
+      text = content.decode(coding) if coding else content
+      return ElementTree.fromstring(text)
+    except (LookupError, ValueError, ElementTree.ParseError) as error:
+      reason = f'{type(error).__name__}: {error}'
+  raise ValueError(reason)
+
+
+def number(value) -> float:
+  """A number of JSON or XML, as text too; NaN for anything else."""
+  try:
+    return math.nan if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError, OverflowError):
+    return math.nan
+
+
+def flag(value) -> bool:
+  """A mark of JSON or XML: true, "true", and any number but 0, as text too."""
+  if isinstance(value, bool):
+    return value
+  true = isinstance(value, str) and value.strip().lower() in ('true', 'yes')
+  return true or abs(number(value)) > 0
+
+
+def identity(value) -> int | str | None:
+  """What an id stands for: 7, 7.0, '7' and '007' are one; None is no id."""
+  if isinstance(value, bool) or not isinstance(value, int | float | str):
+    return None
+  text = value.strip() if isinstance(value, str) else repr(value)
+  if _WHOLE.fullmatch(text):
+    return int(text.partition('.')[0])
+  return text if isinstance(value, str) and text else None

@@ -6,6 +6,7 @@ where it is used: half a second that most runs save.
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -14,11 +15,16 @@ import numpy as np
 
 from fastsnn_jax.data import decode
 from fastsnn_jax.data import records as annotations
+from fastsnn_jax.data.dataset import check_room
+from fastsnn_jax.data.readers import text
+from fastsnn_jax.data.readers.files import inside
 from fastsnn_jax.errors import UserError
 
 _CHUNK = 256  # examples read at a time; more are not faster
 _PEEK = 100  # a split without annotations in its first examples has none at all
 _CONFIGS = {'voc': ('2007', '2012'), 'coco': ('2017',)}
+_CLASSES = 10**6  # at most; a name is made for each
+_KINDS = 'tensorflow_datasets.core.features.'  # the module of TFDS's features
 _MARKS = {'is_difficult': False, 'is_crowd': False, 'area': None}
 _LABELS = "classification needs {'image': uint8 [H, W, C], 'label': a class}"
 _BOXES = (
@@ -50,7 +56,9 @@ def find(name, directory) -> list[pathlib.Path]:
 
 def _newest(name, directory):
   directory = pathlib.Path(directory)
-  folders = [*directory.glob(f'{name}/*'), *directory.glob(f'{name}/*/*')]
+  base, folders = directory / name, []
+  if inside(name):
+    folders = [*base.glob('*'), *base.glob('*/*')]
   if directory.resolve().parent.name == name:
     folders.append(directory)
   elif directory.resolve().name == name:
@@ -76,25 +84,40 @@ def prepare_command(name, directory) -> str:
 
 
 def load(name, directory):
-  """`records` in memory: {'image': uint8 [N, H, W, C], 'label': int32 [N]}."""
+  """`records` in memory, and what was left out: (train, test, classes, notes).
+
+  Splits are {'image': uint8 [N, H, W, C], 'label': int32 [N]}.
+  """
   *parts, classes = records(name, directory)
-  return *map(_arrays, parts), classes
+  repairs = annotations.new_repairs()
+  train, test = (_arrays(part, repairs) for part in parts)
+  return train, test, classes, tuple(annotations.lines(repairs))
 
 
-def _arrays(part):
-  images, labels = None, np.zeros(len(part), np.int32)
+def _arrays(part, repairs):
+  images, labels, row = None, np.zeros(len(part), np.int32), 0
   with _reading(*part.origin):
-    for row, example in part.all_examples():
-      image = decode.whole(example['image'], part.channels)
+    for number, example in part.all_examples():
+      try:
+        image = decode.whole(example['image'], part.channels)
+      except decode.Undecodable as error:
+        repairs['unreadable'].append(part.name(number))
+        reason = error
+        continue
       if images is None:
+        remedy = 'add --data.stream --data.size N (of the side)'
+        check_room(len(part), image.shape, part.name(''), remedy)
         images = np.zeros((len(part), *image.shape), np.uint8)
       if image.shape != images.shape[1:]:
         raise UserError(
-          f'{part.name(row)} has shape {image.shape}, those before have '
+          f'{part.name(number)} has shape {image.shape}, those before have '
           f'{images.shape[1:]}; add --data.stream --data.size N (of the side)'
         )
-      images[row], labels[row] = image, example['label']
-  return {'image': images, 'label': labels}
+      images[row], labels[row] = image, part.label(number, example)
+      row += 1
+    if images is None:
+      raise reason
+  return {'image': images[:row], 'label': labels[:row]}
 
 
 def records(name, directory) -> tuple['Part', 'Part', tuple[str, ...]]:
@@ -140,7 +163,6 @@ def read_boxes(name, directory) -> annotations.Records:
 
 def _pictures(part, names, from_one, repairs):
   """Yields (`Picture`, size, [`annotations.Object`, …]) of what can be read."""
-  names = [*names, '']  # which -1 stands for
   for row, example in part.all_examples():
     picture, objects = Picture(part, row), example['objects']
     try:
@@ -148,7 +170,8 @@ def _pictures(part, names, from_one, repairs):
     except decode.Undecodable:
       repairs['unreadable'].append(str(picture))
       continue
-    count, called = len(objects['label']), [names[i] for i in objects['label']]
+    known, count = dict(enumerate(names)), len(objects['label'])
+    called = [known.get(int(i), '') for i in objects['label']]
     boxes = np.array(objects['bbox'], np.float64).reshape(count, 4)
     corners = boxes[:, [1, 0, 3, 2]] * [*size, *size] - from_one
     marks = (objects.get(key, [no] * count) for key, no in _MARKS.items())
@@ -189,7 +212,17 @@ class Part:
 
   def __getitem__(self, index) -> tuple[bytes, dict]:
     (example,) = self.examples([int(index)])
-    return example['image'], {'label': np.int32(example['label'])}
+    return example['image'], {'label': self.label(index, example)}
+
+  def label(self, index, example) -> np.int32:
+    """The class of an example; UserError if there is none of that number."""
+    label, count = int(example['label']), self.features['label'].num_classes
+    if not 0 <= label < count:
+      raise UserError(
+        f'{self.name(index)} has the label {label}, and the set {count} '
+        f'classes; labels must be 0 to {count - 1}, so prepare it anew'
+      )
+    return np.int32(label)
 
   @property
   def channels(self) -> int | None:
@@ -249,6 +282,7 @@ def _open(origin, *, boxes, tested=True):
   import tensorflow_datasets as tfds
 
   folder = origin[0]
+  _check_features(tfds, folder / 'features.json')
   # `tfds.data_source(name)` is this with the one version that the installed
   # TFDS knows; from the directory, whatever version was prepared will do.
   builder = tfds.builder_from_directory(folder)
@@ -275,6 +309,8 @@ def _open(origin, *, boxes, tested=True):
     name: Part(source, features, origin, name)
     for name, source in zip(names, sources, strict=True)
   }
+  for part in parts.values():  # before anything is as long as they say
+    part.examples([len(part) - 1])
   tests = [x for x in ('test', 'validation') if tested and x in parts]
   held_out = next((x for x in tests if parts[x].annotated()), None)
   learnt = 'train' in parts and (boxes or parts['train'].annotated())
@@ -284,6 +320,38 @@ def _open(origin, *, boxes, tested=True):
       'examples in train, and in test or validation, so choose another set'
     )
   return parts, held_out
+
+
+def _check_features(tfds, path):
+  """UserError if a file names classes that are not TFDS's own.
+
+  TFDS imports the module of whatever is named.
+  """
+  own, todo = set(tfds.features.__all__), [json.loads(text.read(path))]
+  while todo:
+    node = todo.pop()
+    if isinstance(node, list):
+      todo += node
+    elif isinstance(node, dict):
+      todo += node.values()
+      for key, value in node.items():
+        if key in ('pythonClassName', 'python_class_name', 'type'):
+          named = value if isinstance(value, str) else f'{_KINDS}x.Image'
+          if (
+            not named.startswith(_KINDS) or named.rpartition('.')[2] not in own
+          ):
+            raise UserError(
+              f'{path} names the class {annotations.shown(named)!r}, which is '
+              "not one of TFDS's own features; nothing else is imported, so "
+              'prepare the set with those'
+            )
+        if (
+          key in ('numClasses', 'num_classes') and text.number(value) > _CLASSES
+        ):
+          raise UserError(
+            f'{path} has {key} {value}; at most {_CLASSES} are read, so look '
+            'at the file'
+          )
 
 
 def _selected(kinds, features, boxes):

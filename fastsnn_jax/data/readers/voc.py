@@ -5,12 +5,10 @@ DIR/ImageSets/Main; for masks DIR/SegmentationClass/NAME.png, a PNG of indices,
 and lists in DIR/ImageSets/Segmentation; and, but for VOC itself, classes.txt.
 """
 
-import math
 import pathlib
-from xml.etree import ElementTree
 
 from fastsnn_jax.data import decode, records
-from fastsnn_jax.data.readers import text
+from fastsnn_jax.data.readers import files, text
 from fastsnn_jax.errors import UserError
 
 CLASSES = (
@@ -33,7 +31,6 @@ MASK_LISTS = pathlib.PurePath('ImageSets', 'Segmentation')
 _BOXES = (('trainval', 'test'), ('train', 'test'), ('train', 'val'))
 _VOC = (('trainaug', 'val'), ('train', 'val'))
 _OWN = (('train', 'test', 'val'), ('train', 'test'), ('train', 'val'))
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
@@ -55,21 +52,22 @@ def read_boxes(directory) -> records.Records:
   else:
     splits = [[x] for x in _lists(directory, BOX_LISTS, _BOXES, BOX_LAYOUT)]
     known = _classes(directory, masks=False)
-  repairs = records.new_repairs()
+  repairs, find = records.new_repairs(), files.Finder()
   parts = [
-    [item for path in paths for item in _annotations(path, repairs)]
+    [item for path in paths for item in _annotations(path, find, repairs)]
     for paths in splits
   ]
-  names = (item.name for *_, objects in parts[0] for item in objects)
+  names = (item.name for _, _, objects, _ in parts[0] for item in objects)
   spelt = {name.lower(): name for name in names if name}
   classes = tuple(known or sorted(spelt.values()))
   numbers = records.class_numbers(classes)
   for part, (path, *_) in zip(parts, splits, strict=True):
     part[:] = (
-      records.with_boxes(*item, numbers, repairs, whole=True) for item in part
+      records.with_boxes(*item, numbers, repairs, said=said, whole=True)
+      for *item, said in part
     )
     records.check(part, classes, path, BOX_LAYOUT, repairs)
-  return records.Records(*parts, classes, repairs)
+  return records.checked(parts, classes, repairs)
 
 
 def has_masks(directory) -> bool:
@@ -88,18 +86,15 @@ def read_masks(directory) -> records.Records:
   lists = _VOC if root.name == 'VOC2012' else _OWN
   lists = _lists(root, MASK_LISTS, lists, MASK_LAYOUT)
   classes = records.mask_classes(_classes(root, masks=True))
-  repairs, parts = records.new_repairs(), []
-
-  def files(name):
-    masks = (root / folder / f'{name}.png' for folder in MASKS)
-    return _hinted(name), _picture(root, name), text.first_file(masks)
-
+  repairs, find, parts = records.new_repairs(), files.Finder(), []
   for path in lists:
-    paths = map(files, names_in(path))
+    paths = []
+    for name, picture in _pictures(path, find, MASK_LAYOUT, repairs):
+      masks = (find(root / folder, name, ('.png',)) for folder in MASKS)
+      paths.append((name, picture, next(filter(None, masks), None)))
     parts.append(records.with_masks(paths, classes, repairs))
     records.check(parts[-1], classes, path, MASK_LAYOUT, repairs)
-  train, test, *validation = parts
-  return records.Records(train, test, classes, repairs, *validation)
+  return records.checked(parts, classes, repairs)
 
 
 def mask_root(directory) -> pathlib.Path:
@@ -154,50 +149,59 @@ def _classes(root, masks):
   return tuple(names)
 
 
-def _annotations(path, repairs):
-  """Yields (picture, size, [`records.Object`]) of what can be read."""
-  root = path.parents[2]
-  for line in text.listed(path, BOX_LAYOUT):
-    # VOC's own lists of a class have a mark behind the name.
-    name = line if _picture(root, line) else line.split()[0]
-    file = picture = _picture(root, name)
-    if picture is None:
-      repairs['gone'].append(_hinted(name))
+def _pictures(path, find, layout, repairs):
+  """Yields (name, path) of the pictures of a list that are there."""
+  folder, seen = path.parents[2] / 'JPEGImages', set()
+  for line in text.listed(path, layout):
+    word, *mark = line.split()
+    for name in (line, word):
+      if picture := find(folder, name, decode.SUFFIXES):
+        break
+    else:
+      kind = 'gone' if files.inside(name) else 'astray'
+      # VOC's own lists of a class have a mark behind the name.
+      marked = len(mark) == 1 and mark[0].lstrip('-').isdigit()
+      repairs[kind].append(_hinted(word if marked else line))
       continue
+    if name in seen:
+      repairs['twice'].append(f'{path}, {name}')
+    seen.add(name)
+    yield name, picture
+
+
+def _annotations(path, find, repairs):
+  """Yields (picture, size, [`records.Object`], size of the annotation)."""
+  folder = path.parents[2] / 'Annotations'
+  for name, picture in _pictures(path, find, BOX_LAYOUT, repairs):
     try:
+      file = picture
       size = decode.size_of(picture)
-      file = root / 'Annotations' / f'{name}.xml'
-      tree = ElementTree.parse(file)
-    except (decode.Undecodable, OSError, ElementTree.ParseError):
+      file = folder / f'{name}.xml'
+      if not (found := find(folder, name, ('.xml',))):
+        raise FileNotFoundError(file)
+      tree = text.xml(found)
+    except (decode.Undecodable, OSError, ValueError):
       repairs['unreadable'].append(str(file))
       continue
-    said = (_number(tree, f'size/{side}') for side in ('width', 'height'))
-    if any(x > 0 and x != y for x, y in zip(said, size, strict=True)):
-      repairs['said_size'].append(str(picture))
-    yield picture, size, list(map(_object, tree.iter('object')))
+    said = tuple(_number(tree, f'size/{side}') for side in ('width', 'height'))
+    if said := records.size_said(picture, size, said, repairs):
+      yield picture, size, list(map(_object, tree.iter('object'))), said
 
 
 def _object(node):
   corners = [_number(node, f'bndbox/{corner}') - 1 for corner in _CORNERS]
   name = (node.findtext('name') or '').strip()
-  return records.Object(name, corners, _number(node, 'difficult') == 1)
+  difficult = text.flag(node.findtext('difficult'))
+  return records.Object(name, corners, difficult)
 
 
 def _number(node, path):
-  try:
-    return float(node.findtext(path, 'nan'))
-  except ValueError:
-    return math.nan
-
-
-def _picture(root, name):
-  paths = (root / 'JPEGImages' / (name + suffix) for suffix in _SUFFIXES)
-  return text.first_file(paths)
+  return text.number(node.findtext(path))
 
 
 def _hinted(name):
   """A name of a list, and what is wrong if it is the name of a file."""
-  path = pathlib.PurePath(name)
-  if path.suffix in _SUFFIXES or 'JPEGImages' in path.parts:
+  path = pathlib.PureWindowsPath(name)
+  if files.is_picture(name) or 'JPEGImages' in path.parts:
     return f'{name}; names in lists have no folder and no ending: {path.stem}'
   return name
