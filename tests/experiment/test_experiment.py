@@ -34,7 +34,7 @@ CONFIG = f"""{TINY_RESNET}
 config = fs.Experiment(
   model='tiny_resnet',
   data=fs.Data('digits', batch=32, eval_batch=120, crop=1, flip=False),
-  stages=(fs.Stage(32, epochs=1), fs.Stage(2, epochs=24, learning_rate=0.04)),
+  stages=(fs.Stage(32, epochs=1), fs.Stage(2, epochs=8, learning_rate=0.04)),
   save_minutes=0.0,
 )
 """
