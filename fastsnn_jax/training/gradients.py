@@ -11,7 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import PartitionSpec as P
 
 from fastsnn_jax import distributed
 from fastsnn_jax.nn.network import Network
@@ -37,25 +37,21 @@ def gradients(
     network, task: static.
     dtype: in which the layers compute; parameters, statistics, neurons and the
       loss stay in float32 at least.
-    accumulate: parts of the batch, one after another; divides B (over the
-      devices).
+    accumulate: parts of each device's rows, one after another.
     remat: compute each layer's insides again in the backward pass.
-    per_device: batch norm takes statistics of its own on each device, in place
-      of those of the whole batch.
+    per_device: batch norm takes statistics of its own on each device.
 
   Returns:
     (gradients of the mean loss, the task's sums, new batch_stats).
   """
 
   def loss_of(params, statistics, batch):
+    variables = {'params': params, 'batch_stats': statistics}
     images = batch['image']
     if dtype != 'float32':
       images = images.astype(dtype)
     output, _, statistics = network.apply(
-      {'params': params, 'batch_stats': statistics},
-      images,
-      train=True,
-      remat=remat,
+      variables, images, train=True, remat=remat
     )
     loss, sums = task.loss(output, batch)
     return loss, (sums, statistics)
@@ -70,12 +66,8 @@ def gradients(
     total = jax.shard_map(
       functools.partial(_over_devices, total),
       mesh=distributed.mesh(),
-      in_specs=(
-        PartitionSpec(),
-        PartitionSpec(),
-        PartitionSpec(distributed.AXIS),
-      ),
-      out_specs=PartitionSpec(),
+      in_specs=(P(), P(), P(distributed.AXIS)),
+      out_specs=P(),
       check_vma=False,
     )
   grads, sums, statistics = total(*arguments)

@@ -45,9 +45,8 @@ class Step(NamedTuple):
       step, from a copy of the variables.
     advance: (state, batch, key, side) -> (state, (sums of the epoch so far,
       bad_step)), jitted; the state is donated, the rest outlives it. `batch`
-      has raw images, the task's labels and 'mask', shared out by row; `key` is
-      that of the stage; `side`, static, is what images are brought to, or
-      None.
+      has raw images and labels, shared out by row; `key` is the stage's;
+      `side`, static, is what images are brought to, or None.
   """
 
   start: Callable
@@ -57,13 +56,7 @@ class Step(NamedTuple):
 def make_step(
   network: Network, task: Task, config, stage, epoch_steps: int
 ) -> Step:
-  """The step of a stage; it is compiled once for each side of images.
-
-  Args:
-    network, task: what is trained, and for what.
-    config, stage: `Experiment`, and which of its stages.
-    epoch_steps: steps of an epoch.
-  """
+  """The step of a stage of an `Experiment`, compiled once for each side."""
   optimizer = make_optimizer(config, stage, epoch_steps)
   compute = config.compute
 
@@ -105,15 +98,9 @@ def make_step(
 def create(variables, optimizer, sums, *, average=False) -> TrainState:
   """The state before the first step, from a copy of the variables.
 
-  Args:
-    variables, optimizer: of the network, and of optax.
-    sums: zeros like those of the task's `loss`.
-    average: follow the variables with a moving average.
+  `sums` are zeros like those of the task's `loss`.
   """
-
-  def copy():
-    return jax.tree.map(jnp.array, variables)
-
+  copy = functools.partial(jax.tree.map, jnp.array, variables)
   return TrainState(
     variables=copy(),
     opt_state=optimizer.init(variables['params']),
@@ -129,10 +116,7 @@ def create(variables, optimizer, sums, *, average=False) -> TrainState:
 def train_step(
   state, batch, *, network, task, optimizer, ema=0.0, **how
 ) -> TrainState:
-  """One optimiser step on a batch of normalised images.
-
-  `how` are the settings of `gradients.gradients`.
-  """
+  """One optimiser step on normalised images; for `how` see `gradients`."""
   params = state.variables['params']
   grads, sums, statistics = gradients(
     state.variables, batch, network=network, task=task, **how
@@ -141,10 +125,8 @@ def train_step(
   leaves = jax.tree.leaves((sums['loss'], updates))
   finite = jnp.array([jnp.isfinite(x).all() for x in leaves]).all()
   good = finite | (state.bad_step >= 0)
-  variables = {
-    'params': optax.apply_updates(params, updates),
-    'batch_stats': statistics,
-  }
+  params = optax.apply_updates(params, updates)
+  variables = {'params': params, 'batch_stats': statistics}
   average = state.average
   if average:
     # Early on a shorter average, or it would be the start for long.
@@ -163,12 +145,9 @@ def train_step(
 @functools.partial(jax.jit, donate_argnames='state')
 def keep_best(state: TrainState, score) -> TrainState:
   """Takes the variables as the best ones, where their score is the highest."""
-  better = score > state.best_score
-  best, best_score = jax.tree.map(
-    lambda new, old: jnp.where(better, new, old),
-    (state.judged, score),
-    (state.best, state.best_score),
-  )
+  better = functools.partial(jnp.where, score > state.best_score)
+  new, old = (state.judged, score), (state.best, state.best_score)
+  best, best_score = jax.tree.map(better, new, old)
   return state._replace(best=best, best_score=best_score)
 
 
@@ -176,17 +155,13 @@ def graft(fresh, old, *, only: str = ''):
   """`fresh` variables with every leaf that `old` has of the same name.
 
   From 32 bits to fewer, theta and weight_alpha are new and keep their initial
-  values; from there on everything is taken over.
-
-  Args:
-    fresh, old: variables.
-    only: take over layers whose name begins so; '' for all.
+  values; from there on everything is taken over, or only the layers whose name
+  begins with `only`.
   """
-  leaves = {
-    path: leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(old)
-    if path[1].key.startswith(only)
-  }
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.asarray(leaves.get(path, leaf)), fresh
-  )
+  leaves = dict(jax.tree_util.tree_leaves_with_path(old))
+
+  def take(path, leaf):
+    taken = path[1].key.startswith(only)
+    return jnp.asarray(leaves.get(path, leaf) if taken else leaf)
+
+  return jax.tree_util.tree_map_with_path(take, fresh)
