@@ -13,10 +13,8 @@ import numpy as np
 
 from fastsnn_jax import distributed
 from fastsnn_jax.checkpoint.store import Store
-from fastsnn_jax.data import Shuffle, Split
+from fastsnn_jax.data import Shuffle
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.network import Network
-from fastsnn_jax.tasks import Task
 from fastsnn_jax.training.log import Bar, Log, say
 from fastsnn_jax.training.meter import Meter
 from fastsnn_jax.training.step import keep_best, make_step
@@ -37,16 +35,7 @@ class Session(NamedTuple):
 
 
 def run_stage(
-  network: Network,
-  variables,
-  task: Task,
-  split: Split,
-  config,
-  stage,
-  *,
-  score: Callable,
-  session: Session,
-  identity: dict,
+  network, variables, task, split, config, stage, *, score, session, identity
 ):
   """Trains one stage, from its last save if there is one.
 
@@ -58,7 +47,7 @@ def run_stage(
     network, variables, task, split: what to train, what for, and on what.
     config, stage: `Experiment`, and which of its stages.
     score: (variables, epoch) -> {metric: value} of an epoch, 'score' too.
-    session: of the run.
+    session: the `Session` of the run.
     identity: JSON values by which a save of another run is known, and refused.
 
   Returns:

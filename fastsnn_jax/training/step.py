@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from fastsnn_jax import distributed
-from fastsnn_jax.nn.network import Network
-from fastsnn_jax.tasks import Task
 from fastsnn_jax.training.gradients import gradients
 from fastsnn_jax.training.optimizer import make_optimizer
 
@@ -38,33 +36,26 @@ class TrainState(NamedTuple):
 
 
 class Step(NamedTuple):
-  """The training step of a stage.
-
-  Attributes:
-    start: (variables, shapes of a batch, side) -> the state before the first
-      step, from a copy of the variables.
-    advance: (state, batch, key, side) -> (state, (sums of the epoch so far,
-      bad_step)), jitted; the state is donated, the rest outlives it. `batch`
-      has raw images and labels, shared out by row; `key` is the stage's;
-      `side`, static, is what images are brought to, or None.
-  """
+  """The training step of a stage, as `make_step` makes it."""
 
   start: Callable
   advance: Callable
 
 
-def make_step(
-  network: Network, task: Task, config, stage, epoch_steps: int
-) -> Step:
-  """The step of a stage of an `Experiment`, compiled once for each side."""
+def make_step(network, task, config, stage, epoch_steps: int) -> Step:
+  """The step of a stage of an `Experiment`, compiled once for each side.
+
+  A side, static, is what images are brought to, or None for their own.
+  """
   optimizer = make_optimizer(config, stage, epoch_steps)
-  compute = config.compute
 
   def augment(batch, key, side):
     batch = task.augment(key, distributed.keep_by_row(batch), config.data, side)
     return distributed.keep_by_row(batch)
 
   def start(variables, shapes, side=None):
+    """The state before the first step; `shapes` are those of a batch."""
+
     def sums_of(batch):
       batch = augment(batch, jax.random.key(0), side)
       output, _ = network.apply(variables, batch['image'])
@@ -75,6 +66,10 @@ def make_step(
 
   @functools.partial(jax.jit, static_argnames='side', donate_argnames='state')
   def advance(state, batch, key, side=None):
+    """(state, (sums of the epoch so far, bad_step)), which outlive the state.
+
+    `batch` has raw images and labels, shared out by row; `key` is the stage's.
+    """
     begins = state.step % epoch_steps == 0  # an epoch, whose sums start anew
     sums = jax.tree.map(lambda x: jnp.where(begins, 0, x), state.sums)
     state = train_step(
@@ -84,10 +79,7 @@ def make_step(
       task=task,
       optimizer=optimizer,
       ema=config.ema,
-      dtype=compute.dtype,
-      accumulate=compute.accumulate,
-      remat=compute.remat,
-      per_device=compute.batch_stats == 'device',
+      **vars(config.compute),
     )
     # Copies, because the next step is given the buffers of the state.
     return state, jax.tree.map(jnp.copy, (state.sums, state.bad_step))
@@ -113,9 +105,7 @@ def create(variables, optimizer, sums, *, average=False) -> TrainState:
   )
 
 
-def train_step(
-  state, batch, *, network, task, optimizer, ema=0.0, **how
-) -> TrainState:
+def train_step(state, batch, *, network, task, optimizer, ema=0.0, **how):
   """One optimiser step on normalised images; for `how` see `gradients`."""
   params = state.variables['params']
   grads, sums, statistics = gradients(
