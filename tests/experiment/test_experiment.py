@@ -433,6 +433,7 @@ def test_the_demo_in_short_has_rows_for_all_bits_modes_and_tunings(tmp_path):
 # --- kills ------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path):
   check_kills(tmp_path, CONFIG, ('ann32', 'ann2'))
 
