@@ -8,3 +8,16 @@ class UserError(ValueError):
   lines print it as one line and exit with code 2; in a library call it is an
   ordinary `ValueError`.
   """
+
+
+def check_fields(owner, *rules: tuple[str, object, str]) -> None:
+  """Raises a UserError for the first field that is not valid.
+
+  A rule is (the field's name, whether it is valid, what it must be).
+  """
+  for name, valid, needed in rules:
+    if not valid:
+      raise UserError(
+        f'{type(owner).__name__}: {name}={getattr(owner, name)!r}, but it must '
+        f'be {needed}'
+      )

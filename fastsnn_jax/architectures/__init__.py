@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fastsnn_jax.architectures import deeplab, plain, resnet, yolo
@@ -15,34 +14,15 @@ BITS = (32, 5, 4, 3, 2)
 
 
 class Model(NamedTuple):
-  """How a network of a name is made.
-
-  Fields as of `register`. A model with `anchors` is a detector; they may be a
-  function of the number of classes.
-
-  >>> detector = model('small_yolo')
-  >>> detector.task, detector.size, detector.stride, detector.remainder
-  ('detection', 96, 16, 0)
-  """
+  """How a network of a name is made; fields as of `register`."""
 
   table: Callable
-  theta: float = 6.0
-  size: int = 32
-  static: Mapping[str, Any] = types.MappingProxyType({})
-
-  @property
-  def task(self) -> str:
-    return self.static.get('task', 'classification')
-
-  @property
-  def stride(self) -> int:
-    """Side of a cell of the read-out, in pixels; 1 for a classifier."""
-    return self.static.get('stride', 1)
-
-  @property
-  def remainder(self) -> int:
-    """Pixels that an image's side has beside a multiple of the stride."""
-    return self.static.get('remainder', 0)
+  theta: float
+  size: int
+  static: dict[str, Any]
+  task: str
+  stride: int
+  remainder: int
 
 
 class _Registry(dict):
@@ -60,19 +40,23 @@ def register(
   theta: float = 6.0,
   size: int = 32,
   replace: bool = False,
+  task: str = 'classification',
+  stride: int = 1,
+  remainder: int = 0,
   **static,
 ) -> None:
   """Gives a model of one's own a name, which configs and checkpoints then take.
 
   Args:
     name: for `build`.
-    table: (bits, classes) -> layers; (bits, classes, anchors) where `static`
-      has `anchors`. The last layer is the read-out.
+    table: (bits, classes) -> layers, the last of which is the read-out; a
+      detector's is (bits, classes, anchors) -> layers.
     theta: where the learned clips of the activations start.
     size: side of the square images that the model is drawn up for.
     replace: whether the name may be another model's.
-    **static: fields of `Network` (task, stride, remainder, anchors, ...), and
-      `most_classes`: 255 for a segmenter, whose maps are bytes.
+    task, stride, remainder, **static: fields of `Network`; with `anchors`, or a
+      function of the number of classes that gives them, the model is a
+      detector. And `most_classes`: 255 for a segmenter, whose maps are bytes.
 
   Raises:
     UserError: another model's name, or settings that a network has not.
@@ -90,7 +74,7 @@ def register(
     raise UserError(
       f'register {name!r}: {min(strange)!r} is no setting of a model; leave it'
     )
-  new = Model(table, theta, size, static)
+  new = Model(table, theta, size, static, task, stride, remainder)
   if not replace and name in _MODELS and _MODELS[name] != new:
     raise UserError(
       f'register {name!r}: another model has the name; choose one, or replace '
@@ -127,25 +111,26 @@ def build(
       (by default the official ones for so many classes), overlap and size.
 
   Raises:
-    UserError: an unknown model or bit width, fewer than two classes (one, for
-      a detector) or more than 255 for a segmenter, anchors that are no boxes or
-      for a classifier.
+    UserError: an unknown model or bit width, fewer than two classes (one for a
+      detector) or more than a segmenter can tell apart, unusable anchors.
 
   >>> build('cifar_resnet20', bits=2).neuron
   QuantRelu(bits=2, initial_theta=6.0)
   """
-  table, theta, size, known = _MODELS[model]
+  made = _MODELS[model]
   if bits not in BITS:
     raise UserError(f'bits={bits!r}: a network has one of {BITS} bits')
   names = range(classes) if isinstance(classes, int) else classes
   names = tuple(map(str, names))
+  fields = {x: getattr(made, x) for x in ('task', 'stride', 'remainder')}
+  known = {**fields, **made.static}
   least, needed = 2, 'two classes are'
   if 'anchors' in known:  # a detector may look for one kind of thing
     least, needed = 1, 'one class is'
-    known = {'size': size, **known}
-  static = {**known, **static}
+    known['size'] = made.size
   if len(names) < least:
     raise UserError(f'classes={classes!r}: at least {needed} needed')
+  static = {**known, **static}
   most = static.pop('most_classes', math.inf)
   if len(names) > most:
     raise UserError(
@@ -156,8 +141,9 @@ def build(
   if 'anchors' in static:
     static['anchors'] = _anchors(model, known, static['anchors'], len(names))
     sizes = (*sizes, static['anchors'])
-  neuron = Relu() if bits == 32 else QuantRelu(bits, theta)
-  return Network(tuple(table(*sizes)), neuron, model, bits, names, **static)
+  neuron = Relu() if bits == 32 else QuantRelu(bits, made.theta)
+  layers = tuple(made.table(*sizes))
+  return Network(layers, neuron, model, bits, names, **static)
 
 
 def _anchors(model, known, anchors, classes):
@@ -187,19 +173,15 @@ register('imagenet_vgg11', plain.imagenet_vgg11, size=224)
 register('small_resnet8', resnet.thin_resnet(blocks=1))
 register('small_resnet14', resnet.thin_resnet(blocks=2, stem_stride=2))
 
+_DETECTOR = {'task': 'detection', 'anchors': yolo.anchors_for}
+_SEGMENTER = {'task': 'segmentation', 'remainder': 1, 'most_classes': 255}
 for _table, _size, _stride, _static in (
-  (yolo.yolov2_tiny, 416, 32, {}),
-  (yolo.yolov2_resnet34, 416, 32, {'overlap': 0.6}),
-  (yolo.small_yolo, 96, 16, {'anchors': yolo.SMALL_ANCHORS}),
+  (yolo.yolov2_tiny, 416, 32, _DETECTOR),
+  (yolo.yolov2_resnet34, 416, 32, {**_DETECTOR, 'overlap': 0.6}),
+  (yolo.small_yolo, 96, 16, {**_DETECTOR, 'anchors': yolo.SMALL_ANCHORS}),
+  (deeplab.deeplabv1_vgg9, 513, 8, _SEGMENTER),
+  (deeplab.deeplabv3_resnet34, 513, 16, _SEGMENTER),
+  (deeplab.small_deeplab, 97, 4, _SEGMENTER),
+  (deeplab.medium_deeplab, 241, 8, _SEGMENTER),
 ):
-  _static = {'task': 'detection', 'anchors': yolo.anchors_for, **_static}
-  register(_table.__name__, _table, size=_size, stride=_stride, **_static)
-
-for _table, _size, _stride in (
-  (deeplab.deeplabv1_vgg9, 513, 8),
-  (deeplab.deeplabv3_resnet34, 513, 16),
-  (deeplab.small_deeplab, 97, 4),
-  (deeplab.medium_deeplab, 241, 8),
-):
-  _static = {'task': 'segmentation', 'remainder': 1, 'most_classes': 255}
   register(_table.__name__, _table, size=_size, stride=_stride, **_static)

@@ -1,24 +1,20 @@
 """Tables of the DeepLab segmenters (reference behaviour S1).
 
 Activations only are quantised, at every bit width. The read-out is a map of
-logits, one row of classes for each cell; the task brings it to the image's size
-by the network's `stride`: cell i lies on pixel i stride, so each side of an
-image has a multiple of `stride` and one more pixels.
+logits, which the task enlarges: cell i lies on pixel i stride, so each side of
+an image has a multiple of the network's `stride` and one more pixels.
 """
 
-from fastsnn_jax.architectures.resnet import resnet34, row, trunk
+from fastsnn_jax.architectures.resnet import chain, resnet34, row, trunk
 from fastsnn_jax.nn.layers import Conv
-from fastsnn_jax.nn.network import IMAGE, Layer
+from fastsnn_jax.nn.network import Layer
 from fastsnn_jax.nn.synapses import Chain, Concat
 from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
 
 
 def _pyramid(features, inputs, dilations, **settings):
-  """ASPP: parallel branches over one map, and a 1 x 1 convolution over all.
-
-  A branch is a 3 x 3 convolution, or 1 x 1 for a dilation of 0; none has the
-  mean over the image.
-  """
+  """ASPP: branches over one map, each a 3 x 3 convolution, or 1 x 1 for a
+  dilation of 0; and a 1 x 1 convolution over all."""
   branches = []
   for i, dilation in enumerate(dilations, 1):
     window = {'dilation': dilation} if dilation else {'kernel': 1}
@@ -35,17 +31,11 @@ def _prediction(name, classes, inputs, **settings):
 
 def deeplabv1_vgg9(bits, classes):
   """Eight 3 x 3 convolutions, the last three dilated; cells of 8 pixels."""
-  layers, last = [], IMAGE
   features = (64, 64, 128, 128, 256, 256, 256, 1024)
   strides, dilations = (1, 2, 1, 2, 2, 1, 1, 1), (1, 1, 1, 1, 1, 2, 2, 12)
-  columns = zip(features, strides, dilations, strict=True)
-  for i, (width, stride, dilation) in enumerate(columns, 1):
-    layers.append(
-      row(f'layer{i}', width, last, stride=stride, dilation=dilation)
-    )
-    last = f'layer{i}'
+  layers = chain(features, strides, dilations)
   weights = {'kernel_init': kaiming, 'bias_init': zero_bias}
-  return [*layers, _prediction('layer9', classes, last, **weights)]
+  return [*layers, _prediction('layer9', classes, 'layer8', **weights)]
 
 
 def deeplabv3_resnet34(bits, classes):
@@ -63,10 +53,7 @@ def deeplabv3_resnet34(bits, classes):
 def small_deeplab(bits, classes):
   """Ours, for small images: four convolutions, and ASPP; cells of 4 pixels."""
   return [
-    row('layer1', 24, IMAGE, stride=2),
-    row('layer2', 48, 'layer1', stride=2),
-    row('layer3', 64, 'layer2'),
-    row('layer4', 64, 'layer3'),
+    *chain((24, 48, 64, 64), (2, 2, 1, 1)),
     *_pyramid(64, 'layer4', (0, 3, 6)),
     _prediction('head', classes, 'project', bias_init=torch_bias),
   ]

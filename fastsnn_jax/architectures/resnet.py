@@ -7,13 +7,13 @@ shortcut. The sum is a current, so it is never quantised.
 import functools
 
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import Layer
+from fastsnn_jax.nn.network import IMAGE, Layer
 from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
 from fastsnn_jax.nn.weights import Apot, EightBit, torch_bias, torch_uniform
 
 
 def resnet(
-  classes, *, stem, channels, blocks, ends=None, middle=None, stem_stride=1
+  classes, stem, channels, blocks, *, ends=None, middle=None, stem_stride=1
 ):
   """A residual network: a stem of so many channels, stages of so many channels
   and blocks; `ends` and `middle` say how their weights are quantised."""
@@ -21,9 +21,8 @@ def resnet(
   layers = trunk(first, channels=channels, blocks=blocks, middle=middle)
   initial = {'kernel_init': torch_uniform, 'bias_init': torch_bias}
   head = Dense(classes, weights=ends, norm=False, **initial)
-  name = f'layer{len(channels) + 1}'
-  pooled = Chain((GlobalAveragePool(), head))
-  return [*layers, Layer(name, pooled, (layers[-1].name,))]
+  pooled, last = Chain((GlobalAveragePool(), head)), layers[-1].name
+  return [*layers, Layer(f'layer{len(channels) + 1}', pooled, (last,))]
 
 
 def row(name, features, inputs, *, kernel=3, dilation=1, **settings):
@@ -33,12 +32,21 @@ def row(name, features, inputs, *, kernel=3, dilation=1, **settings):
   return Layer(name, synapse, (inputs,))
 
 
-def trunk(stem, *, channels, blocks, middle=None, strides=None):
-  """Firing rows: the first convolution, then stages of residual blocks.
+def chain(features, strides, dilations=None, **settings):
+  """3 x 3 convolutions one after another: rows layer1, layer2, …"""
+  columns = zip(features, strides, dilations or [1] * len(strides), strict=True)
+  layers, last = [], IMAGE
+  for i, (width, stride, dilation) in enumerate(columns, 1):
+    window = {'stride': stride, 'dilation': dilation, **settings}
+    layers.append(row(f'layer{i}', width, last, **window))
+    last = f'layer{i}'
+  return layers
 
-  `middle` quantises all weights but the stem's. `strides` are those of each
-  stage's first block; if None, all stages but the first halve the map.
-  """
+
+def trunk(stem, *, channels, blocks, middle=None, strides=None):
+  """Firing rows: the first convolution, then stages of residual blocks, whose
+  first blocks have `strides`; if None, all stages but the first halve the map.
+  `middle` quantises all weights but the stem's."""
   layers = [Layer('layer0', stem)]
   last, width = 'layer0', stem.features
   strides = strides or (1,) + (2,) * (len(channels) - 1)
@@ -65,22 +73,14 @@ def resnet34(strides=None):
 
 
 def thin_resnet(blocks, stem_stride=1):
-  """16, 32, 64 channels and so many blocks each; 8-bit ends at any bit width.
-
-  ResNet-20 to -110 of the official code have (depth - 2) / 6 blocks; those with
-  fewer are ours, for small images.
-  """
+  """16, 32, 64 channels and so many blocks each: (depth - 2) / 6 for ResNet-20
+  to -110 of the official code; less is ours. 8-bit ends at any bit width."""
 
   def table(bits, classes):
-    return resnet(
-      classes,
-      stem=16,
-      channels=(16, 32, 64),
-      blocks=(blocks,) * 3,
-      ends=EightBit(),
-      middle=None if bits == 32 else Apot(bits, 'full'),
-      stem_stride=stem_stride,
-    )
+    weights = {'ends': EightBit(), 'stem_stride': stem_stride}
+    if bits != 32:
+      weights['middle'] = Apot(bits, 'full')
+    return resnet(classes, 16, (16, 32, 64), (blocks,) * 3, **weights)
 
   return table
 

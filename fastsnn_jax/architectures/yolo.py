@@ -9,9 +9,9 @@ import dataclasses
 import functools
 import math
 
-from fastsnn_jax.architectures.resnet import resnet34, row
+from fastsnn_jax.architectures.resnet import chain, resnet34, row
 from fastsnn_jax.nn.layers import Conv
-from fastsnn_jax.nn.network import IMAGE, Layer
+from fastsnn_jax.nn.network import Layer
 from fastsnn_jax.nn.synapses import Chain, Concat, SpaceToDepth
 from fastsnn_jax.nn.weights import torch_bias, torch_uniform
 
@@ -33,11 +33,8 @@ def anchors_for(classes: int) -> tuple[tuple[float, float], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class RareObjects:
-  """PyTorch's bias, but each anchor starts out sure to one in a hundred.
-
-  An image has some hundred boxes to one object, so that the objectness of the
-  empty ones would make up all of the first losses.
-  """
+  """PyTorch's bias, but each anchor starts out sure to one in a hundred: else
+  the many empty boxes would make up all of the first losses."""
 
   anchors: int
 
@@ -47,6 +44,7 @@ class RareObjects:
 
 
 _row = functools.partial(row, kernel_init=torch_uniform)
+_chain = functools.partial(chain, kernel_init=torch_uniform)
 
 
 def _passed_through(name, features, fine, coarse):
@@ -63,12 +61,12 @@ def _prediction(classes, anchors, inputs, bias_init=torch_bias):
 
 def yolov2_tiny(bits, classes, anchors):
   """Eight 3 x 3 convolutions; the first five halve the map."""
-  layers, last = [], IMAGE
-  for i, features in enumerate((16, 32, 64, 128, 256, 512, 1024, 1024)):
-    name = f'layer{i + 1}' if i < 7 else 'head'
-    layers.append(_row(name, features, last, stride=2 if i < 5 else 1))
-    last = name
-  return [*layers, _prediction(classes, anchors, last)]
+  features, strides = (16, 32, 64, 128, 256, 512, 1024), (2, 2, 2, 2, 2, 1, 1)
+  return [
+    *_chain(features, strides),
+    _row('head', 1024, 'layer7'),
+    _prediction(classes, anchors, 'head'),
+  ]
 
 
 def yolov2_resnet34(bits, classes, anchors):
@@ -87,11 +85,7 @@ def yolov2_resnet34(bits, classes, anchors):
 def small_yolo(bits, classes, anchors):
   """Ours, for small images: cells of 16 pixels, and one map passed through."""
   return [
-    _row('layer1', 16, IMAGE, stride=2),
-    _row('layer2', 32, 'layer1', stride=2),
-    _row('layer3', 64, 'layer2', stride=2),
-    _row('layer4', 128, 'layer3', stride=2),
-    _row('layer5', 128, 'layer4'),
+    *_chain((16, 32, 64, 128, 128), (2, 2, 2, 2, 1)),
     _row('route_layer', 32, 'layer3', kernel=1),
     _passed_through('head', 128, 'route_layer', 'layer5'),
     _prediction(classes, anchors, 'head', RareObjects(len(anchors))),

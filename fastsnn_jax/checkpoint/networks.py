@@ -12,28 +12,23 @@ from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 _DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
-_LISTS = ('classes', 'mean', 'std')
 
 
 def save(directory, network: Network, variables, **meta) -> None:
   """Writes a network and its variables; `load` brings both back.
 
-  Args:
-    directory: of the checkpoint; one that is there is replaced when the new
-      one is complete.
-    network, variables: float, quantised or spiking.
-    **meta: further JSON values.
+  A checkpoint that is there is replaced when the new one is complete. `meta`
+  are further JSON values.
   """
   steps = None if network.bits == 32 else 2**network.bits - 1
+  neuron = None
+  if network.spiking:
+    steps, neuron = network.neuron.steps, dataclasses.asdict(network.neuron)
   sized = _DETECTOR if network.anchors else ('size',) * bool(network.size)
-  fields = ('model', 'bits', *sized)
-  known = {
-    **{name: getattr(network, name) for name in fields},
-    **{name: list(getattr(network, name)) for name in _LISTS},
-    'T': network.neuron.steps if network.spiking else steps,
-    'neuron': dataclasses.asdict(network.neuron) if network.spiking else None,
-  }
-  store.save(directory, variables, {**known, **meta})
+  fields = ('model', 'bits', *sized, 'classes', 'mean', 'std')
+  known = {name: getattr(network, name) for name in fields}
+  meta = {**known, 'T': steps, 'neuron': neuron, **meta}
+  store.save(directory, variables, meta)
 
 
 def load(directory, network: Network | None = None) -> tuple[Network, dict]:
@@ -46,8 +41,7 @@ def load(directory, network: Network | None = None) -> tuple[Network, dict]:
   Raises:
     UserError: nothing there, not readable, or of another network.
   """
-  network, variables, _ = load_with_meta(directory, network)
-  return network, variables
+  return load_with_meta(directory, network)[:2]
 
 
 def load_with_meta(directory, network: Network | None = None):
@@ -63,14 +57,9 @@ def load_with_meta(directory, network: Network | None = None):
         f'{directory}: its network is no registered model; pass it as '
         'fs.load(directory, network=…)'
       )
-    network = build(
-      meta['model'],
-      meta['bits'],
-      meta['classes'],
-      mean=tuple(meta['mean']),
-      std=tuple(meta['std']),
-      **{key: meta[key] for key in _DETECTOR if key in meta},
-    )
+    settings = {key: meta[key] for key in _DETECTOR if key in meta}
+    settings |= {key: tuple(meta[key]) for key in ('mean', 'std')}
+    network = build(meta['model'], meta['bits'], meta['classes'], **settings)
   if meta['neuron'] is not None and not network.spiking:
     neuron = IntegrateAndFire(**meta['neuron'])
     network = dataclasses.replace(network, neuron=neuron)

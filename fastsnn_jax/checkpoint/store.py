@@ -17,11 +17,9 @@ FORMAT = 1
 
 
 class Store:
-  """A directory of steps, saved in the background.
+  """A directory, made if missing, of the newest steps, `keep` of them.
 
-  Args:
-    directory: made if missing.
-    keep: newest steps that stay on disk.
+  They are saved in the background.
   """
 
   def __init__(self, directory, keep: int = 2):
@@ -38,11 +36,9 @@ class Store:
   def save(self, step: int, tree, meta: dict) -> None:
     """Copies the tree to the host and starts to write it."""
     # A copy: the caller may donate its buffers before they are on disk.
-    host = jax.tree.map(lambda x: np.array(x, copy=True), tree)
-    args = self._args.Composite(
-      tree=self._args.StandardSave(host),
-      meta=self._args.JsonSave({'format': FORMAT, **meta}),
-    )
+    tree = self._args.StandardSave(jax.tree.map(np.array, tree))
+    meta = self._args.JsonSave({'format': FORMAT, **meta})
+    args = self._args.Composite(tree=tree, meta=meta)
     with self._told('cannot be written'):
       self._manager.save(step, args=args, force=True)
 
@@ -57,9 +53,7 @@ class Store:
 
   def meta(self, step: int) -> dict:
     """What was saved beside the tree of a step; no array is read."""
-    args = self._args.Composite(meta=self._args.JsonRestore())
-    with self._told('cannot be read'):
-      meta = self._manager.restore(step, args=args)['meta']
+    meta = self._read(step, 'meta', self._args.JsonRestore())
     if meta.get('format', 0) > FORMAT:
       raise UserError(
         f'{self.directory}: checkpoint of format {meta["format"]}, but this '
@@ -67,14 +61,18 @@ class Store:
       )
     return meta
 
+  def _read(self, step, part, how):
+    args = self._args.Composite(**{part: how})
+    with self._told('cannot be read'):
+      return self._manager.restore(step, args=args)[part]
+
   def load(self, step: int, like=None):
     """(tree, meta) of a step; `like` gives the tree's structure."""
     meta = self.meta(step)
     blank = like and jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-    args = self._args.Composite(tree=self._args.StandardRestore(blank))
-    with self._told('cannot be read'):
-      tree = self._manager.restore(step, args=args)['tree']
-    if like is not None and _shapes(tree) != _shapes(like):
+    tree = self._read(step, 'tree', self._args.StandardRestore(blank))
+    shapes, wanted = jax.tree.map(np.shape, (tree, like))
+    if like is not None and shapes != wanted:
       raise UserError(
         f'{self.directory}: step {step} holds arrays of other shapes than this '
         'network and data have; give the settings and data it was saved with'
@@ -109,18 +107,11 @@ def save(directory, tree, meta: dict) -> None:
 
 def exists(directory) -> bool:
   """Whether a complete one is there; a kill while saving may leave none."""
-  directory = pathlib.Path(directory)
-  return directory.is_dir() and any(
-    entry.name.isdigit() for entry in directory.iterdir()
-  )
+  return any(path.name.isdigit() for path in pathlib.Path(directory).glob('*'))
 
 
 def read_meta(directory) -> dict:
-  """What was saved beside the newest tree, without reading that.
-
-  Raises:
-    UserError: as `load`.
-  """
+  """What was saved beside the newest tree, without reading that; see `load`."""
   with _opened(directory) as store:
     return store.meta(store.steps()[-1])
 
@@ -142,12 +133,5 @@ def _opened(directory):
       f'{directory} holds no checkpoint; train.py writes one per stage (ann32, '
       'ann4, …) into its --workdir, convert.py one per bit width (snn4, …)'
     )
-  store = Store(directory, keep=1)
-  try:
+  with contextlib.closing(Store(directory, keep=1)) as store:
     yield store
-  finally:
-    store.close()
-
-
-def _shapes(tree):
-  return jax.tree.map(np.shape, tree)

@@ -1,14 +1,10 @@
 """Layer-wise fine-tuning: each spiking layer is pulled towards its ANN twin.
 
-For a firing layer behind the first: the target is the quantised ANN's
-activation, the input the spiking network's mean input to the layer, the value
-the spiking layer's mean output, and the gradient that of the layer's quantised
-twin at the mean input (reference behaviour C5). Only the layer's own weights
-move, theta stays.
-
-'sequential' tunes one layer after another, each behind the tuned ones before
-it: the paper's way, O(L^2) prefixes. 'parallel' gives every layer its own loss
-in one pass over the whole network, O(L).
+For a firing layer behind the first, the target is the quantised ANN's
+activation, the value the spiking layer's mean output, and the gradient that of
+the layer's quantised twin at the mean input (reference behaviour C5). Only the
+layer's own weights move, theta stays.
+docs/method.md tells the two schedules, 'sequential' and 'parallel', apart.
 """
 
 import dataclasses
@@ -22,13 +18,12 @@ import optax
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import as_split, crop_flip
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, check_fields
 from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.nn.network import IMAGE, Network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
-
-SCHEDULES = ('sequential', 'parallel')
+from fastsnn_jax.training.optimizer import sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +33,13 @@ class Tuning:
   Attributes:
     schedule: 'sequential' or 'parallel'.
     epochs: passes over the images per layer (sequential) or in all (parallel).
-    learning_rate: of SGD.
-    momentum: of SGD.
-    weight_decay: on all that moves.
+    learning_rate, momentum, weight_decay: of SGD, on all that moves.
     batch: images per step; an incomplete last batch is left out.
     batch_norm: 'train' normalises the twin with the batch's statistics and
       updates the running ones, as the official code does for ResNets; 'eval'
       leaves them, as it does for the CIFAR AlexNet and VGG.
-    accept: 'better' keeps an update only where the spiking network's score on
-      the tuning images rises; 'always' keeps each (--force in the official
-      code).
+    accept: 'better' keeps an update only where the score on the tuning images
+      rises; 'always' keeps each (--force in the official code).
     crop, flip: augmentation of the tuning images.
 
   >>> Tuning(epochs=2).schedule
@@ -66,40 +58,26 @@ class Tuning:
   flip: bool = True
 
   def __post_init__(self):
-    for name in ('epochs', 'batch'):
-      if getattr(self, name) < 1:
-        raise UserError(f'{name}={getattr(self, name)!r}: at least 1 is needed')
-    for name, values in (
-      ('schedule', SCHEDULES),
-      ('batch_norm', ('train', 'eval')),
-      ('accept', ('better', 'always')),
-    ):
-      if getattr(self, name) not in values:
-        raise UserError(
-          f'{name}={getattr(self, name)!r}: it is one of {", ".join(values)}'
-        )
+    known = self.schedule in ('sequential', 'parallel')
+    check_fields(
+      self,
+      ('epochs', self.epochs >= 1, 'at least 1'),
+      ('batch', self.batch >= 1, 'at least 1'),
+      ('schedule', known, 'sequential or parallel'),
+      ('batch_norm', self.batch_norm in ('train', 'eval'), 'train or eval'),
+      ('accept', self.accept in ('better', 'always'), 'better or always'),
+    )
 
   def optimizer(self):
-    return optax.chain(
-      optax.add_decayed_weights(self.weight_decay),
-      optax.trace(self.momentum),
-      optax.scale_by_learning_rate(self.learning_rate),
-    )
+    return sgd(self.learning_rate, self.momentum, self.weight_decay)
 
 
 def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
-  """Error of one spiking layer, with the gradient of its quantised twin.
+  """(mean squared error of a layer's rate, its new batch_stats).
 
-  Args:
-    moving: the layer's own params without theta.
-    tuned: variables of the spiking network.
-    spikes: its activations, the image included.
-    target: the ANN's activation of this layer.
-    ann, snn, layer: static.
-    batch_norm: of the twin, 'train' or 'eval'.
-
-  Returns:
-    (mean squared error of the rate, new batch_stats of the layer).
+  `moving` are the layer's `movable` params, `tuned` the variables and `spikes`
+  the activations of the spiking network, image included; `target` is the
+  activation of the ANN. The gradient is that of the quantised twin.
   """
   mine = own_variables(tuned, layer.name)
   mine['params'] = {**mine['params'], **moving}
@@ -108,11 +86,9 @@ def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
     x if name == IMAGE else snn.neuron.decode(x)
     for name, x in zip(layer.inputs, inputs, strict=True)
   ]
-  inputs, means = jax.lax.stop_gradient((inputs, means))
   # stop_gradient: the spiking unit has a derivative of its own, not wanted here
-  rate = snn.neuron.decode(
-    snn.unit(layer).apply(jax.lax.stop_gradient(mine), *inputs)
-  )
+  still = jax.lax.stop_gradient(mine)
+  rate = snn.neuron.decode(snn.unit(layer).apply(still, *inputs))
   twin, new = ann.unit(layer).apply(
     mine, *means, train=batch_norm == 'train', mutable=['batch_stats']
   )
@@ -126,48 +102,36 @@ def movable(params, layer):
 
 
 def tune_step(tuned, opt_state, frozen, images, *, ann, snn, tuning, layers):
-  """One step for these layers, each from its own loss.
+  """One step for these layers: (tuned, opt_state, {layer: loss}).
 
-  Args:
-    tuned: variables of the spiking network.
-    opt_state: of `tuning.optimizer()` over {layer: movable params}.
-    frozen: variables of the ANN.
-    images: normalised.
-    ann, snn, tuning, layers: static.
-
-  Returns:
-    (tuned, opt_state, {layer: loss}).
+  `tuned` and `frozen` are variables of the spiking network and of the ANN,
+  `opt_state` is over {layer: movable params}, and images are normalised.
   """
   _, targets = ann.apply(frozen, images)
   _, spikes = snn.apply(tuned, images)
   spikes = {IMAGE: images, **spikes}
+  loss_of = functools.partial(
+    layer_loss, ann=ann, snn=snn, batch_norm=tuning.batch_norm
+  )
 
   def total(moving):
     losses, statistics = {}, {}
     for layer in layers:
-      losses[layer.name], statistics[layer.name] = layer_loss(
-        moving[layer.name],
-        tuned,
-        spikes,
-        targets[layer.name],
-        ann=ann,
-        snn=snn,
-        layer=layer,
-        batch_norm=tuning.batch_norm,
-      )
+      own, target = moving[layer.name], targets[layer.name]
+      losses[layer.name], new = loss_of(own, tuned, spikes, target, layer=layer)
+      if new:
+        statistics[layer.name] = new
     # The losses share no parameter: the gradient of the sum is each one's own.
     return sum(losses.values()), (losses, statistics)
 
   moving = {layer.name: movable(tuned['params'], layer) for layer in layers}
   grads, (losses, statistics) = jax.grad(total, has_aux=True)(moving)
   updates, opt_state = tuning.optimizer().update(grads, opt_state, moving)
-  moving = optax.apply_updates(moving, updates)
-  params, stats = dict(tuned['params']), dict(tuned['batch_stats'])
-  for layer in layers:
-    params[layer.name] = {**params[layer.name], **moving[layer.name]}
-    if statistics[layer.name]:
-      stats[layer.name] = statistics[layer.name]
-  return {'params': params, 'batch_stats': stats}, opt_state, losses
+  params = dict(tuned['params'])
+  for name, moved in optax.apply_updates(moving, updates).items():
+    params[name] = {**params[name], **moved}
+  statistics = {**tuned['batch_stats'], **statistics}
+  return {'params': params, 'batch_stats': statistics}, opt_state, losses
 
 
 @functools.partial(
@@ -181,18 +145,12 @@ def tune_chunk(
   """Steps over batches of rows, [steps, batch], of images on the device."""
 
   def step(carry, batch):
-    tuned, opt_state = carry
     indices, key = batch
-    indices = distributed.keep_by_row(indices)
-    drawn = crop_flip(
-      key, images[indices], padding=tuning.crop, flip=tuning.flip
-    )
-    drawn = distributed.keep_by_row(drawn)
-    shown = task.present(drawn)
-    tuned, opt_state, losses = tune_step(
-      tuned, opt_state, frozen, shown, tuning=tuning, **static
-    )
-    return (tuned, opt_state), losses
+    drawn = images[distributed.keep_by_row(indices)]
+    drawn = crop_flip(key, drawn, padding=tuning.crop, flip=tuning.flip)
+    shown = task.present(distributed.keep_by_row(drawn))
+    *carry, losses = tune_step(*carry, frozen, shown, tuning=tuning, **static)
+    return tuple(carry), losses
 
   carry, losses = jax.lax.scan(step, (tuned, opt_state), (rows, keys))
   return *carry, losses
@@ -213,8 +171,7 @@ def finetune(
   """Fine-tunes a spiking network.
 
   Args:
-    ann: the quantised network.
-    snn: its spiking twin.
+    ann, snn: the quantised network and its spiking twin.
     variables: of the ANN; the targets come from them throughout.
     data: a `Split`, or what `data.as_split` takes, with raw images: for the
       steps and, with `accept='better'` and labels, for the score.
@@ -244,51 +201,46 @@ def finetune(
   [('all', True)]
   """
   task, tuning = task or tasks.for_network(ann), tuning or Tuning()
-  behind_first = snn.firing[1:]
   data = as_split(data).in_memory()
-  size = len(data)
+  size, judged = len(data), tuning.accept == 'better'
   steps = size // tuning.batch
   if steps < 1:
     raise UserError(
       f'fine-tuning with {size} images: at least one batch of {tuning.batch} '
       'is needed; take a smaller batch or more images'
     )
-  distributed.check_batch('batch', tuning.batch)
-  tuned = distributed.everywhere(variables)
-  variables, images = distributed.everywhere(
-    (variables, data['image']), alias=True
-  )
-  judged = tuning.accept == 'better'
   if judged and set(data.arrays) == {'image'}:
     raise UserError(
-      "accept='better' takes labels, by which layers are scored, but the data "
-      "hold images only; use Tuning(accept='always')"
+      "accept='better' scores layers by labels, but the data hold images only; "
+      "use Tuning(accept='always')"
     )
+  distributed.check_batch('batch', tuning.batch)
+  tuned = distributed.everywhere(variables)
+  given = variables, data['image']
+  variables, images = distributed.everywhere(given, alias=True)
 
   def score(tuned):
-    return evaluate(snn, tuned, data, task=task, batch=batch)[task.metric]
+    if judged:
+      return evaluate(snn, tuned, data, task=task, batch=batch)[task.metric]
 
-  if tuning.schedule == 'sequential':
-    groups = [(layer,) for layer in behind_first]
-  else:
-    groups = [tuple(behind_first)] if behind_first else []
-  best = score(tuned) if judged else None
-  records, epochs_done = [], 0
+  groups = [(layer,) for layer in snn.firing[1:]]
+  if groups and tuning.schedule == 'parallel':
+    groups = [snn.firing[1:]]
+  best, records = score(tuned), []
   for layers in groups:
     moving = {layer.name: movable(tuned['params'], layer) for layer in layers}
     opt_state = tuning.optimizer().init(moving)
     kept = jax.tree.map(jnp.array, tuned)
     for epoch in range(tuning.epochs):
-      key = jax.random.fold_in(jax.random.key(seed), epochs_done)
-      epochs_done += 1
+      key = jax.random.fold_in(jax.random.key(seed), len(records))
       order_key, draw_key = jax.random.split(key)
-      order = jax.random.permutation(order_key, size)
+      order = jax.random.permutation(order_key, size)[: steps * tuning.batch]
       tuned, opt_state, losses = tune_chunk(
         tuned,
         opt_state,
         variables,
         images,
-        order[: steps * tuning.batch].reshape(steps, tuning.batch),
+        order.reshape(steps, tuning.batch),
         jax.random.split(draw_key, steps),
         ann=ann,
         snn=snn,
@@ -296,7 +248,7 @@ def finetune(
         tuning=tuning,
         layers=layers,
       )
-      now = score(tuned) if judged else None
+      now = score(tuned)
       accepted = not judged or now > best
       if accepted:
         best, kept = now, jax.tree.map(jnp.array, tuned)
@@ -309,9 +261,8 @@ def finetune(
         'loss_before': float(loss[:tenth].mean()),
         'loss_after': float(loss[-tenth:].mean()),
         'accepted': accepted,
+        **({task.metric: now} if judged else {}),
       }
-      if judged:
-        record[task.metric] = now
       records.append(record)
       on_layer(record)
     tuned = kept

@@ -6,8 +6,6 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 
-MODES = ('unsigned', 'signed', 'settled')
-
 
 def to_spiking(
   network: Network, mode: str = 'signed', **neuron_settings
@@ -18,18 +16,12 @@ def to_spiking(
 
     'unsigned': the classical neuron, which cannot take a spike back.
     'signed': Fast-SNN's neuron.
-    'settled': after T steps the input is withdrawn and 8 more steps answer late
-      charge. With a threshold of 0 for taking back and the count capped at T,
-      the count ends on the quantised level: the conversion is lossless. The cap
-      and the threshold are those of the ST-BIF neuron (SpikeZIP).
+    'settled': 8 steps without input answer late charge. With a threshold of 0
+      for taking back and the count capped at T, as in the ST-BIF neuron
+      (SpikeZIP), the count ends on the quantised level: nothing is lost.
 
-  Args:
-    network: with `QuantRelu` neurons.
-    mode: one of the above.
-    **neuron_settings: fields of `IntegrateAndFire` that override the preset.
-
-  Returns:
-    The network with another neuron; call it with the same variables.
+  The variables are the same. `neuron_settings` are fields of `IntegrateAndFire`
+  that override the preset.
 
   Raises:
     UserError: the network is not quantised, has a layer whose synapse is not
@@ -59,12 +51,12 @@ def to_spiking(
     'settled': {'negative_threshold': 0.0, 'max_count': steps, 'settle': 8},
   }
   if mode not in presets:
-    raise UserError(f'mode={mode!r}: the modes are {", ".join(MODES)}')
+    raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
   settings = {'steps': steps, **presets[mode], **neuron_settings}
   fields = {field.name for field in dataclasses.fields(IntegrateAndFire)}
   if unknown := set(settings) - fields:
     raise UserError(
-      f'to_spiking: {sorted(unknown)[0]!r} is no setting of a neuron; there '
-      f'are {sorted(fields)}'
+      f'to_spiking: {min(unknown)!r} is no setting of a neuron; there are '
+      f'{sorted(fields)}'
     )
   return dataclasses.replace(network, neuron=IntegrateAndFire(**settings))

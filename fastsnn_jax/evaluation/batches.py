@@ -5,22 +5,17 @@ float64. What is no sum of numbers, as average precision, keeps something of
 every image.
 """
 
-from collections.abc import Callable
+import itertools
 
 import jax
 import numpy as np
 
 from fastsnn_jax import distributed
-from fastsnn_jax.data import Split
+
+_JOIN = {'sums': np.add, 'max': np.maximum}
 
 
-def accumulate(
-  function: Callable,
-  split: Split,
-  size: int,
-  *,
-  advance: Callable[[], None] = lambda: None,
-):
+def accumulate(function, split, size: int, *, advance=lambda: None):
   """Sums the 'sums' of every batch, takes the largest 'max', keeps the 'rows'.
 
   Args:
@@ -29,33 +24,26 @@ def accumulate(
       those of all images, without the filled-up ones.
     split: of a data set.
     size: images per batch, or the next number that the devices can share out.
-    advance: called after each batch.
+    advance: called without arguments after each batch.
   """
-  total, waiting, kept = None, None, []
+  total, kept = {}, []
 
-  def fetch(running, mask):
-    running = dict(running)
-    if running.get('rows'):
-      rows, mask = distributed.whole((running.pop('rows'), mask))
-      kept.append(jax.tree.map(lambda x: x[mask > 0], rows))
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), running)
+  def started():
+    for batch in split.batches(distributed.even(size)):
+      batch = distributed.by_row(batch)
+      yield function(batch), batch['mask']
 
-  def add(total, tree):
-    if total is None:
-      return tree
-    result = {'sums': jax.tree.map(np.add, total['sums'], tree['sums'])}
-    if 'max' in tree:
-      result['max'] = jax.tree.map(np.maximum, total['max'], tree['max'])
-    return result
-
-  for batch in split.batches(distributed.even(size)):
-    batch = distributed.by_row(batch)
-    running = function(batch)  # while it runs, the one before is fetched
-    if waiting is not None:
-      total = add(total, fetch(*waiting))
-    waiting = running, batch['mask']
+  runs = itertools.chain(started(), [None])
+  for (found, mask), _ in itertools.pairwise(runs):  # the next one runs already
+    if rows := found.pop('rows', None):
+      rows, mask = distributed.whole((rows, mask))
+      kept.append(jax.tree.map(lambda x, real=mask > 0: x[real], rows))
+    for part, tree in found.items():
+      tree = jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+      if part in total:
+        tree = jax.tree.map(_JOIN[part], total[part], tree)
+      total[part] = tree
     advance()
-  total = add(total, fetch(*waiting))
   if kept:
     total['rows'] = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
   return total

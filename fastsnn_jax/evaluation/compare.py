@@ -39,12 +39,11 @@ def compare(
   Returns:
     {label: row}: 'images' judged, the metric after the last step and
     'over_time', the ANN's, 'agreement' of the predictions with the ANN's and
-    'agreement_over_time',
-    'max_logit_difference', 'spikes_per_image' (non-zero outputs),
-    'mean_firing_rate' (spikes per neuron and step run), 'synops_per_image'
-    (spikes times their connections, plus the first layer's MACs once),
-    'macs_per_image' of the ANN, 'layers' with name, error (mean |rate -
-    activation| / theta), differing (share of counts that differ) and
+    'agreement_over_time', 'max_logit_difference', 'spikes_per_image' (non-zero
+    outputs), 'mean_firing_rate' (spikes per neuron and step run),
+    'synops_per_image' (spikes times their connections, plus the first layer's
+    MACs once), 'macs_per_image' of the ANN, 'layers' with name, error (mean
+    |rate - activation| / theta), differing (share of counts that differ) and
     firing_rate; with settling 'quiet_histogram', the images whose last spike
     came at step t, and 'quiet_step', the last of those steps.
 
@@ -61,36 +60,36 @@ def compare(
   split = as_split(data)
   raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
   shape = jax.eval_shape(task.present, raw).shape[1:]
-  networks = {label: network for label, (network, _) in spiking.items()}
-  trees = {label: variables for label, (_, variables) in spiking.items()}
   fans = operations.connections(ann, ann_variables, shape)
-  ann_variables, trees, fans = distributed.everywhere(
-    (ann_variables, trees, fans), alias=True
-  )
+  put = functools.partial(distributed.everywhere, alias=True)
+  ann_variables, fans = put((ann_variables, fans))
+  spiking = {k: (network, put(tree)) for k, (network, tree) in spiking.items()}
 
   def judge(batch):
     twin, sums = _ann(ann_variables, batch, network=ann, task=task)
     # A program for each network, or the memory of all were needed at once.
-    for label, network in networks.items():
-      mine = _compare(
-        trees[label], fans, batch, twin, network=network, task=task
-      )
+    for label, (network, variables) in spiking.items():
+      mine = _compare(variables, fans, batch, twin, network=network, task=task)
       for part, value in mine.items():
-        sums[part].setdefault('spiking', {})[label] = value
+        sums.setdefault(part, {}).setdefault('spiking', {})[label] = value
     return sums
 
   total = accumulate(judge, split, batch, advance=advance)
   macs = operations.macs(ann, ann_variables, shape)
-  neurons = {name: float(np.size(fan)) for name, fan in _neurons(ann, fans)}
-  images, of_ann = float(total['sums']['images']), _of_ann(total, task)
+  neurons = {name: float(np.size(fan)) for name, fan in _fans(ann, fans)}
+  sums, rows = total['sums']['ann'], total.get('rows')
+  kept = rows and {'found': rows['ann'], 'truth': rows['truth']}
+  metric = task.summarize(sums, kept)[task.metric]
+  of_ann = {task.metric: metric, **task.details(sums, kept)}
+  of_ann = {f'ann_{name}': value for name, value in of_ann.items()}
   return {
-    label: _row(network, total, label, task, of_ann, macs, neurons, images)
-    for label, network in networks.items()
+    label: _row(network, total, label, task, of_ann, macs, neurons)
+    for label, (network, _) in spiking.items()
   }
 
 
-def _neurons(network, fans):
-  """(name, array of the layer's shape) for every firing layer."""
+def _fans(network, fans):
+  """(name, array of the layer's shape) for every input from a firing layer."""
   for layer in network.layers:
     for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
       if name != IMAGE:
@@ -100,15 +99,13 @@ def _neurons(network, fans):
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
 def _ann(variables, batch, *, network, task):
   """((output, activations, predictions), what is summed up of them)."""
-  images = task.present(batch['image'])
-  output, activations = network.apply(variables, images)
+  output, activations = network.apply(variables, task.present(batch['image']))
   predictions = task.predict(output)
   return (output, activations, predictions), {
     'sums': {
       'ann': task.measure(predictions, batch),
       'images': jnp.sum(batch['mask']),  # without what could not be decoded
     },
-    'max': {},
     'rows': kept_rows(task, batch, ann=task.rows(predictions)),
   }
 
@@ -116,23 +113,23 @@ def _ann(variables, batch, *, network, task):
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
 def _compare(variables, fans, batch, twin, *, network, task):
   """What is summed up of a spiking network beside its ANN, see `_ann`."""
-  images = task.present(batch['image'])
-  target, ann_activations, wanted = twin
-  _, activations = network.apply(variables, images)
+  (output, targets, wanted), mask = twin, batch['mask']
+  _, activations = network.apply(variables, task.present(batch['image']))
   outputs = network.output_over_time(variables, activations)
   outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
   predicted = jax.lax.map(task.predict, outputs)
-  difference = jnp.abs(outputs[-1] - target)
-  difference = difference.reshape(len(difference), -1).max(1) * batch['mask']
+  difference = jnp.abs(outputs[-1] - output)
+  difference = difference.reshape(len(difference), -1).max(1) * mask
   spikes = {name: (a != 0) for name, a in activations.items()}
+  counts = {k: jnp.sum(x, 1).astype(jnp.float32) for k, x in spikes.items()}
+  leaving = _fans(network, fans)
+  synops = [_masked_sum(counts[name] * fan, mask) for name, fan in leaving]
   sums = {
     'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
     'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
-    'layers': _layer_sums(
-      network, variables, activations, ann_activations, batch['mask']
-    ),
-    'synops': _synops(network, spikes, fans, batch['mask']),
-    'quiet': _quiet(spikes, batch['mask']),
+    'layers': _layer_sums(network, variables, activations, targets, mask),
+    'synops': sum(synops),
+    'quiet': _quiet(spikes, mask),
   }
   result = {'sums': sums, 'max': jnp.max(difference)}
   if task.truth(batch):
@@ -141,20 +138,15 @@ def _compare(variables, fans, batch, twin, *, network, task):
 
 
 def _layer_sums(network, variables, activations, targets, mask):
-  """Per firing layer, summed over images: spikes, error, differing counts."""
+  """Of each firing layer, over images: spikes, error, differing counts."""
   sums = {}
   for layer in network.firing:
     activity, target = activations[layer.name], targets[layer.name]
     theta = variables['params'][layer.name]['theta']
     off = jnp.abs(network.neuron.decode(activity) - target) / theta
     half_level = 0.5 / network.neuron.steps
-    sums[layer.name] = jnp.stack(
-      [
-        _masked_sum(activity != 0, mask),
-        _masked_sum(off, mask),
-        _masked_sum(off > half_level, mask),
-      ]
-    )
+    summands = activity != 0, off, off > half_level
+    sums[layer.name] = jnp.stack([_masked_sum(x, mask) for x in summands])
   return sums
 
 
@@ -163,60 +155,40 @@ def _masked_sum(x, mask):
   return jnp.sum(rows * mask)
 
 
-def _synops(network, spikes, fans, mask):
-  total = 0.0
-  for layer in network.layers:
-    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
-      if name != IMAGE:
-        count = jnp.sum(spikes[name], 1).astype(jnp.float32)
-        total += _masked_sum(count * fan, mask)
-  return total
-
-
 def _quiet(spikes, mask):
   """[steps + 1]: how many images had their last spike at step t (0: none)."""
-  active = 0
-  for spike in spikes.values():
-    flat = spike.reshape(*spike.shape[:2], -1)
-    active = active | jnp.any(flat, -1)
-  steps = active.shape[1]
-  last = jnp.max(active * jnp.arange(1, steps + 1), 1)
+  active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
+  steps = active[0].shape[1]
+  last = jnp.max(jnp.stack(active).any(0) * jnp.arange(1, steps + 1), 1)
   return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
 
 
-def _of_ann(total, task):
-  """The columns that all rows share."""
-  rows = total.get('rows')
-  rows = rows and {'found': rows['ann'], 'truth': rows['truth']}
-  sums = total['sums']['ann']
-  metric = task.summarize(sums, rows)[task.metric]
-  columns = {task.metric: metric, **task.details(sums, rows)}
-  return {f'ann_{name}': value for name, value in columns.items()}
-
-
-def _row(network, total, label, task, of_ann, macs, neurons, images):
-  mine, steps = total['sums']['spiking'][label], network.neuron.total_steps
-  rows = total.get('rows')
+def _row(network, total, label, task, of_ann, macs, neurons):
+  mine, rows = total['sums']['spiking'][label], total.get('rows')
+  steps, images = network.neuron.total_steps, float(total['sums']['images'])
 
   def at(t):
     """What the task takes for the answers after step t."""
-    kept = rows and {
-      'found': jax.tree.map(lambda x: x[:, t], rows['spiking'][label]),
-      'truth': rows['truth'],
-    }
-    return jax.tree.map(lambda x: x[t], mine['metric']), kept
+    sums = jax.tree.map(lambda x: x[t], mine['metric'])
+    if not rows:
+      return sums, None
+    found = jax.tree.map(lambda x: x[:, t], rows['spiking'][label])
+    return sums, {'found': found, 'truth': rows['truth']}
 
   over_time = [task.summarize(*at(t))[task.metric] for t in range(steps)]
-  # In the table's order: jit gives dicts back sorted by name.
-  layers = {layer.name: mine['layers'][layer.name] for layer in network.firing}
-  spikes = {name: values[0] / images for name, values in layers.items()}
-  same, total_of = mine['agree']
-  agree = (same / total_of).tolist()
+  layers, spikes = [], 0.0
+  for layer in network.firing:
+    per_image, name = mine['layers'][layer.name] / images, layer.name
+    fired, error, off = (per_image / neurons[name]).tolist()
+    rates = {'differing': off, 'firing_rate': fired / steps}
+    layers.append({'name': name, 'error': error, **rates})
+    spikes += per_image[0]
+  agree = np.divide(*mine['agree']).tolist()
+  first_macs = next(iter(macs.values()))
   quiet = {}
   if network.neuron.settle:  # else the last spike says nothing
-    histogram = np.asarray(mine['quiet'])
-    quiet['quiet_step'] = int(np.flatnonzero(histogram)[-1])
-    quiet['quiet_histogram'] = histogram.tolist()
+    last = int(np.flatnonzero(mine['quiet'])[-1])
+    quiet = {'quiet_step': last, 'quiet_histogram': mine['quiet'].tolist()}
   return {
     'images': int(images),
     'T': network.neuron.steps,
@@ -224,23 +196,14 @@ def _row(network, total, label, task, of_ann, macs, neurons, images):
     task.metric: over_time[-1],
     'agreement': agree[-1],
     'max_logit_difference': float(total['max']['spiking'][label]),
-    'mean_firing_rate': sum(spikes.values()) / sum(neurons.values()) / steps,
-    'spikes_per_image': sum(spikes.values()),
-    'synops_per_image': float(mine['synops']) / images
-    + next(iter(macs.values())),
+    'mean_firing_rate': spikes / sum(neurons.values()) / steps,
+    'spikes_per_image': spikes,
+    'synops_per_image': float(mine['synops']) / images + first_macs,
     'macs_per_image': sum(macs.values()),
     **quiet,
     **of_ann,
     **task.details(*at(steps - 1)),
     'over_time': over_time,
     'agreement_over_time': agree,
-    'layers': [
-      {
-        'name': name,
-        'error': float(values[1] / images / neurons[name]),
-        'differing': float(values[2] / images / neurons[name]),
-        'firing_rate': float(spikes[name] / neurons[name] / steps),
-      }
-      for name, values in layers.items()
-    ],
+    'layers': layers,
   }

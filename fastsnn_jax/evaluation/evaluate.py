@@ -12,12 +12,7 @@ from fastsnn_jax.tasks import Task
 
 
 def evaluate(
-  network: Network,
-  variables,
-  data,
-  *,
-  task: Task | None = None,
-  batch: int = 100,
+  network: Network, variables, data, *, task: Task | None = None, batch=100
 ) -> dict[str, float]:
   """The task's metrics of a network: {'accuracy': …}.
 
@@ -30,11 +25,7 @@ def evaluate(
     task: the network's own if not given.
     batch: images per call; fewer take less memory.
 
-  Returns:
-    What `task.summarize` gives, floats.
-
-  >>> import jax, jax.numpy as jnp
-  >>> import numpy as np
+  >>> import jax, jax.numpy as jnp, numpy as np
   >>> import fastsnn_jax as fs
   >>> network = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
   >>> variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
@@ -46,11 +37,8 @@ def evaluate(
   """
   task = task or tasks.for_network(network)
   variables = distributed.everywhere(variables, alias=True)
-  total = accumulate(
-    functools.partial(_measure, variables, network=network, task=task),
-    as_split(data),
-    batch,
-  )
+  judge = functools.partial(_measure, variables, network=network, task=task)
+  total = accumulate(judge, as_split(data), batch)
   return task.summarize(total['sums'], total.get('rows'))
 
 

@@ -13,18 +13,13 @@ def macs(network: Network, variables, image_shape) -> dict[str, int]:
   """Multiply-accumulates of each layer's kernels for one image.
 
   Convolutions and dense layers count, at every output position, padding
-  included, which is the usual convention; sums and batch norms do not.
-
-  Args:
-    network: not spiking.
-    variables: its variables, or their shapes.
-    image_shape: (H, W, C).
+  included, which is the usual convention; sums and batch norms do not. The
+  network is not spiking; `variables` may be shapes; images are of (H, W, C).
   """
   counts = {}
   for layer, shapes in _input_shapes(network, variables, image_shape):
-    unit = network.unit(layer)
     mine = own_variables(variables, layer.name)
-    jaxpr = jax.make_jaxpr(unit.apply)(mine, *shapes)
+    jaxpr = jax.make_jaxpr(network.unit(layer).apply)(mine, *shapes)
     counts[layer.name] = _count(jaxpr.jaxpr)
   return counts
 
@@ -44,8 +39,8 @@ def connections(network: Network, variables, image_shape):
     for layer, shapes in layers:
       ones = [jnp.broadcast_to(one, shape.shape) for shape in shapes]
       output, transpose = jax.vjp(layer.synapse.connect, *ones)
-      inputs = transpose(jnp.broadcast_to(one, output.shape))
-      result[layer.name] = tuple(fan[0] for fan in inputs)
+      leaving = transpose(jnp.broadcast_to(one, output.shape))
+      result[layer.name] = tuple(fan[0] for fan in leaving)
     return result
 
   return fans(np.float32(1))
@@ -66,9 +61,8 @@ def _count(jaxpr):
     output = equation.outvars[0].aval
     if equation.primitive.name == 'conv_general_dilated':
       kernel = equation.invars[1].aval
-      numbers = equation.params['dimension_numbers']
-      features = kernel.shape[numbers.rhs_spec[0]]
-      total += output.size * kernel.size // features
+      features, *_ = equation.params['dimension_numbers'].rhs_spec
+      total += output.size * kernel.size // kernel.shape[features]
     elif equation.primitive.name == 'dot_general':
       (contracted, _), _ = equation.params['dimension_numbers']
       left = equation.invars[0].aval.shape

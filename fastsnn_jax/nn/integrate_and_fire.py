@@ -105,15 +105,12 @@ def _integrate(currents, theta, rule):
       fire &= count < rule.max_count
     voltage = jnp.where(fire, voltage - theta, voltage)
     spike = fire.astype(jnp.int32)
-    count = count + spike
     if rule.signed:
-      back = (voltage <= rule.negative_threshold) & (count > 0)
+      back = (voltage <= rule.negative_threshold) & (count + spike > 0)
       voltage = jnp.where(back, voltage + theta, voltage)
-      taken = back.astype(jnp.int32)
-      count = count - taken
-      spike = spike - taken
+      spike -= back.astype(jnp.int32)
     word |= (spike & 3) << (2 * (t % _STEPS_PER_WORD))
-    return (voltage, count, word), None
+    return (voltage, count + spike, word), None
 
   voltage = jnp.broadcast_to(theta / 2, shape)
   count = jnp.zeros(shape, jnp.int32)

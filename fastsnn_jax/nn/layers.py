@@ -47,14 +47,13 @@ def convolve(x, kernel, stride: int, padding: int, dilation: int = 1):
 
 
 def _reach(places, step):
-  # pixels from the first to the last of so many places, both included
+  """Pixels from the first to the last of so many places, both included."""
   return (places - 1) * step + 1
 
 
 def _backward(stride, padding, dilation, saved, g):
-  x, kernel = saved
+  (x, kernel), to_x, to_kernel = saved, [], []
   # Along each axis, g lies at every stride-th of `reach` places.
-  to_x, to_kernel = [], []
   axes = zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True)
   for size, places, out in axes:
     reach, window = _reach(out, stride), _reach(places, dilation)
@@ -88,17 +87,15 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean_ = self.variable('batch_stats', 'mean', jnp.zeros, shape)
     var_ = self.variable('batch_stats', 'var', jnp.ones, shape)
+    mean, var = mean_.value, var_.value
     if train:
-      axes = tuple(range(x.ndim - 1))
-      count = x.size // x.shape[-1]
+      axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
       mean = jnp.mean(x, axes)
       var = jnp.mean(jnp.square(x - mean), axes)
       if not self.is_initializing():
         unbiased = var * (count / max(count - 1, 1))
         mean_.value += 0.1 * (mean - mean_.value)
         var_.value += 0.1 * (unbiased - var_.value)
-    else:
-      mean, var = mean_.value, var_.value
     factor = scale / jnp.sqrt(var + 1e-5)
     return x * factor + (bias - mean * factor)
 
@@ -151,8 +148,8 @@ class Conv(_Weighted):
 
     h = (H + 2 padding - (kernel - 1) dilation - 1) // stride + 1
 
-  The padding is symmetric, as PyTorch's; 'SAME' is not, for a stride of 2. When
-  it runs, a map that is smaller than the window is a UserError.
+  The padding is symmetric, as PyTorch's; 'SAME' is not, for a stride of 2. A
+  map that is smaller than the window is a UserError when it runs.
 
   Attributes:
     features: D.

@@ -131,10 +131,9 @@ class Network:
     return self.layers[:-1]
 
   def unit(self, layer: Layer) -> nn.Module:
-    if layer is self.layers[-1]:
-      return Unit(layer.synapse, None)
     static = tuple(name == IMAGE for name in layer.inputs)
-    return Unit(layer.synapse, self.neuron, static)
+    last = layer is self.layers[-1]
+    return Unit(layer.synapse, None if last else self.neuron, static)
 
   def inputs_of(self, layer: Layer, activations) -> list[Any]:
     """What feeds a row; the read-out gets means over time."""
@@ -198,17 +197,17 @@ class Network:
     }
     activations, statistics = {IMAGE: images}, {}
     for layer in self.layers:
-      inputs = self.inputs_of(layer, activations)
-      unit, mine = self.unit(layer).apply, own_variables(variables, layer.name)
+      name, inputs = layer.name, self.inputs_of(layer, activations)
+      unit, mine = self.unit(layer).apply, own_variables(variables, name)
       if train:
         unit = functools.partial(unit, train=True, mutable=['batch_stats'])
         unit = jax.checkpoint(unit) if remat else unit
-        activations[layer.name], new = unit(mine, *inputs)
+        activations[name], new = unit(mine, *inputs)
         if 'batch_stats' in new:
-          statistics[layer.name] = new['batch_stats']
+          statistics[name] = new['batch_stats']
       else:
-        own = tuple(quanta.get(name) for name in layer.inputs)
-        activations[layer.name] = unit(mine, *inputs, quanta=own)
+        own = tuple(map(quanta.get, layer.inputs))
+        activations[name] = unit(mine, *inputs, quanta=own)
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)
@@ -227,8 +226,7 @@ class Network:
 
   def output_over_time(self, variables, activations):
     """A spiking network's answer after each step: [B, T + settle, …]."""
-    readout = self.layers[-1]
-    decode = self.neuron.decode_over_time
+    readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
     mine = own_variables(variables, readout.name)

@@ -20,7 +20,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import check_fields
 from fastsnn_jax.nn.integrate_and_fire import Rule, along_time, simulate
 from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
 
@@ -68,11 +68,8 @@ class QuantRelu:
 
   def __post_init__(self):
     check_bits(self.bits, 1, 16, 'activation')
-    if not _is_finite(self.initial_theta) or self.initial_theta <= 0:
-      raise UserError(
-        f'QuantRelu: initial_theta={self.initial_theta!r}, but it must be a '
-        'positive number'
-      )
+    valid = _is_finite(self.initial_theta) and self.initial_theta > 0
+    check_fields(self, ('initial_theta', valid, 'a positive number'))
 
   def respond(self, synapse, inputs, theta, *, static=()):
     return quantize_activation(synapse(*inputs), theta, self.bits)
@@ -112,24 +109,19 @@ class IntegrateAndFire(Rule):
   def __post_init__(self):
     count, negative = self.max_count, self.negative_threshold
     positive = 'a whole number from 1 up'
-    for name, valid, needed in (
+    check_fields(
+      self,
       ('steps', _is_whole(self.steps, 1), positive),
       ('settle', _is_whole(self.settle, 0), 'a whole number from 0 up'),
       ('max_count', count is None or _is_whole(count, 1), positive),
       ('signed', isinstance(self.signed, bool | np.bool_), 'True or False'),
       ('negative_threshold', _is_finite(negative), 'a finite number'),
-    ):
-      if not valid:
-        given = getattr(self, name)
-        raise UserError(
-          f'IntegrateAndFire: {name}={given!r}, but it must be {needed}'
-        )
+    )
 
   def respond(self, synapse, inputs, theta, *, static=()):
     """Spikes; a static input has no time axis, and is shown for T steps."""
     static = static or (False,) * len(inputs)
-    current = self._current(synapse, inputs, static)
-    spikes = simulate(current, theta, self)
+    spikes = simulate(self._current(synapse, inputs, static), theta, self)
     return spikes * jnp.asarray(theta, spikes.dtype)
 
   def _current(self, synapse, inputs, static):
@@ -147,8 +139,7 @@ class IntegrateAndFire(Rule):
     current = current.reshape(-1, self.total_steps, *current.shape[1:])
     if self.settle:
       bias = synapse(*(jnp.zeros_like(x[:1]) for x in folded))
-      with_bias = along_time(shown, current)
-      current = jnp.where(with_bias, current, current - bias)
+      current = jnp.where(along_time(shown, current), current, current - bias)
     return current
 
   def quantum(self, theta):

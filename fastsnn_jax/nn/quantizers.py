@@ -20,15 +20,14 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 
-# Exponents e of the base sets, each of 0 and the 2^-e, by the bits of a
-# magnitude (weight bits - 1).
+# Exponents e of the base sets, each of 0 and the 2^-e, by the weights' bits.
 _APOT_SETS = {
-  1: ((0,),),
-  2: ((1, 2, 3),),
-  3: ((1, 2, 4), (3,)),
-  4: ((1, 3, 5), (2, 4, 6)),
-  5: ((1, 3, 6), (2, 4, 7), (5,)),
-  6: ((1, 4, 7), (2, 5, 8), (3, 6, 9)),
+  2: ((0,),),
+  3: ((1, 2, 3),),
+  4: ((1, 2, 4), (3,)),
+  5: ((1, 3, 5), (2, 4, 6)),
+  6: ((1, 3, 6), (2, 4, 7), (5,)),
+  7: ((1, 4, 7), (2, 5, 8), (3, 6, 9)),
 }
 
 
@@ -79,7 +78,7 @@ def apot_levels(bits: int, dtype=np.float32) -> np.ndarray:
   """
   check_bits(bits, 2, 7, 'APoT weights')
   dtype = np.dtype(dtype).type
-  sets = [[0.0, *(2.0**-i for i in powers)] for powers in _APOT_SETS[bits - 1]]
+  sets = [[0.0, *(2.0**-i for i in powers)] for powers in _APOT_SETS[bits]]
   sums = sorted({sum(terms) for terms in itertools.product(*sets)})
   # The official code multiplies by the reciprocal; so do the last bits here.
   return np.array(sums, dtype) * (dtype(1) / dtype(sums[-1]))
@@ -92,9 +91,8 @@ def apot_denominator(bits: int) -> int:
   >>> [apot_denominator(bits) for bits in (2, 3, 4, 5)]
   [1, 4, 10, 48]
   """
-  levels = apot_levels(bits, np.float64).tolist()
-  exact = [fractions.Fraction(x).limit_denominator(4096) for x in levels]
-  return math.lcm(*(x.denominator for x in exact))
+  levels = map(fractions.Fraction, apot_levels(bits, np.float64).tolist())
+  return math.lcm(*(x.limit_denominator(4096).denominator for x in levels))
 
 
 @functools.cache
@@ -117,9 +115,8 @@ def _boundaries(bits: int, dtype: str) -> tuple[tuple[float, float], ...]:
 
 def _nearest(x, bits):
   """Signed APoT level nearest to each `x`, clipped to [-1, 1]."""
-  magnitude = jnp.abs(x)
+  magnitude, cast = jnp.abs(x), x.dtype.type
   level = magnitude * 0  # not zeros: a NaN has to stay one
-  cast = x.dtype.type
   for boundary, value in _boundaries(bits, x.dtype.name):
     level = jnp.where(magnitude >= cast(boundary), cast(value), level)
   return jnp.sign(x) * level
@@ -133,11 +130,10 @@ def _normalize(w, detached):
 @_normalize.defjvp
 def _(detached, primals, tangents):
   (w,), (dw,) = primals, tangents
-  std = jnp.std(w, ddof=1)
-  normal = divide(w - jnp.mean(w), std)
+  normal = _normalize(w, detached)
   if not detached:
     dw = dw - jnp.mean(dw) - normal * (jnp.sum(normal * dw) / (w.size - 1))
-  return normal, dw / std
+  return normal, dw / jnp.std(w, ddof=1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -149,8 +145,7 @@ def _project(normal, alpha, bits, masked):
 def _(bits, masked, primals, tangents):
   (normal, alpha), (dnormal, dalpha) = primals, tangents
   x = divide(normal, alpha)
-  q = _nearest(x, bits)
-  outside = jnp.abs(x) > 1
+  q, outside = _nearest(x, bits), jnp.abs(x) > 1
   if masked:
     dnormal = jnp.where(outside, 0, dnormal)
   return q * alpha, dnormal + jnp.where(outside, jnp.sign(x), q - x) * dalpha
@@ -183,9 +178,8 @@ def quantize_weight(
     raise UserError(
       f"gradient={gradient!r}, but the families are 'detached' and 'full'"
     )
-  wide = _wide(w)
+  wide, masked = _wide(w), gradient == 'full' and bits > 2
   normal = _normalize(wide, gradient == 'detached')
-  masked = gradient == 'full' and bits > 2
   alpha = jnp.asarray(alpha, wide.dtype)
   return _project(normal, alpha, bits, masked).astype(jnp.asarray(w).dtype)
 
@@ -193,18 +187,16 @@ def quantize_weight(
 def quantize_weight_8bit(w):
   """The 8-bit quantiser of first and last layers: a signed-maximum scale.
 
-  w_q = round(w / M * 127) / 127 * M with M = max(w), which is the signed
-  maximum and not max|w|: a negative weight beyond -M takes a code below -127.
-  Official checkpoints depend on it (reference behaviour C1.6). dL/dw = dL/dw_q;
-  M is a constant.
+  w_q = round(w / M * 127) / 127 * M with M = max(w), not max|w|: a negative
+  weight beyond -M takes a code below -127. Official checkpoints depend on it
+  (reference behaviour C1.6). dL/dw = dL/dw_q; M is a constant.
 
   >>> quantize_weight_8bit(jnp.array([-.5, -.2, .37])).tolist()[2]
   0.3700000047683716
   """
   wide = _wide(w)
   top = jnp.max(wide)
-  codes = jnp.round(divide(wide, top) * 127)
-  value = divide(codes, 127) * top
+  value = divide(jnp.round(divide(wide, top) * 127), 127) * top
   return straight_through(value, wide).astype(jnp.asarray(w).dtype)
 
 

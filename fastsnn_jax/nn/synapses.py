@@ -14,10 +14,7 @@ class _Composed(Synapse):
 
   @property
   def affine(self):
-    return all(part.affine for part in self._parts() if part is not None)
-
-  def _parts(self):
-    return self.parts
+    return all(part.affine for part in self.parts if part is not None)
 
 
 def run(part, *inputs, train, quanta):
@@ -45,7 +42,8 @@ class Residual(_Composed):
   body: Synapse
   shortcut: Synapse | None = None
 
-  def _parts(self):
+  @property
+  def parts(self):
     return self.body, self.shortcut
 
   @nn.compact

@@ -14,6 +14,8 @@ from fastsnn_jax.nn.quantizers import (
   straight_through,
 )
 
+small_normal = jax.nn.initializers.normal(0.01, jnp.float32)
+
 
 def kaiming(key, shape, dtype=jnp.float32):
   """N(0, 2 / fan_out), fan_out = window times output channels."""
@@ -25,11 +27,6 @@ def torch_uniform(key, shape, dtype=jnp.float32):
   """U(-1, 1) / sqrt(fan_in), PyTorch's default for kernels."""
   bound = 1 / math.sqrt(math.prod(shape[:-1]))
   return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def small_normal(key, shape, dtype=jnp.float32):
-  """N(0, 0.01^2)."""
-  return jax.random.normal(key, shape, dtype) * 0.01
 
 
 def zero_bias(key, kernel_shape):

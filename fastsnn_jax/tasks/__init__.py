@@ -16,11 +16,9 @@ _TASKS: dict[str, type[Task]] = {
 
 
 def register(name: str, task: type[Task]) -> None:
-  """Makes a task of one's own known by name.
+  """Makes a task of one's own, a frozen dataclass, known by a name.
 
-  Args:
-    name: that `Network.task`, or `register_model(…, task=name)`, then takes.
-    task: a subclass of `Task`, a frozen dataclass.
+  `Network.task`, and `register_model(…, task=name)`, then take the name.
 
   >>> register('classification', Classification)
   """
@@ -44,12 +42,10 @@ def named(name: str) -> type[Task]:
 
 
 def for_network(network, **options) -> Task:
-  """The task that a network's `task` names.
+  """The task that a network's `task` names, with `options` for its fields.
 
-  Args:
-    network: a `Network`.
-    **options: fields of the task: smoothing, for classification; coco, limit,
-      conflict and rounded for detection; weights for segmentation.
+  These are smoothing for classification; coco, limit, conflict and rounded for
+  detection; weights for segmentation.
 
   >>> import fastsnn_jax as fs
   >>> for_network(fs.build('small_resnet8')).metric

@@ -23,19 +23,17 @@ from fastsnn_jax.errors import UserError
 class Task(abc.ABC):
   """Base of all tasks; a task of one's own is a frozen dataclass of this.
 
-  It has to give `metric`, `loss`, `predict`, `measure` and `summarize`; all
-  else has a default. Functions marked 'jit' are traced. Tasks are static
-  arguments of compiled functions, so their fields have to be hashable.
+  It has to give `metric`, `loss`, `predict`, `measure` and `summarize`. Tasks
+  are static arguments of compiled functions, so their fields have to be
+  hashable; functions marked 'jit' are traced.
 
   Attributes:
     classes: how many there are.
     mean, std: per channel, of images in 0..1.
-    size: side of the images that the network is shown; 0 for images as they
-      are.
+    size: side of the images that the network is shown; 0 for their own.
     metric: the name in `summarize` by which networks are compared.
     verb: the public function that answers raw images.
-    labels: names of the labels that a data set must have, and the dimensions
-      of each for one example.
+    labels: {a label that the data must have: its dimensions for one example}.
 
   A regression, for networks of one output:
 
@@ -84,23 +82,14 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def summarize(self, sums, kept=None) -> dict[str, float]:
-    """Metrics of all images, on the host.
-
-    Args:
-      sums: of `measure` over all batches; or, in training, of `loss`.
-      kept: {'found': what `rows` gave, 'truth': what `truth` gave} of all
-        images, if the task keeps anything.
-    """
+    """Metrics of all images, on the host; `sums` are of `measure`, in training
+    of `loss`; `kept` is {'found': of `rows`, 'truth': of `truth`}, or None."""
 
   # --- data -----------------------------------------------------------------
 
   @classmethod
   def of(cls, network, **options) -> Self:
-    """The task of a network.
-
-    Args:
-      network: has classes, mean, std, size and what else the task needs.
-      **options: further fields of the task.
+    """The task of a network, with `options` for further fields of the task.
 
     Raises:
       UserError: an option that the task does not have.
@@ -111,23 +100,16 @@ class Task(abc.ABC):
         f'{", ".join(strange)}: of no use where the network is for '
         f'{network.task}; leave it out'
       )
-    shared = {
-      name: getattr(network, name)
-      for name in fields & {'mean', 'std', 'size', *cls._of_network}
-    }
+    names = fields & {'mean', 'std', 'size', *cls._of_network}
+    shared = {name: getattr(network, name) for name in names}
     return cls(**{'classes': len(network.classes), **shared, **options})
 
   _of_network: ClassVar[tuple[str, ...]] = ()  # fields that a network has too
 
   @classmethod
   def open(cls, settings, model) -> Dataset:
-    """The data set that a model is trained on.
-
-    Args:
-      settings: `Data` of the config.
-      model: `architectures.Model`: its size and stride.
-    """
-    del model
+    """The data set of `settings`, the config's `Data`, for an
+    `architectures.Model`."""
     raise UserError(
       f'data.name={settings.name!r}: no such data set for this task; register '
       'it by fs.register_dataset, or give data=… to fs.train'
@@ -140,7 +122,6 @@ class Task(abc.ABC):
     Raises:
       UserError: the data lack labels that the task needs.
     """
-    del settings, model
     shapes = dataset.train.shapes(1)
     for name, dimensions in cls.labels.items():
       if name not in shapes or len(shapes[name].shape) != 1 + dimensions:
@@ -152,21 +133,14 @@ class Task(abc.ABC):
     return {'mean': dataset.mean, 'std': dataset.std}
 
   def for_training(self, train, *, smoothing=0.0, balance=0.0) -> Self:
-    """The task with what changes the loss only.
-
-    Args:
-      train: the split that is trained on.
-      smoothing, balance: see `Experiment`; 0 for none.
+    """The task with what changes its loss on the split `train` only.
 
     Raises:
-      UserError: the task has no such thing.
+      UserError: the task has no such thing; 0 stands for none.
     """
-    del train
-    for name, value in (('smoothing', smoothing), ('balance', balance)):
-      if value:
-        raise UserError(
-          f'{name}={value}: of no use for this task; leave it out'
-        )
+    given = {'smoothing': smoothing, 'balance': balance}
+    if strange := [f'{name}={value}' for name, value in given.items() if value]:
+      raise UserError(f'{strange[0]}: of no use for this task; leave it out')
     return self
 
   def labelled(self, split) -> bool:
@@ -178,7 +152,7 @@ class Task(abc.ABC):
 
   def check(self, dataset) -> None:
     """Raises a UserError where the data lack what the metrics need."""
-    del dataset
+    return None
 
   # --- images ---------------------------------------------------------------
 
@@ -189,18 +163,13 @@ class Task(abc.ABC):
   def augment(self, key, batch, settings, side=None) -> dict[str, Any]:
     """A raw training batch as the network is shown it, changed at random; jit.
 
-    Args:
-      key: of this step.
-      batch: raw images and labels.
-      settings: `Data` of the config: crop, flip, jitter.
-      side: that images are brought to; None for their own.
+    `key` is of this step, `settings` the config's `Data` (crop, flip, jitter),
+    `side` that which images are brought to, None for their own.
     """
-    del key, settings, side
     return {**batch, 'image': self.present(batch['image'])}
 
   def shift(self, settings) -> int:
     """Pixels by which fine-tuning, which needs no labels, may move images."""
-    del settings
     return 0
 
   # --- answers --------------------------------------------------------------
@@ -215,39 +184,29 @@ class Task(abc.ABC):
 
   def rows(self, predictions) -> dict[str, Any]:
     """What `summarize` needs of each prediction, for what is no sum; jit."""
-    del predictions
     return {}
 
   def truth(self, batch) -> dict[str, Any]:
     """The same of the labels; jit."""
-    del batch
     return {}
 
   def details(self, sums, kept=None) -> dict[str, Any]:
     """What a report shows besides: 'by_class' and more, on the host."""
-    del sums, kept
     return {}
 
   def pictures(self, batch) -> dict[str, Any] | None:
     """The labels as `report.predictions` draws them; None for no pictures."""
-    del batch
+    return None
 
   def answer(self, network, variables, images, **options):
-    """Answers for raw images.
-
-    Args:
-      network, variables: float, quantised or spiking.
-      images: [B, H, W, C], one [H, W, C], or a list of such; uint8 or floats
-        in 0..255.
-      **options: of `answers`.
+    """What `answers`, with its options, gives for raw images, uint8 or floats
+    in 0..255: [B, H, W, C], one [H, W, C], or a list of such.
 
     Raises:
       UserError: images of another shape, or values that are no pixels.
     """
     if isinstance(images, list | tuple):
-      return [
-        self.answer(network, variables, image, **options) for image in images
-      ]
+      return [self.answer(network, variables, x, **options) for x in images]
     images = np.asarray(images)
     answers = self.answers(network, variables, as_pixels(images), **options)
     return answers[0] if images.ndim == 3 else answers
@@ -272,7 +231,7 @@ def as_pixels(images) -> np.ndarray:
       '[H, W, C]'
     )
   low, high = (images.min(), images.max()) if images.size else (np.nan,) * 2
-  if not (low >= 0 and high <= 255):  # nor if one is not a number
+  if not 0 <= low <= high <= 255:  # nor if one is not a number
     raise UserError(
       f'images of shape {images.shape} with values from {low} to {high}; they '
       'must have pixels, of 0 to 255'

@@ -3,15 +3,15 @@
 The plain way is `jax.grad` on the whole batch: over several devices, batch norm
 then takes the statistics of the global batch. Accumulation runs parts of the
 batch one after another, each with its own statistics, for the memory of one
-part. Statistics per device do the same side by side. In both, a part counts by
-its real rows, so the gradient is that of the mean over the whole batch.
+part; statistics per device do the same side by side. A part counts by its real
+rows, so the gradient is that of the mean over the whole batch.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import PartitionSpec as P
 
 from fastsnn_jax import distributed
 from fastsnn_jax.nn.network import Network
@@ -27,7 +27,7 @@ def gradients(
   dtype: str = 'float32',
   accumulate: int = 1,
   remat: bool = False,
-  per_device: bool = False,
+  batch_stats: str = 'global',
 ):
   """Gradients, sums and batch statistics of one batch.
 
@@ -35,33 +35,27 @@ def gradients(
     variables: {'params': …, 'batch_stats': …}.
     batch: normalised images [B, H, W, C], the task's labels, and 'mask'.
     network, task: static.
-    dtype: in which the layers compute; parameters, statistics, neurons and the
-      loss stay in float32 at least.
-    accumulate: parts of the batch, one after another; divides B (over the
-      devices).
-    remat: compute each layer's insides again in the backward pass.
-    per_device: batch norm takes statistics of its own on each device, in place
-      of those of the whole batch.
+    dtype, accumulate, remat, batch_stats: as of the config's `Compute`;
+      parameters, statistics, neurons and the loss stay in float32 at least.
 
   Returns:
     (gradients of the mean loss, the task's sums, new batch_stats).
   """
 
   def loss_of(params, statistics, batch):
+    variables = {'params': params, 'batch_stats': statistics}
     images = batch['image']
     if dtype != 'float32':
       images = images.astype(dtype)
     output, _, statistics = network.apply(
-      {'params': params, 'batch_stats': statistics},
-      images,
-      train=True,
-      remat=remat,
+      variables, images, train=True, remat=remat
     )
     loss, sums = task.loss(output, batch)
     return loss, (sums, statistics)
 
   differentiate = jax.grad(loss_of, has_aux=True)
   arguments = variables['params'], variables['batch_stats'], batch
+  per_device = batch_stats == 'device'
   if accumulate == 1 and not per_device:
     grads, (sums, statistics) = differentiate(*arguments)
     return grads, sums, statistics
@@ -70,12 +64,8 @@ def gradients(
     total = jax.shard_map(
       functools.partial(_over_devices, total),
       mesh=distributed.mesh(),
-      in_specs=(
-        PartitionSpec(),
-        PartitionSpec(),
-        PartitionSpec(distributed.AXIS),
-      ),
-      out_specs=PartitionSpec(),
+      in_specs=(P(), P(), P(distributed.AXIS)),
+      out_specs=P(),
       check_vma=False,
     )
   grads, sums, statistics = total(*arguments)

@@ -9,6 +9,7 @@ import json
 import pathlib
 import signal
 import sys
+import threading
 import time
 
 from fastsnn_jax import distributed
@@ -20,28 +21,23 @@ class Bar:
 
   Args:
     title: what is going on.
-    total: units of work.
-    done: units that were done before.
+    total, done: units of work, and how many of them were done before.
   """
 
   def __init__(self, title: str, total: int, done: int = 0):
-    self._title, self._total, self._done = title, total, done
-    self._bar = self._task = None
-    self._started, self._first = time.monotonic(), done
-    self._last_line = self._started
+    self._title, self._total = title, total
+    self._first = self._done = done
+    self._started = self._last_line = time.monotonic()
+    self._bar = None
 
   def __enter__(self):
     if sys.stderr.isatty() and distributed.first():
       from rich import console, progress
 
-      self._bar = progress.Progress(
-        '{task.description}',
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        '{task.fields[note]}',
-        progress.TimeRemainingColumn(),
-        console=console.Console(stderr=True),
-      )
+      *columns, left = progress.Progress.get_default_columns()
+      columns += ['{task.fields[note]}', left]
+      on = console.Console(stderr=True)
+      self._bar = progress.Progress(*columns, console=on)
       self._task = self._bar.add_task(
         self._title, total=self._total, completed=self._done, note=''
       )
@@ -63,9 +59,9 @@ class Bar:
       self._last_line = now
       rate = (now - self._started) / max(self._done - self._first, 1)
       seconds = round(rate * (self._total - self._done))
-      left = datetime.timedelta(seconds=seconds)
       share = 100 * self._done / max(self._total, 1)
-      say(f'{self._title}: {share:3.0f} %  {note}  {left} left')
+      left = f'{datetime.timedelta(seconds=seconds)} left'
+      say(f'{self._title}: {share:3.0f} %  {note}  {left}')
 
   def line(self, text: str, *, own: bool = False) -> None:
     """A line that stays, above the bar; see `say`."""
@@ -76,12 +72,7 @@ class Bar:
 
 
 def say(text: str, *, own: bool = False) -> None:
-  """A line on standard error, where the bars are too.
-
-  Args:
-    text: the line.
-    own: it is about this process, so it is shown whichever that is.
-  """
+  """A line on standard error; if it is this process's `own`, of whichever."""
   if own or distributed.first():
     print(text, file=sys.stderr, flush=True)
 
@@ -102,27 +93,25 @@ class Log:
     with _written(self._path):
       with self._path.open('a') as file:
         file.write(json.dumps(row) + '\n')
-      if (writer := self._writer(stage)) is not None:
+      if writer := self._writer(stage):
         for name, value in metrics.items():
           writer.add_scalar(name, value, step)
 
   def rows(self) -> list[dict]:
     """All lines; one that a kill cut short is left out."""
-    rows = []
-    if self._path.is_file():
-      for line in self._path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-          rows.append(json.loads(line))
+    rows, text = [], self._path.read_text() if self._path.is_file() else ''
+    for line in text.splitlines():
+      with contextlib.suppress(json.JSONDecodeError):
+        rows.append(json.loads(line))
     return rows
 
   def curves(self) -> dict[str, dict[str, list]]:
     """The rows as {stage: {column: values}}."""
     curves = {}
     for row in self.rows():
-      columns = curves.setdefault(row['stage'], {})
+      columns = curves.setdefault(row.pop('stage'), {})
       for name, value in row.items():
-        if name != 'stage':
-          columns.setdefault(name, []).append(value)
+        columns.setdefault(name, []).append(value)
     return curves
 
   def rewind(self, stage: str, step: int) -> None:
@@ -138,21 +127,18 @@ class Log:
       temporary.replace(self._path)
 
   def close(self) -> None:
-    for writer in filter(None, self._writers.values()):
+    for writer in self._writers.values():
       writer.close()
 
   def _writer(self, stage):
     if stage not in self._writers:
-      try:
+      with contextlib.suppress(ImportError):  # the JSON lines have it all
         from tensorboardX import SummaryWriter
-      except ImportError:  # the JSON lines have it all
-        self._writers[stage] = None
-      else:
-        directory = self._workdir / 'tensorboard' / stage
-        self._writers[stage] = SummaryWriter(
-          str(directory), purge_step=self._resumed.get(stage, 0) + 1
-        )
-    return self._writers[stage]
+
+        directory = str(self._workdir / 'tensorboard' / stage)
+        behind = self._resumed.get(stage, 0) + 1
+        self._writers[stage] = SummaryWriter(directory, purge_step=behind)
+    return self._writers.get(stage)
 
 
 @contextlib.contextmanager
@@ -171,18 +157,15 @@ def _written(path):
 def signals():
   """Yields a function that says which signal asked the run to end, or None."""
   caught = []
-  names = (signal.SIGTERM, signal.SIGINT)
 
-  def note(number, frame):
-    del frame
+  def note(number, _):
     if caught:  # the second time the user means it
       raise KeyboardInterrupt
     caught.append(number)
 
-  try:
-    before = {name: signal.signal(name, note) for name in names}
-  except ValueError:  # not in the main thread, where signals are not ours
-    before = {}
+  ours = threading.current_thread() is threading.main_thread()
+  names = (signal.SIGTERM, signal.SIGINT) if ours else ()
+  before = {name: signal.signal(name, note) for name in names}
   try:
     yield lambda: caught[0] if caught else None
   finally:

@@ -12,25 +12,22 @@ _TRACED = range(3, 13)  # steps of the first epoch
 
 
 class Meter:
-  """Measures a stage, an epoch at a time.
+  """Measures a stage of `batch` images a step, an epoch at a time.
 
-  Args:
-    batch: images per step.
-    trace: directory for a trace of some steps, or None.
+  A trace of some steps is written to the directory `trace`, if there is one.
   """
 
   def __init__(self, batch: int, trace=None):
     self._batch, self._trace, self._tracing = batch, trace, False
-    self._steps, self._seen = 0, set()
+    self._steps, self._seen, self._idle = 0, set(), None
     # Its one thread waits for the devices, to know when they fell idle.
     self._pool = concurrent.futures.ThreadPoolExecutor(1)
-    self._idle = None
     self.start_epoch()
 
   def start_epoch(self) -> None:
     """Time runs again, after an evaluation."""
     self._began, self._first = time.perf_counter(), self._steps
-    self._spent = {'compile': 0.0, 'start': 0.0, 'wait': 0.0}
+    self._spent, self._waited = {'compile': 0.0, 'start': 0.0}, 0.0
 
   @contextlib.contextmanager
   def reading(self):
@@ -41,7 +38,7 @@ class Meter:
     if self._idle is None:
       self._spent['start'] += now - began
     elif self._idle.done():
-      self._spent['wait'] += now - max(began, self._idle.result())
+      self._waited += now - max(began, self._idle.result())
 
   @contextlib.contextmanager
   def stepping(self, side):
@@ -70,22 +67,20 @@ class Meter:
     done all that they were given, and the next batch was not there.
     """
     self._end_trace()
-    spent = self._spent
-    seconds = time.perf_counter() - self._began
-    seconds = max(seconds - spent['compile'] - spent['start'], 1e-9)
+    seconds = time.perf_counter() - self._began - sum(self._spent.values())
+    seconds = max(seconds, 1e-9)
     took = seconds / max(self._steps - self._first, 1)
+    rate = self._batch / took
     row = {
-      'images_per_second': round(self._batch / took, 1),
+      'images_per_second': round(rate, 1),
       'step_seconds': took,
-      'input_wait': min(spent['wait'] / seconds, 1.0),
+      'input_wait': min(self._waited / seconds, 1.0),
     }
     if (devices := distributed.mesh().size) > 1:
-      rate = round(self._batch / took / devices, 1)
-      row['images_per_second_per_device'] = rate
+      row['images_per_second_per_device'] = round(rate / devices, 1)
     if memory := jax.local_devices()[0].memory_stats():  # None on a CPU
       row['peak_device_bytes'] = memory.get('peak_bytes_in_use', 0)
-    names = [name for name in ('compile', 'start') if spent[name]]
-    return row | {f'{name}_seconds': spent[name] for name in names}
+    return row | {f'{k}_seconds': v for k, v in self._spent.items() if v}
 
   def close(self) -> None:
     self._end_trace()

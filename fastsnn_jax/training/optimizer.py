@@ -7,29 +7,26 @@ import jax.numpy as jnp
 import optax
 
 
-def make_optimizer(
-  config, stage, epoch_steps: int
-) -> optax.GradientTransformation:
-  """SGD: g += wd p; v = momentum v + g; p -= lr v, as PyTorch's; or AdamW.
-
-  Args:
-    config: `Experiment`: optimizer, momentum, decay, warmup, warmup_power.
-    stage: `Stage`: epochs, learning_rate, weight_decay, schedule, milestones.
-    epoch_steps: optimiser steps of an epoch.
-  """
+def make_optimizer(config, stage, epoch_steps: int):
+  """`sgd` or AdamW, as a stage of an `Experiment` asks for it."""
   rate = learning_rate(config, stage, epoch_steps)
   mask = None if config.decay == 'all' else _is_kernel
   if config.optimizer == 'adamw':
     return optax.adamw(rate, weight_decay=stage.weight_decay, mask=mask)
+  return sgd(rate, config.momentum, stage.weight_decay, mask)
+
+
+def sgd(rate, momentum: float, decay: float, mask=None):
+  """PyTorch's: g += decay p; v = momentum v + g; p -= rate v."""
   return optax.chain(
-    optax.add_decayed_weights(stage.weight_decay, mask),
-    optax.trace(config.momentum),
+    optax.add_decayed_weights(decay, mask),
+    optax.trace(momentum),
     optax.scale_by_learning_rate(rate),
   )
 
 
 def learning_rate(config, stage, epoch_steps: int) -> optax.Schedule:
-  """Step -> learning rate; see `make_optimizer`."""
+  """Step -> learning rate of a stage."""
   rate, steps = stage.learning_rate, stage.epochs * epoch_steps
   match stage.schedule:
     case 'constant':
@@ -46,15 +43,13 @@ def learning_rate(config, stage, epoch_steps: int) -> optax.Schedule:
         drops[step] = drops.get(step, 1) * 0.1
       schedule = optax.piecewise_constant_schedule(rate, drops)
   warmup, power = round(config.warmup * epoch_steps), config.warmup_power
-  if not warmup:
-    return schedule
   # A linear rise starts above 0; the official code's, of power 4, at 0.
   first = 1 if power == 1 else 0
 
   def warmed(step):
     return schedule(step) * jnp.minimum((step + first) / warmup, 1) ** power
 
-  return warmed
+  return warmed if warmup else schedule
 
 
 def _is_kernel(params):

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from fastsnn_jax import distributed
-from fastsnn_jax.nn.network import Network
-from fastsnn_jax.tasks import Task
 from fastsnn_jax.training.gradients import gradients
 from fastsnn_jax.training.optimizer import make_optimizer
 
@@ -38,40 +36,26 @@ class TrainState(NamedTuple):
 
 
 class Step(NamedTuple):
-  """The training step of a stage.
-
-  Attributes:
-    start: (variables, shapes of a batch, side) -> the state before the first
-      step, from a copy of the variables.
-    advance: (state, batch, key, side) -> (state, (sums of the epoch so far,
-      bad_step)), jitted; the state is donated, the rest outlives it. `batch`
-      has raw images, the task's labels and 'mask', shared out by row; `key` is
-      that of the stage; `side`, static, is what images are brought to, or
-      None.
-  """
+  """The training step of a stage, as `make_step` makes it."""
 
   start: Callable
   advance: Callable
 
 
-def make_step(
-  network: Network, task: Task, config, stage, epoch_steps: int
-) -> Step:
-  """The step of a stage; it is compiled once for each side of images.
+def make_step(network, task, config, stage, epoch_steps: int) -> Step:
+  """The step of a stage of an `Experiment`, compiled once for each side.
 
-  Args:
-    network, task: what is trained, and for what.
-    config, stage: `Experiment`, and which of its stages.
-    epoch_steps: steps of an epoch.
+  A side, static, is what images are brought to, or None for their own.
   """
   optimizer = make_optimizer(config, stage, epoch_steps)
-  compute = config.compute
 
   def augment(batch, key, side):
     batch = task.augment(key, distributed.keep_by_row(batch), config.data, side)
     return distributed.keep_by_row(batch)
 
   def start(variables, shapes, side=None):
+    """The state before the first step; `shapes` are those of a batch."""
+
     def sums_of(batch):
       batch = augment(batch, jax.random.key(0), side)
       output, _ = network.apply(variables, batch['image'])
@@ -82,6 +66,10 @@ def make_step(
 
   @functools.partial(jax.jit, static_argnames='side', donate_argnames='state')
   def advance(state, batch, key, side=None):
+    """(state, (sums of the epoch so far, bad_step)), which outlive the state.
+
+    `batch` has raw images and labels, shared out by row; `key` is the stage's.
+    """
     begins = state.step % epoch_steps == 0  # an epoch, whose sums start anew
     sums = jax.tree.map(lambda x: jnp.where(begins, 0, x), state.sums)
     state = train_step(
@@ -91,10 +79,7 @@ def make_step(
       task=task,
       optimizer=optimizer,
       ema=config.ema,
-      dtype=compute.dtype,
-      accumulate=compute.accumulate,
-      remat=compute.remat,
-      per_device=compute.batch_stats == 'device',
+      **vars(config.compute),
     )
     # Copies, because the next step is given the buffers of the state.
     return state, jax.tree.map(jnp.copy, (state.sums, state.bad_step))
@@ -105,15 +90,9 @@ def make_step(
 def create(variables, optimizer, sums, *, average=False) -> TrainState:
   """The state before the first step, from a copy of the variables.
 
-  Args:
-    variables, optimizer: of the network, and of optax.
-    sums: zeros like those of the task's `loss`.
-    average: follow the variables with a moving average.
+  `sums` are zeros like those of the task's `loss`.
   """
-
-  def copy():
-    return jax.tree.map(jnp.array, variables)
-
+  copy = functools.partial(jax.tree.map, jnp.array, variables)
   return TrainState(
     variables=copy(),
     opt_state=optimizer.init(variables['params']),
@@ -126,13 +105,8 @@ def create(variables, optimizer, sums, *, average=False) -> TrainState:
   )
 
 
-def train_step(
-  state, batch, *, network, task, optimizer, ema=0.0, **how
-) -> TrainState:
-  """One optimiser step on a batch of normalised images.
-
-  `how` are the settings of `gradients.gradients`.
-  """
+def train_step(state, batch, *, network, task, optimizer, ema=0.0, **how):
+  """One optimiser step on normalised images; for `how` see `gradients`."""
   params = state.variables['params']
   grads, sums, statistics = gradients(
     state.variables, batch, network=network, task=task, **how
@@ -141,10 +115,8 @@ def train_step(
   leaves = jax.tree.leaves((sums['loss'], updates))
   finite = jnp.array([jnp.isfinite(x).all() for x in leaves]).all()
   good = finite | (state.bad_step >= 0)
-  variables = {
-    'params': optax.apply_updates(params, updates),
-    'batch_stats': statistics,
-  }
+  params = optax.apply_updates(params, updates)
+  variables = {'params': params, 'batch_stats': statistics}
   average = state.average
   if average:
     # Early on a shorter average, or it would be the start for long.
@@ -163,12 +135,9 @@ def train_step(
 @functools.partial(jax.jit, donate_argnames='state')
 def keep_best(state: TrainState, score) -> TrainState:
   """Takes the variables as the best ones, where their score is the highest."""
-  better = score > state.best_score
-  best, best_score = jax.tree.map(
-    lambda new, old: jnp.where(better, new, old),
-    (state.judged, score),
-    (state.best, state.best_score),
-  )
+  better = functools.partial(jnp.where, score > state.best_score)
+  new, old = (state.judged, score), (state.best, state.best_score)
+  best, best_score = jax.tree.map(better, new, old)
   return state._replace(best=best, best_score=best_score)
 
 
@@ -176,17 +145,13 @@ def graft(fresh, old, *, only: str = ''):
   """`fresh` variables with every leaf that `old` has of the same name.
 
   From 32 bits to fewer, theta and weight_alpha are new and keep their initial
-  values; from there on everything is taken over.
-
-  Args:
-    fresh, old: variables.
-    only: take over layers whose name begins so; '' for all.
+  values; from there on everything is taken over, or only the layers whose name
+  begins with `only`.
   """
-  leaves = {
-    path: leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(old)
-    if path[1].key.startswith(only)
-  }
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.asarray(leaves.get(path, leaf)), fresh
-  )
+  leaves = dict(jax.tree_util.tree_leaves_with_path(old))
+
+  def take(path, leaf):
+    taken = path[1].key.startswith(only)
+    return jnp.asarray(leaves.get(path, leaf) if taken else leaf)
+
+  return jax.tree_util.tree_map_with_path(take, fresh)

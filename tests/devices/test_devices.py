@@ -244,7 +244,7 @@ def test_statistics_per_device_are_those_of_each_devices_rows(mask):
     batch = shown_batch(MASKS[mask])
     placed = distributed.by_row(batch)
     variables = distributed.everywhere(initial('float64'))
-    ours = compiled(variables, placed, per_device=True)
+    ours = compiled(variables, placed, batch_stats='device')
     rows = np.arange(BATCH).reshape(4, -1)
     assert_close(ours, oracle(batch, rows, False), rtol=1e-9, atol=1e-12)
     # Otherwise they are those of the whole batch.
@@ -260,7 +260,7 @@ def test_accumulating_on_each_device_goes_through_its_own_rows():
       distributed.everywhere(initial('float64')),
       distributed.by_row(batch),
       accumulate=2,
-      per_device=True,
+      batch_stats='device',
     )
     own = np.arange(BATCH).reshape(2, -1)
     rows = [part[first::2] for part in own for first in (0, 1)]

@@ -34,7 +34,7 @@ CONFIG = f"""{TINY_RESNET}
 config = fs.Experiment(
   model='tiny_resnet',
   data=fs.Data('digits', batch=32, eval_batch=120, crop=1, flip=False),
-  stages=(fs.Stage(32, epochs=1), fs.Stage(2, epochs=24, learning_rate=0.04)),
+  stages=(fs.Stage(32, epochs=1), fs.Stage(2, epochs=8, learning_rate=0.04)),
   save_minutes=0.0,
 )
 """
@@ -433,6 +433,7 @@ def test_the_demo_in_short_has_rows_for_all_bits_modes_and_tunings(tmp_path):
 # --- kills ------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path):
   check_kills(tmp_path, CONFIG, ('ann32', 'ann2'))
 

@@ -14,6 +14,8 @@ import fastsnn_jax as fs
 from fastsnn_jax import data
 from fastsnn_jax.torch_interop.state_dict import load_torch
 
+pytestmark = pytest.mark.once
+
 MODEL = 'cifar_resnet20'
 IMAGES = 2000
 # bits: quantised ANN, signed, unsigned

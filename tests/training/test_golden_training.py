@@ -23,6 +23,8 @@ from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 from fastsnn_jax.training import step as training
 from fastsnn_jax.training.optimizer import make_optimizer
 
+pytestmark = pytest.mark.once  # whole networks in float64
+
 
 class _Case:
   """One file: the data, our network and variables, and the official layout."""

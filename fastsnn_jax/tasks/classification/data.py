@@ -12,8 +12,7 @@ from fastsnn_jax.data.stream import Stream
 def open_data(settings) -> Dataset:
   """The data set that `Data` of a config names.
 
-  Streamed sets have the mean and standard deviation that are known for them,
-  otherwise ImageNet's.
+  What is streamed has the mean and deviation known for it, or else ImageNet's.
   """
   name, size = settings.name, settings.size
   if not settings.stream:
@@ -22,21 +21,14 @@ def open_data(settings) -> Dataset:
   channels = 3 if size else train.channels
   if channels not in (1, 3):  # those of the first picture, for all
     channels = Stream(train, Decode(None, None, cut=False)).shape[-1]
-  evaluation = Decode(size, channels, cut=False)
+  prepare = [Decode(size, channels, cut) for cut in (False, True)]
   parts = [
-    Stream(
-      part, evaluation, Decode(size, channels, True), workers=settings.workers
-    )
-    for part in (train, test)
+    Stream(part, *prepare, workers=settings.workers) for part in (train, test)
   ]
   known = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
-  mean, std = (
-    values
-    if len(values) == channels
-    else (sum(values) / len(values),) * channels
-    for values in known
-  )
-  return Dataset(name, *parts, tuple(classes), mean, std)
+  if len(known[0]) != channels:
+    known = [(sum(x) / len(x),) * channels for x in known]
+  return Dataset(name, *parts, tuple(classes), *known)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,6 @@ class Classification(Task):
 
   @classmethod
   def open(cls, settings, model):
-    del model
     refuse_anchors(settings)
     if settings.sizes or (settings.size and not settings.stream):
       raise UserError(
@@ -81,7 +80,6 @@ class Classification(Task):
 
   def summarize(self, sums, kept=None):
     """{'accuracy': share of correct images}, and the loss if it was summed."""
-    del kept  # everything is a sum
     return {
       name: float(np.asarray(sums[key]) / sums['count'])
       for name, key in (('accuracy', 'correct'), ('loss', 'loss'))

@@ -8,23 +8,18 @@ from fastsnn_jax.tasks.detection.boxes import at_origin, iou_on_host
 _ROUNDS = 200
 
 
-def fit(
-  boxes, label, count: int, cells: int
-) -> tuple[tuple[float, float], ...]:
-  """Clusters the shapes of boxes by k-means with the distance 1 - IoU.
+def fit(boxes, label, count, cells) -> tuple[tuple[float, float], ...]:
+  """A = `count` shapes (width, height) in cells, by rising area.
 
-  The IoU is that of two boxes with one centre, by which objects are given to
-  anchors (reference behaviour D3.2). Starts at quantiles of the area, so that
-  one data set has one answer.
+  k-means with the distance 1 - IoU of two boxes with one centre, by which
+  objects are given to anchors (reference behaviour D3.2). Starts at quantiles
+  of the area, so that one data set has one answer.
 
   Args:
     boxes: [N, G, 4], (x1, y1, x2, y2) in shares of the image.
     label: [N, G], -1 where there is no object.
-    count: of anchors, A.
+    count: of anchors.
     cells: along a side of the image.
-
-  Returns:
-    A times (width, height) in cells, by rising area.
 
   Raises:
     UserError: fewer objects than anchors.
@@ -42,18 +37,13 @@ def fit(
     )
   order = np.argsort(shapes.prod(1), kind='stable')
   starts = ((np.arange(count) + 0.5) / count * len(shapes)).astype(int)
-  centres, nearest = shapes[order[starts]], None
+  centres = shapes[order[starts]]
   for _ in range(_ROUNDS):
     like = iou_on_host(at_origin(shapes)[:, None], at_origin(centres))
-    now = np.argmax(like, 1)
-    if nearest is not None and np.array_equal(now, nearest):
+    nearest, before = np.argmax(like, 1), centres.copy()
+    for k in np.unique(nearest):
+      centres[k] = shapes[nearest == k].mean(0)
+    if np.array_equal(centres, before):
       break
-    nearest = now
-    centres = np.stack(
-      [
-        shapes[now == k].mean(0) if np.any(now == k) else centres[k]
-        for k in range(count)
-      ]
-    )
   centres = centres[np.argsort(centres.prod(1), kind='stable')]
   return tuple((round(w, 3), round(h, 3)) for w, h in centres.tolist())

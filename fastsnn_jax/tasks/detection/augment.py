@@ -1,5 +1,7 @@
 """What is done to images with boxes on the device: colours, crop, mirror."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -24,35 +26,18 @@ def augment_boxes(
 
   In this order: `distort_colors`; a random crop; a mirror image with
   probability 1/2; the crop resized to the image's side, bilinear, half-pixel,
-  no antialias. (Reference behaviour D4, steps 3 to 7; normalise afterwards.)
-
-  A crop is drawn in pixels of the picture as it was before it was squashed, W
-  times H: w and h uniform in 0.3 to 1 times W and H, its place uniform, corners
-  cut to integers. It is valid if 1/2 <= h / w <= 2 and the centre of an object
-  lies strictly inside; objects with their centres elsewhere go, the others are
-  clipped. The official code draws one of six modes, in one of which the picture
-  stays whole; in the others it tries 50 crops, and after these draws a mode
-  anew. Its five minimal overlaps reject nothing (D-Q6). So with p the share of
-  valid crops and q = (1 - p)^50 a picture stays whole with probability
-
-    1/6 Σ_k (5q/6)^k = 1 / (6 - 5 q),
-
-  1/6 for most and 1 without objects, and else its crop is a draw from the valid
-  ones. Here the eighth mode is the last, after which it stays whole: that adds
-  (5q/6)^8 (5 - 5q) / (6 - 5q), less than 0.035 for every q and nothing to speak
-  of below q = 1/2. With `true_overlap` each mode has a q of its own, and Σ q
-  stands for 5 q.
+  no antialias. (Reference behaviour D4, steps 3 to 7, which has the law of the
+  crops; normalise afterwards.)
 
   Args:
     key: one, into which the rows' numbers are folded, or [B], one a row.
     batch: dict with 'image' [B, S, S, 3], RGB in 0..255, squashed to a square;
       'boxes' [B, G, 4], (x1, y1, x2, y2) in shares of it; 'label' [B, G], -1
-      where there is no object; and if known 'size' [B, 2], (W, H), without
-      which the square counts as the picture. Other entries pass through.
+      where there is no object; and if known 'size' [B, 2], (W, H) before it was
+      squashed. Other entries pass through.
     crop, flip: whether to. Static under `jit`, as all that follow.
     distort: strength of the changes of colour; 0 for none.
-    true_overlap: whether a crop is valid only if its IoU with one of its
-      objects is at least that of the mode: 0.1, 0.3, 0.7, 0.9, 0.
+    true_overlap: whether the modes' least overlaps reject crops (D-Q6).
 
   Returns:
     The dict with a new 'image', float32 and not clipped to 0..255, 'boxes' and
@@ -61,14 +46,12 @@ def augment_boxes(
   Raises:
     UserError: another shape, another number of keys, distort outside 0..2.
 
-  >>> batch = {
-  ...   'image': jnp.zeros((2, 8, 8, 3), jnp.uint8),
-  ...   'boxes': jnp.array([[[0.2, 0.2, 0.6, 0.8]], [[0.0, 0.0, 0.0, 0.0]]]),
-  ...   'label': jnp.array([[3], [-1]]),
-  ... }
+  >>> boxes, label = jnp.array([[[0.2, 0.2, 0.6, 0.8]]]), jnp.array([[3]])
+  >>> images = jnp.zeros((1, 8, 8, 3), jnp.uint8)
+  >>> batch = {'image': images, 'boxes': boxes, 'label': label}
   >>> new = jax.jit(augment_boxes)(jax.random.key(0), batch)
   >>> new['image'].shape, new['label'].tolist()
-  ((2, 8, 8, 3), [[3], [-1]])
+  ((1, 8, 8, 3), [[3]])
   """
   images, boxes, label = (batch[name] for name in ('image', 'boxes', 'label'))
   rows, side = images.shape[:2]
@@ -83,21 +66,17 @@ def augment_boxes(
       'images; [B, G, 4] and [B, G] are needed'
     )
   # All of a row at once: what a step draws does not hang on another's being on.
-  draws = jax.vmap(lambda k: jax.random.uniform(k, (9 + _CROP,)))(
-    row_keys(key, rows)
-  )
+  keys = row_keys(key, rows)
+  draws = jax.vmap(lambda k: jax.random.uniform(k, (9 + _CROP,)))(keys)
   images = distort_colors(draws[:, :8].reshape(rows, 2, 4), images, distort)
   mirrored = draws[:, 8] < (0.5 if flip else 0)
   real = label >= 0
   if crop:
-    size = batch.get('size')
-    if size is None:
-      size = jnp.full((rows, 2), side)
     # Rows that fill up a batch may have size 0.
-    size = jnp.maximum(jnp.asarray(size, jnp.int32), 1)
-    window, boxes, real = jax.vmap(
-      lambda *row: _crop(*row, true_overlap=true_overlap)
-    )(draws[:, 9:], boxes, real, size)
+    size = jnp.asarray(batch.get('size', jnp.full((rows, 2), side)), jnp.int32)
+    size = jnp.maximum(size, 1)
+    cut = jax.vmap(functools.partial(_crop, true_overlap))
+    window, boxes, real = cut(draws[:, 9:], boxes, real, size)
     columns = _lines(window[:, 0::2], size[:, 0], side, mirrored)
     lines = _lines(window[:, 1::2], size[:, 1], side, jnp.zeros_like(mirrored))
     images = resample(images, lines, columns)
@@ -117,7 +96,7 @@ def augment_boxes(
   }
 
 
-def _crop(draws, boxes, real, size, *, true_overlap):
+def _crop(true_overlap, draws, boxes, real, size):
   """(window in pixels [4], boxes in shares of it, which are real) of a row."""
   size = size.astype(jnp.float32)
   mode = jnp.floor(draws[:_ROUNDS, None] * len(_MODES)).astype(jnp.int32)
@@ -132,11 +111,10 @@ def _crop(draws, boxes, real, size, *, true_overlap):
   objects = boxes * jnp.tile(whole[2:], 2)
   held = _holds(windows[..., None], objects) & real
   if true_overlap:
-    least = jnp.array([0.0 if low is None else low for low in _MODES])[mode]
+    least = jnp.array([low or 0.0 for low in _MODES])[mode]
     overlaps = iou(jnp.moveaxis(windows, 0, -1)[..., None, :], objects)
-    valid &= jnp.any(held & (overlaps >= least[..., None]), -1)
-  else:
-    valid &= jnp.any(held, -1)
+    held &= overlaps >= least[..., None]
+  valid &= jnp.any(held, -1)
   # The first that is valid, or the whole picture if its mode comes before.
   uncut = mode == _MODES.index(None)
   windows = jnp.where(uncut, whole[:, None, None], windows).reshape(4, -1)
@@ -158,13 +136,8 @@ def _holds(windows, objects):
 
 
 def _lines(ends, length, side, mirrored):
-  """Weights of the squashed image's pixels along one axis, [B, S, S].
-
-  Args:
-    ends: [B, 2], of the window, in pixels of a picture of `length` [B].
-    side: S.
-    mirrored: [B].
-  """
+  """Weights [B, S, S] of the squashed image's pixels along one axis, where the
+  window has its `ends` [B, 2] in pixels of a picture of `length` [B]."""
   start, stop, length = ends[:, :1], ends[:, 1:], length[:, None]
   at = jnp.arange(side)
   at = jnp.where(mirrored[:, None], at[::-1], at)
@@ -179,21 +152,14 @@ def distort_colors(draws, images, strength: float = 1.0):
   """Changes the colours of images, and clips nothing.
 
   In turn, each with probability 1/2: brightness += U(-32, 32), contrast *=
-  U(0.5, 1.5), saturation *= U(0.5, 1.5), hue += U(-18, 18) degrees. The
-  official code draws whether contrast comes before or after the others: it
-  scales all three channels, and saturation and hue do not change when one does,
-  so both orders are one. Values below 0 and above 255 occur, and saturations
-  above 1. (Reference behaviour D4, step 3, and D-Q19.)
+  U(0.5, 1.5), saturation *= U(0.5, 1.5), hue += U(-18, 18) degrees (reference
+  behaviour D4, step 3, and D-Q19).
 
   Args:
     draws: [B, 2, 4], uniform in 0..1, for these four in turn: whether (below
       1/2), and where in the range.
-    images: [B, H, W, 3], RGB in 0..255; uint8 or float.
-    strength: scales the four ranges; 0 for none, 1 as the official code. Static
-      under `jit`.
-
-  Returns:
-    float32, same shape.
+    images: [B, H, W, 3], RGB in 0..255; uint8 or float. The result is float32.
+    strength: scales the ranges; 0 for none, 1 as the official code. Static.
 
   Raises:
     UserError: a strength outside 0..2, where a contrast would be negative.
@@ -203,10 +169,7 @@ def distort_colors(draws, images, strength: float = 1.0):
   [[[[132.0, 132.0, 132.0]]]]
   """
   if not 0 <= strength <= 2:
-    raise UserError(
-      f'distort={strength}: the strength lies between 0 (none) and 2; 1 is the '
-      "official code's"
-    )
+    raise UserError(f'distort={strength}: it lies between 0 (none) and 2')
   images = images.astype(jnp.float32)
   if not strength:
     return images
@@ -225,10 +188,9 @@ def distort_colors(draws, images, strength: float = 1.0):
 def to_hsv(red, green, blue):
   """(hue in degrees, saturation, value) of three planes, as OpenCV has them.
 
-  With V the largest and m the smallest of the three: S = (V - m) / |V|, and the
-  hue is 60 times the difference of the other two over V - m, plus 0, 120 or 240
-  where red, green or blue is largest. The absolute value matters for pixels
-  that brightness has made negative: `to_rgb` does not give those back.
+  V is the largest, m the smallest; S = (V - m) / |V|, which `to_rgb` does not
+  undo for negative V; the hue is 60 times the difference of the other two over
+  V - m, plus 0, 120 or 240 where red, green or blue is largest.
 
   >>> [float(x) for x in to_hsv(*map(jnp.float32, (0, 100, 200)))]
   [210.0, 1.0, 200.0]
@@ -237,14 +199,9 @@ def to_hsv(red, green, blue):
   spread = value - jnp.minimum(jnp.minimum(red, green), blue)
   scale = 60 / (spread + _TINY)
   hue = jnp.where(
-    value == red,
-    (green - blue) * scale,
-    jnp.where(
-      value == green,
-      (blue - red) * scale + 120,
-      (red - green) * scale + 240,
-    ),
+    value == green, (blue - red) * scale + 120, (red - green) * scale + 240
   )
+  hue = jnp.where(value == red, (green - blue) * scale, hue)
   hue = jnp.where(hue < 0, hue + 360, hue)
   return hue, spread / (jnp.abs(value) + _TINY), value
 

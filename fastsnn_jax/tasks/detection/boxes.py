@@ -1,9 +1,11 @@
 """Boxes: how an output names them, how much two overlap, which ones stand.
 
-A box is (x1, y1, x2, y2) in shares of the image's width and height, so that no
-code but the targets' has to know the image's size in pixels. A map of h x w
-cells and A anchors has N = h w A of them: row by row, anchors innermost.
+A box is (x1, y1, x2, y2) in shares of the image's width and height. A map of
+[B, h, w, A (5 + C)] outputs, with A anchors, (width, height) each in cells, has
+N = h w A of them: row by row, anchors innermost. C is the number of classes.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,48 +15,28 @@ _FLOOR = 1e-10  # least side of an intersection in the official code
 
 
 def split(outputs, anchors: int):
-  """The three parts of a read-out.
+  """(objectness [B, N], class logits [B, N, C], offsets [B, N, 4]) of a map.
 
-  Args:
-    outputs: [B, h, w, A (5 + C)]: A objectness logits, then A times C class
-      logits, then A times (tx, ty, tw, th).
-    anchors: A.
-
-  Returns:
-    (objectness [B, N], class logits [B, N, C], offsets [B, N, 4]), in at least
-    float32.
+  In at least float32. The channels of `outputs` are A objectness logits, then A
+  times C class logits, then A times (tx, ty, tw, th); `anchors` is A.
 
   >>> [part.shape for part in split(jnp.zeros((2, 3, 4, 5 * 25)), 5)]
   [(2, 60), (2, 60, 20), (2, 60, 4)]
   """
   outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-  batch, channels = outputs.shape[0], outputs.shape[-1]
-  end = channels - 4 * anchors
-  parts = (
-    outputs[..., :anchors],
-    outputs[..., anchors:end],
-    outputs[..., end:],
-  )
-  classes = channels // anchors - 5
+  parts = jnp.split(outputs, [anchors, outputs.shape[-1] - 4 * anchors], -1)
   objectness, logits, offsets = (
-    part.reshape(batch, -1, width)
-    for part, width in zip(parts, (1, classes, 4), strict=True)
+    part.reshape(len(part), -1, part.shape[-1] // anchors) for part in parts
   )
   return objectness[..., 0], logits, offsets
 
 
 def decode(offsets, grid, anchors):
-  """Boxes of offsets; they may reach beyond the image.
+  """Boxes [B, N, 4] of offsets [B, N, 4]; they may reach beyond the image.
+
+  With w columns, `grid` being (h, w), and likewise in y:
 
     x = (sigmoid(tx) + column) / w    width = anchor width exp(tw) / w
-
-  Args:
-    offsets: [B, N, 4], (tx, ty, tw, th).
-    grid: (h, w), cells.
-    anchors: A times (width, height), in cells.
-
-  Returns:
-    [B, N, 4].
 
   >>> decode(jnp.zeros((1, 4, 4)), (2, 2), ((1.0, 1.0),))[0, 3].tolist()
   [0.5, 0.5, 1.0, 1.0]
@@ -75,36 +57,30 @@ def area(boxes):
   return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def iou(a, b, epsilon=1e-14, floor=0.0):
-  """Intersection over union; shapes broadcast.
+def iou(a, b, epsilon=1e-14, floor=0.0, xp=jnp):
+  """Intersection over union + epsilon of boxes [..., 4]; shapes broadcast.
 
-  Args:
-    a, b: [..., 4].
-    epsilon: added to the union.
-    floor: least length of a side of the intersection.
+  `floor` is the least length of a side of the intersection.
 
   >>> a, b = jnp.array([0.0, 0.0, 2.0, 1.0]), jnp.array([1.0, 0.0, 3.0, 1.0])
   >>> round(float(iou(a, b)), 6)
   0.333333
   """
-  low = jnp.maximum(a[..., :2], b[..., :2])
-  high = jnp.minimum(a[..., 2:], b[..., 2:])
-  sides = jnp.maximum(high - low, floor)
+  low = xp.maximum(a[..., :2], b[..., :2])
+  high = xp.minimum(a[..., 2:], b[..., 2:])
+  sides = xp.maximum(high - low, floor)
   both = sides[..., 0] * sides[..., 1]
   return both / (area(a) + area(b) - both + epsilon)
 
 
-def iou_on_host(a, b):
-  """The same by NumPy in the arrays' precision; 0 where the union is empty.
+# In float64; the least epsilon gives 0 where the union is empty, and else none.
+iou_on_host = functools.partial(iou, epsilon=np.finfo(float).tiny, xp=np)
 
-  >>> iou_on_host(np.array([0, 0, 2.0, 1]), np.array([0, 0, 4.0, 1])).item()
-  0.5
-  """
-  low = np.maximum(a[..., :2], b[..., :2])
-  high = np.minimum(a[..., 2:], b[..., 2:])
-  both = np.prod(np.maximum(high - low, 0), -1)
-  union = area(a) + area(b) - both
-  return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+
+def spared(truth):
+  """bool [I, G]: objects that need not be found, difficult ones and crowds."""
+  marks = [np.asarray(truth.get(x, 0), bool) for x in ('difficult', 'crowd')]
+  return marks[0] | marks[1] | np.zeros(np.shape(truth['label']), bool)
 
 
 def at_origin(sizes):
@@ -113,18 +89,14 @@ def at_origin(sizes):
   >>> at_origin(np.array([[3, 2]])).tolist()
   [[0, 0, 3, 2]]
   """
-  module = jnp if isinstance(sizes, jax.Array) else np
-  return module.concatenate([module.zeros_like(sizes), sizes], -1)
+  xp = jnp if isinstance(sizes, jax.Array) else np
+  return xp.concatenate([xp.zeros_like(sizes), sizes], -1)
 
 
 def candidates(outputs, anchors):
-  """Every box with its most likely class.
+  """Every box of a map with its most likely class.
 
     score = sigmoid(objectness) max softmax(class logits)
-
-  Args:
-    outputs: [B, h, w, A (5 + C)].
-    anchors: A times (width, height), in cells.
 
   Returns:
     {'boxes': [B, N, 4], within the image, 'scores': [B, N], 'classes': [B, N]}.
@@ -141,10 +113,9 @@ def candidates(outputs, anchors):
 def suppress(boxes, *, threshold, overlap, limit=None):
   """The best box, then the best that overlaps it too little, and so on.
 
-  Greedy and class by class: a box goes if one of its class with a higher score
-  stays and their IoU is over `overlap`. Of equal scores the first is
-  the better one. It takes `limit` steps, each over all boxes at once, and has
-  no communication if the batch is sharded.
+  A box goes if one of its class with a higher score stays and their IoU is over
+  `overlap`. Of equal scores the first is the better one. It takes `limit`
+  steps, each over all boxes at once; sharded batches need no communication.
 
   Args:
     boxes: as from `candidates`; [N, ...] without a batch axis.
@@ -156,12 +127,10 @@ def suppress(boxes, *, threshold, overlap, limit=None):
     As `boxes`, with `limit` places, by falling score; where nothing is left the
     score is 0, the class -1 and the box empty. 'index' says which they were.
 
-  >>> three = {
-  ...   'boxes': jnp.array([[0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]]),
-  ...   'scores': jnp.array([0.7, 0.8, 0.6]),
-  ...   'classes': jnp.array([3, 3, 3]),
-  ... }
-  >>> suppress(three, threshold=0.1, overlap=0.5)['index'].tolist()
+  >>> boxes = jnp.array([[0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
+  >>> scores, classes = jnp.array([0.7, 0.8, 0.6]), jnp.array([3, 3, 3])
+  >>> found = {'boxes': boxes, 'scores': scores, 'classes': classes}
+  >>> suppress(found, threshold=0.1, overlap=0.5)['index'].tolist()
   [1, 2, -1]
   """
   boxes, scores, classes = (boxes[k] for k in ('boxes', 'scores', 'classes'))

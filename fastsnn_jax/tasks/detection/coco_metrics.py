@@ -6,6 +6,7 @@ import io
 import numpy as np
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.detection.boxes import spared
 
 # In the order in which pycocotools gives them.
 NAMES = (
@@ -35,22 +36,17 @@ def coco(predictions, truth) -> dict[str, float]:
   AP is the mean of the precision's falling envelope at recalls 0, 0.01, …, 1,
   AR the share of objects that are found.
 
-    AP50, AP75            at that IoU alone
-    _small, medium, large objects below 32² pixels, below 96², and above
-    AR_1, AR_10, AR_100   with so many detections of a class in an image
+    AP50, AP75              at that IoU alone
+    _small, _medium, _large objects below 32² pixels, below 96², and above
+    AR_1, AR_10             with so many detections of a class in an image; all
+                            others are with 100
 
-  All but AR_1 and AR_10 are with the 100 best ones. A crowd need not be found,
-  and what lies in it does not count; difficult objects are taken for crowds.
-  Corners are not rounded (reference behaviour D5).
+  A crowd need not be found, and what lies in it does not count; difficult
+  objects are taken for crowds. Corners are not rounded (D5).
 
   Args:
-    predictions: arrays over N images with K places each: 'boxes' [N, K, 4] in
-      shares of the image, 'scores' [N, K] and 'classes' [N, K], -1 where there
-      is none.
-    truth: 'boxes' [N, G, 4], 'label' [N, G], -1 where there is none, 'size'
-      [N, 2], (width, height) in pixels, and [N, G] each 'crowd', 'difficult'
-      and 'area' if there are any; area, in pixels, is that of the object, else
-      of its box.
+    predictions, truth: as of `average_precision.voc`; `truth` has 'size', and
+      may have 'area' [I, G], of the object and not of its box, in pixels.
 
   Returns:
     {name: value} of `NAMES`; NaN where there is no object to find.
@@ -69,26 +65,20 @@ def coco(predictions, truth) -> dict[str, float]:
   size = np.asarray(truth['size'], np.float64)
   label = np.asarray(truth['label'])
   kinds = np.asarray(predictions['classes'])
-  crowd = np.zeros(label.shape, bool)
-  for key in ('crowd', 'difficult'):
-    crowd |= np.asarray(truth.get(key, False), bool)
-  objects = _rows(truth['boxes'], label, size, iscrowd=crowd.astype(int))
-  if 'area' in truth:
-    areas = np.asarray(truth['area'], np.float64)[label >= 0]
-    for item, area in zip(objects, areas.tolist(), strict=True):
-      item['area'] = area
-  scores = np.asarray(predictions['scores'], np.float64)
+  own = {'area': np.asarray(truth['area'], float)} if 'area' in truth else {}
+  crowd = spared(truth).astype(int)
+  objects = _rows(truth['boxes'], label, size, iscrowd=crowd, **own)
+  scores = np.asarray(predictions['scores'], float)
   detections = _rows(predictions['boxes'], kinds, size, score=scores)
   index = {
     'images': [{'id': i} for i in range(len(size))],
     'categories': [{'id': i} for i in np.unique(label[label >= 0]).tolist()],
   }
   with contextlib.redirect_stdout(io.StringIO()):
-    sides = []
-    for rows in (objects, detections):
-      sides.append(COCO())
-      sides[-1].dataset = {**index, 'annotations': rows}
-      sides[-1].createIndex()
+    sides = COCO(), COCO()
+    for side, rows in zip(sides, (objects, detections), strict=True):
+      side.dataset = {**index, 'annotations': rows}
+      side.createIndex()
     judge = COCOeval(*sides, 'bbox')
     judge.evaluate()
     judge.accumulate()

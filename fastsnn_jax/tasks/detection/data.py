@@ -1,31 +1,24 @@
 """Images with boxes: squashed to squares, in memory or on disk."""
 
-import dataclasses
-import pathlib
-
-import numpy as np
+import functools
 
 from fastsnn_jax.data import decode, records, squares
-from fastsnn_jax.data.dataset import MEAN_STD
 from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.readers import coco, scenes, tfds, voc
 from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.pictures import Listed, dataset_of, directory_of
 
 
 def open_data(settings, size: int) -> Dataset:
   """The data set that `Data` of a config names.
 
   'scenes' are drawn; `voc`, `coco` or another set may be prepared by TFDS; or
-  `path` has VOC's or COCO's layout. Difficult objects are not trained on.
-
-  Args:
-    settings: `Data` of a config.
-    size: side of the squares; training images are as large as the largest of
-      `settings.sizes`.
+  `path` has VOC's or COCO's layout. Difficult objects are not trained on. The
+  squares have the side `size`, or in training the largest of `settings.sizes`.
 
   Raises:
-    UserError: neither is there, or nothing in it that can be read.
+    UserError: nothing is there that can be read.
   """
   largest = max(size, *settings.sizes, 0)
   if settings.name == 'scenes':
@@ -37,73 +30,33 @@ def open_data(settings, size: int) -> Dataset:
         'leave data.sizes out'
       )
     return scenes.detection(size)
-  parts = _read(settings.name, settings.path)
-  if settings.stream:
-    train, test = (
-      Stream(
-        Encoded(part, difficult=part is not parts.train),
-        Squash(size),
-        Squash(largest),
-        workers=settings.workers,
-      )
-      for part in (parts.train, parts.test)
-    )
-  else:
-    train = squares.box_arrays(parts.train, largest, difficult=False)
-    test = squares.box_arrays(parts.test, size)
-  return Dataset(
-    settings.name,
-    train,
-    test,
-    parts.classes,
-    *MEAN_STD['imagenet2012'],
-    notes=records.notes(parts),
-  )
+
+  def split(part, rows):
+    training = part == 'train'
+    if not settings.stream:
+      side = largest if training else size
+      return squares.box_arrays(rows, side, difficult=not training)
+    known = squares.box_labels(rows, difficult=not training)
+    prepare = (functools.partial(_squashed, size=x) for x in (size, largest))
+    return Stream(Listed(rows, known), *prepare, workers=settings.workers)
+
+  found = _read(settings.name, settings.path)
+  return dataset_of(settings.name, found, split)
 
 
-@dataclasses.dataclass(frozen=True)
-class Squash:
-  """(encoded picture, labels) -> the whole picture as a square."""
-
-  size: int
-
-  def __call__(self, record, draws):
-    del draws
-    encoded, labels = record
-    image = decode.resized(encoded, self.size)
-    return {'image': image, **labels}
-
-
-class Encoded:
-  """Records as a `Stream` reads them: `[i]` is (encoded picture, labels)."""
-
-  def __init__(self, part, *, difficult: bool):
-    self._part = part
-    self._labels = squares.box_labels(part, difficult=difficult)
-
-  def __len__(self):
-    return len(self._part)
-
-  def __getitem__(self, index):
-    labels = {name: value[index] for name, value in self._labels.items()}
-    return records.encoded(self._part[index].picture), labels
-
-  def name(self, index) -> str:
-    return str(self._part[index].picture)
-
-  def column(self, name) -> np.ndarray | None:
-    return self._labels.get(name)
+def _squashed(row, draws, size):
+  record, labels = row
+  encoded = records.encoded(record.picture)
+  return {'image': decode.resized(encoded, size), **labels}
 
 
 def _read(name, path):
-  directory = tfds.default_directory()
-  if path is not None:
-    directory = pathlib.Path(path).expanduser()
-    if not directory.is_dir():
-      raise UserError(
-        f'{path} is not a directory; give one with a prepared TFDS data set, '
-        f'or with {voc.BOX_LAYOUT}, or with {coco.LAYOUT}'
-      )
+  layouts = f'{voc.BOX_LAYOUT}, or with {coco.LAYOUT}'
+  directory = (
+    tfds.default_directory()
+    if path is None
+    else directory_of(path, f'a prepared TFDS data set, or with {layouts}')
+  )
   if tfds.find(name, directory):
     return tfds.read_boxes(name, directory)
   if path is None:

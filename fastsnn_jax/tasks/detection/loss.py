@@ -11,36 +11,25 @@ _WIDEST = 15.0
 
 
 def terms(outputs, batch, *, anchors, stride, conflict='last'):
-  """The four terms of the loss, each summed over the real rows.
+  """The four terms of the loss, scalars, each summed over the real rows.
 
-  With the sums over the boxes that answer for an object, but for the second of
+  The sums are over the boxes that answer for an object, but for the second of
   `objectness`, which is over the empty ones; p is a softmax and u the IoU of a
   box with its object:
 
-    objectness   5 sum (sigmoid(o) - u)^2 + sum sigmoid(o)^2, u without gradient
-    class        -sum log p(label)
-    box          sum weight (BCE(tx) + BCE(ty) + (tw' - tw)^2 + (th' - th)^2)
-    iou          sum (1 - u)^2 / 2
+    objectness_loss  5 sum (sigmoid(o) - u)^2 + sum sigmoid(o)^2, u constant
+    class_loss       -sum log p(label)
+    box_loss         sum weight (BCE(tx) + BCE(ty) + (Δtw)^2 + (Δth)^2)
+    iou_loss         sum (1 - u)^2 / 2
 
   Args:
     outputs: [B, h, w, A (5 + C)].
     batch: 'boxes' [B, G, 4], 'label' [B, G] (-1: no object) and 'mask' [B].
-    anchors: A times (width, height), in cells.
-    stride: side of a cell in pixels.
-    conflict: see `targets.assign`.
-
-  Returns:
-    {'objectness_loss', 'class_loss', 'box_loss', 'iou_loss'}: scalars.
+    anchors, stride, conflict: see `targets.assign`.
   """
   grid = outputs.shape[1:3]
-  target = assign(
-    batch['boxes'],
-    batch['label'],
-    grid=grid,
-    anchors=anchors,
-    stride=stride,
-    conflict=conflict,
-  )
+  settings = {'anchors': anchors, 'stride': stride, 'conflict': conflict}
+  target = assign(batch['boxes'], batch['label'], grid=grid, **settings)
   objectness, logits, offsets = geometry.split(outputs, len(anchors))
   real = batch['mask'][:, None] > 0
   positive = (target.objectness == 1) & real
@@ -76,14 +65,8 @@ def terms(outputs, batch, *, anchors, stride, conflict='last'):
 
 
 def loss(outputs, batch, **settings):
-  """Sum of the terms, mean over the real rows, and the sums to report.
-
-  Args:
-    outputs, batch, **settings: as for `terms`.
-
-  Returns:
-    (scalar, {'loss': sum over the real rows, each term, 'count': rows}).
-  """
+  """(mean over the real rows of the sum of `terms`, which has the arguments;
+  {'loss': that sum over them, each term, 'count': their number})."""
   parts = terms(outputs, batch, **settings)
   total, count = sum(parts.values()), jnp.sum(batch['mask'])
   # A device may have no real row in the last batch of an epoch.

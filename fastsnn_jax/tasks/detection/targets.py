@@ -13,21 +13,13 @@ _SIMILAR = 0.5  # IoU with an object from which an anchor is not called empty
 
 
 class Targets(NamedTuple):
-  """What each of N boxes ought to say.
+  """What each of N boxes ought to say; of use where objectness is 1."""
 
-  Attributes:
-    objectness: [B, N]; 1 answers for an object, 0 for none, -1 is left alone.
-    label: [B, N], class; of use where objectness is 1, as all that follows.
-    offsets: [B, N, 4], (tx, ty, tw, th), the first two after the sigmoid.
-    weight: [B, N], 2 - share of the image, so that small boxes count too.
-    boxes: [B, N, 4].
-  """
-
-  objectness: jax.Array
-  label: jax.Array
-  offsets: jax.Array
-  weight: jax.Array
-  boxes: jax.Array
+  objectness: jax.Array  # [B, N]; 1 for an object, 0 for none, -1: left alone
+  label: jax.Array  # [B, N]
+  offsets: jax.Array  # [B, N, 4], (tx, ty, tw, th), the first two after sigmoid
+  weight: jax.Array  # [B, N], 2 - share of the image: small boxes count too
+  boxes: jax.Array  # [B, N, 4]
 
 
 def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
@@ -44,10 +36,8 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     grid: (h, w), cells of the read-out.
     anchors: A times (width, height), in cells.
     stride: side of a cell in pixels.
-    conflict: where two objects meet in a cell: 'last', what is written later
-      stands (the official code's rule, by which one object may make the other's
-      anchor be left alone), or 'positive', an anchor that answers for an object
-      is never left alone.
+    conflict: 'last': what is written later stands, so that an object may make
+      another's anchor be left alone (D-Q7); 'positive': it may not.
 
   Raises:
     UserError: another `conflict`.
@@ -59,16 +49,13 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
   ([[0.0, 0.0, 0.0, 1.0]], [[0, 0, 0, 7]])
   """
   if conflict not in CONFLICTS:
-    raise UserError(
-      f'conflict={conflict!r}: {" or ".join(CONFLICTS)} is needed'
-    )
+    raise UserError(f'conflict={conflict!r}: it is {" or ".join(CONFLICTS)}')
   dtype = jnp.promote_types(boxes.dtype, jnp.float32)
   boxes, anchors = boxes.astype(dtype), jnp.asarray(anchors, dtype)
   height, width = grid
   scale = jnp.array([width, height], dtype)  # cells to an image
 
   def place(table, truth):
-    """One object into the table of an image, [h w, A, 11]."""
     box, label = truth
     size = (box[2:] - box[:2]) * scale
     centre = (box[:2] + box[2:]) / 2 * scale
@@ -82,18 +69,9 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
 
     here = row * width + column
     old = table[here]
-    new = jnp.concatenate(
-      [
-        jnp.ones(1, dtype),
-        label[None].astype(dtype),
-        centre - cell,
-        jnp.zeros(2, dtype),
-        2 - jnp.prod(size / scale, keepdims=True),
-        box,
-      ]
-    )
-    new = jnp.broadcast_to(new, old.shape)
-    new = new.at[:, 4:6].set(jnp.log(size / anchors))
+    weight, shape = 2 - jnp.prod(size / scale), jnp.log(size / anchors).T
+    new = (1, label, *(centre - cell), *shape, weight, *box)
+    new = jnp.stack(jnp.broadcast_arrays(*new), -1)
     alone = (similar > _SIMILAR) & ~best
     if conflict == 'positive':
       alone &= old[:, 0] != 1
@@ -103,6 +81,7 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     return table.at[here].set(jnp.where(real, changed, old)), None
 
   def image(boxes, label):
+    # The numbers of `Targets` for each anchor of each cell.
     empty = jnp.zeros((height * width, len(anchors), 11), dtype)
     table, _ = jax.lax.scan(place, empty, (boxes, label))
     return table.reshape(-1, 11)

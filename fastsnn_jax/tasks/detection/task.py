@@ -2,10 +2,8 @@
 
 A batch has 'boxes' [B, G, 4], (x1, y1, x2, y2) in shares of the image, 'label'
 [B, G] with -1 where there is no object, and 'mask'; where the data has them,
-'difficult' [B, G] and 'size' [B, 2], (width, height) in pixels.
-
-Average precision is no sum of per-batch numbers, so detections and objects are
-kept until all images have been seen.
+'difficult' [B, G] and 'size' [B, 2], (width, height) in pixels. Detections and
+objects are kept until all images were seen: average precision is no sum.
 """
 
 import dataclasses
@@ -25,7 +23,6 @@ from fastsnn_jax.tasks.detection.boxes import candidates, iou, suppress
 from fastsnn_jax.tasks.detection.loss import loss
 from fastsnn_jax.tasks.task import Task, check_sides
 
-METRIC = 'mAP50'
 _SAME = 0.95  # IoU over which two detections are the same
 _SHOWN = 0.25  # least score of detections that are compared or answered
 _TRUTH = ('boxes', 'label', 'difficult', 'crowd', 'area', 'size')
@@ -67,7 +64,7 @@ class Detection(Task):
   conflict: str = 'last'
   rounded: bool = False
 
-  metric: ClassVar[str] = METRIC
+  metric: ClassVar[str] = 'mAP50'
   verb: ClassVar[str] = 'detect'
   labels: ClassVar = {'boxes': 2, 'label': 1}
   _of_network: ClassVar = ('anchors', 'stride', 'overlap')
@@ -106,57 +103,36 @@ class Detection(Task):
     return resize(images, self.size) if self.size else images
 
   def augment(self, key, batch, settings, side=None):
-    batch = augment_boxes(
-      key,
-      batch,
-      crop=bool(settings.crop),
-      flip=settings.flip,
-      distort=2 * settings.jitter,
-    )
+    steps = {'crop': bool(settings.crop), 'flip': settings.flip}
+    batch = augment_boxes(key, batch, **steps, distort=2 * settings.jitter)
     images = Task.present(self, batch['image'])
     return {**batch, 'image': resize(images, side) if side else images}
 
   def loss(self, outputs, batch):
-    return loss(
-      outputs,
-      batch,
-      anchors=self.anchors,
-      stride=self.stride,
-      conflict=self.conflict,
-    )
+    settings = {'anchors': self.anchors, 'stride': self.stride}
+    return loss(outputs, batch, **settings, conflict=self.conflict)
 
-  def predict(self, outputs):
-    return predict(
-      outputs, anchors=self.anchors, overlap=self.overlap, limit=self.limit
-    )
+  def predict(self, outputs, **options):
+    options = {'overlap': self.overlap, 'limit': self.limit, **options}
+    return predict(outputs, anchors=self.anchors, **options)
 
   def measure(self, predictions, batch):
     """Images; the rest is no sum."""
-    del predictions
     return {'count': jnp.sum(batch['mask'])}
 
   def agree(self, predictions, others, batch):
-    """Images on which two networks detect the same, be it nothing.
+    """(real rows on which two networks detect the same, be it nothing; real
+    rows): one to one, each pair of one class and with IoU > 0.95.
 
-    One to one, each pair of one class and with IoU > 0.95, nothing left over.
     Two boxes of a class that both are so near a third are so near each other
     that `predict` keeps only one: to find a partner is to find one's own. Boxes
     of next to no score, there for average precision only, are left out.
-
-    Args:
-      predictions, others: as from `predict`.
-      batch: has 'mask'.
-
-    Returns:
-      (their number among the real rows, that of the real rows).
     """
-    shown = [
-      (p['scores'] >= _SHOWN) & (p['classes'] >= 0)
-      for p in (predictions, others)
-    ]
-    overlaps = iou(predictions['boxes'][:, :, None], others['boxes'][:, None])
-    pair = (overlaps > _SAME) & shown[0][:, :, None] & shown[1][:, None]
-    pair &= predictions['classes'][:, :, None] == others['classes'][:, None]
+    a, b = predictions, others
+    shown = [(x['scores'] >= _SHOWN) & (x['classes'] >= 0) for x in (a, b)]
+    pair = iou(a['boxes'][:, :, None], b['boxes'][:, None]) > _SAME
+    pair &= shown[0][:, :, None] & shown[1][:, None]
+    pair &= a['classes'][:, :, None] == b['classes'][:, None]
     same = jnp.all(jnp.any(pair, 2) == shown[0], 1)
     same &= jnp.all(jnp.any(pair, 1) == shown[1], 1)
     same &= jnp.sum(shown[0], 1) == jnp.sum(shown[1], 1)
@@ -172,37 +148,28 @@ class Detection(Task):
     return {'truth': {name: batch[name] for name in ('boxes', 'label')}}
 
   def summarize(self, sums, kept=None):
-    """Metrics of all images, on the host.
-
-    Args:
-      sums: sum of what `loss` gave, or of `measure`.
-      kept: {'found': what `predict` gave, 'truth': what `truth` gave} of all
-        images; None while training, when only the loss is reported.
-
-    Returns:
-      {'mAP50': mean over classes of the area under precision over recall,
-      'mAP50_11point': the official eleven-point mean} and the mean losses.
-    """
+    """{'mAP50': mean over classes of the area under precision over recall,
+    'mAP50_11point': the official eleven-point mean} and the mean losses; only
+    these while training, without `kept`."""
     result = {}
     if kept is not None:
-      judged = voc(*_on_host(kept), self.classes, rounded=self.rounded)
-      result[METRIC] = judged['mean_area']
-      result[f'{METRIC}_11point'] = judged['mean_11point']
-    for name, value in sums.items():
-      if name.endswith('loss'):
-        result[name] = float(value / sums['count'])
-    return result
+      found, truth = kept['found'], kept['truth']
+      judged = voc(found, truth, self.classes, rounded=self.rounded)
+      result['mAP50'] = judged['mean_area']
+      result['mAP50_11point'] = judged['mean_11point']
+    losses = [name for name in sums if name.endswith('loss')]
+    return result | {x: float(sums[x] / sums['count']) for x in losses}
 
   def details(self, sums, kept=None):
     """{'by_class': average precision of each, None for one without objects}.
 
     With `coco` also {'coco': its twelve numbers}, see `coco_metrics`.
     """
-    del sums
-    areas = voc(*_on_host(kept), self.classes)['area']
+    found, truth = kept['found'], kept['truth']
+    areas = voc(found, truth, self.classes)['area']
     result = {'by_class': [None if np.isnan(x) else x for x in areas]}
     if self.coco:
-      result['coco'] = coco_metrics.coco(*_on_host(kept))
+      result['coco'] = coco_metrics.coco(found, truth)
     return result
 
   def answers(
@@ -211,31 +178,18 @@ class Detection(Task):
     """`Detections` of each image, see `inference.detect`."""
     height, width = images.shape[1:3]
     side = self.size if size is None else size
-    sides = (side, side) if side else _near((height, width), self.stride)
-    boxes = jax.device_get(
-      _detect(
-        variables,
-        _resize(images, sides=sides),
-        network=network,
-        task=self,
-        threshold=threshold,
-        limit=limit,
-      )
+    near = (max(round(x / self.stride), 1) for x in (height, width))
+    sides = (side, side) if side else tuple(x * self.stride for x in near)
+    images = _resize(images, sides=sides)
+    task = dataclasses.replace(self, limit=limit)
+    found = _detect(variables, images, threshold, network=network, task=task)
+    boxes, scores, classes = (
+      np.asarray(found[name], kind)
+      for name, kind in zip(Detections._fields, 'ffi', strict=True)
     )
-    scale = np.array([width, height, width, height], np.float32)
-    answers = []
-    for corners, scores, classes in zip(
-      *(boxes[name] for name in Detections._fields), strict=True
-    ):
-      real = classes >= 0
-      answers.append(
-        Detections(
-          corners[real].astype(np.float32) * scale,
-          scores[real].astype(np.float32),
-          classes[real].astype(np.int32),
-        )
-      )
-    return answers
+    boxes = boxes * np.array([width, height] * 2, np.float32)
+    rows = zip(boxes, scores, classes, classes >= 0, strict=True)
+    return [Detections(b[real], s[real], c[real]) for b, s, c, real in rows]
 
 
 @functools.partial(jax.jit, static_argnames='sides')
@@ -244,32 +198,17 @@ def _resize(images, *, sides):
   return jax.image.resize(images.astype(jnp.float32), shape, 'linear')
 
 
-@functools.partial(jax.jit, static_argnames=('network', 'task', 'limit'))
-def _detect(variables, images, *, network, task, threshold, limit):
+@functools.partial(jax.jit, static_argnames=('network', 'task'))
+def _detect(variables, images, threshold, *, network, task):
   output, _ = network.apply(variables, Task.present(task, images))
-  return predict(
-    output,
-    anchors=task.anchors,
-    overlap=task.overlap,
-    threshold=threshold,
-    limit=limit,
-  )
-
-
-def _near(sides, stride):
-  return tuple(max(round(side / stride), 1) * stride for side in sides)
+  return Detection.predict(task, output, threshold=threshold)
 
 
 def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
-  """The boxes that an output stands by, by falling score.
+  """The boxes that an output [B, h, w, A (5 + C)] stands by, by falling score.
 
-  Args:
-    outputs: [B, h, w, A (5 + C)].
-    anchors: A times (width, height), in cells.
-    overlap: IoU above which the weaker of two boxes of a class goes.
-    threshold: least score.
-    limit: boxes per image at most, K; None for as many as there are. A step
-      each; the mean average precision needs more than one would look at.
+  Args: see `boxes.suppress`, which takes K = `limit` steps, and `anchors`, A
+  times (width, height), in cells.
 
   Returns:
     {'boxes': [B, K, 4], 'scores': [B, K], 'classes': [B, K]}; places that are
@@ -279,13 +218,7 @@ def predict(outputs, *, anchors, overlap=0.5, threshold=0.001, limit=300):
   >>> boxes['boxes'].shape, round(float(boxes['scores'][0, 0]), 2)
   ((1, 8, 4), 0.25)
   """
-  keep = functools.partial(
-    suppress, threshold=threshold, overlap=overlap, limit=limit
-  )
-  kept = jax.vmap(keep)(candidates(outputs, anchors))
-  return {key: kept[key] for key in ('boxes', 'scores', 'classes')}
-
-
-def _on_host(kept):
-  kept = jax.tree.map(np.asarray, kept)
-  return kept['found'], kept['truth']
+  limits = {'threshold': threshold, 'overlap': overlap, 'limit': limit}
+  keep = jax.vmap(functools.partial(suppress, **limits))
+  kept = keep(candidates(outputs, anchors))
+  return {key: kept[key] for key in Detections._fields}

@@ -20,19 +20,16 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
   antialias; its mask is read at floor(x W / W'), the nearest pixel to OpenCV.
   Both are padded on the right and at the bottom to at least `side`; a square of
   `side` is cut out at int((max(W', side) - side) r), r uniform in 0..1, and for
-  rows likewise; half of the squares are mirrored. All of that is one reading of
-  the image. (Reference behaviour S3.1; normalise afterwards.)
+  rows likewise; half of the squares are mirrored. (Reference behaviour S3.1;
+  normalise afterwards.)
 
   Args:
-    key: one, into which the rows' numbers are folded, or [B], one a row. A row
-      with a key of its own comes out alike in whatever batch it is.
+    key: one, into which the rows' numbers are folded, or [B], one a row.
     batch: dict with 'image' [B, H, W, 3], in 0..255; 'label' [B, H, W], uint8
-      or int32, 255 where there is nothing to learn; and, where images are
-      smaller than their arrays and lie at the top left, 'size' [B, 2], (W, H).
-      Other entries pass through.
+      or int32; and, where images are smaller than their arrays and lie at the
+      top left, 'size' [B, 2], (W, H). Other entries pass through.
     side: of the squares. Static under `jit`, as all that follow.
-    fill: 3 numbers in 0..255 to pad images with, 255 times the mean; masks are
-      padded with 255.
+    fill: 255 times the mean, to pad images with; masks are padded with 255.
     scales: positive numbers.
     flip: whether to mirror.
 
@@ -41,18 +38,13 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
     its dtype and, if it was there, 'size' (side, side).
 
   Raises:
-    UserError: another shape, another number of keys, no scale or one that is
-      not positive, side below 1.
+    UserError: another shape or number of keys, a side or scale that is not > 0.
 
-  >>> batch = {
-  ...   'image': jnp.full((2, 8, 12, 3), 100, jnp.uint8),
-  ...   'label': jnp.ones((2, 8, 12), jnp.uint8),
-  ... }
-  >>> import functools
-  >>> function = functools.partial(augment_masks, side=16, fill=(0, 0, 0))
-  >>> new = jax.jit(function)(jax.random.key(0), batch)
-  >>> new['image'].shape, new['label'].shape, new['label'].dtype.name
-  ((2, 16, 16, 3), (2, 16, 16), 'uint8')
+  >>> images, label = jnp.ones((2, 8, 9, 3)), jnp.ones((2, 8, 9), jnp.uint8)
+  >>> batch = {'image': images, 'label': label}
+  >>> new = augment_masks(jax.random.key(0), batch, side=16, fill=(0, 0, 0))
+  >>> new['image'].shape, new['label'].shape
+  ((2, 16, 16, 3), (2, 16, 16))
   """
   images, label = batch['image'], batch['label']
   if images.ndim != 4 or label.shape != images.shape[:3]:
@@ -74,9 +66,7 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
     )
   keys = row_keys(key, rows)
   draws = jax.vmap(lambda k: jax.random.uniform(k, (4,)))(keys)
-  size = batch.get('size')
-  if size is None:
-    size = jnp.broadcast_to(jnp.array([width, height]), (rows, 2))
+  size = batch.get('size', jnp.tile(jnp.array([width, height]), (rows, 1)))
   choice = jnp.floor(draws[:, 0] * len(scales)).astype(jnp.int32)
   # As fractions, for what is int(s W) must not hang on the rounding of s.
   exact = [fractions.Fraction(s).limit_denominator(1000) for s in scales]
@@ -84,11 +74,9 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
   mirrored = draws[:, 3] < (0.5 if flip else 0)
   upright = jnp.zeros_like(mirrored)
   x, columns, across = _axis(
-    draws[:, 1], factor, size[:, 0], mirrored, side=side, places=width
+    draws[:, 1], factor, size[:, 0], mirrored, side, width
   )
-  y, lines, down = _axis(
-    draws[:, 2], factor, size[:, 1], upright, side=side, places=height
-  )
+  y, lines, down = _axis(draws[:, 2], factor, size[:, 1], upright, side, height)
   inside = down[:, :, None] & across[:, None]
   images = resample(images, lines, columns)
   images = jnp.where(inside[..., None], images, fill)
@@ -101,21 +89,10 @@ def augment_masks(key, batch, *, side, fill, scales=SCALES, flip=True):
   return new
 
 
-def _axis(draw, factor, length, mirrored, *, side, places):
-  """How each row of the batch is read along one axis.
-
-  Args:
-    draw: [B], of the offset, in 0..1.
-    factor: scale as (numerator, denominator), [B] each.
-    length: [B], of the image.
-    mirrored: [B].
-    side: of the result.
-    places: of the array.
-
-  Returns:
-    (nearest pixels [B, side], weights [B, side, places], whether that is in the
-    scaled image [B, side]).
-  """
+def _axis(draw, factor, length, mirrored, side, places):
+  """(nearest pixels [B, side], weights [B, side, places], whether in the scaled
+  image [B, side]) along an axis: images of `length` [B], scaled by factor[0] /
+  factor[1], in an array of `places`."""
   length = jnp.maximum(length.astype(jnp.int32), 1)
   new = jnp.maximum(length * factor[0] // factor[1], 1)
   room = jnp.maximum(new - side, 0)

@@ -5,7 +5,7 @@ and on the right, as the official code does (reference behaviour S4).
 """
 
 import dataclasses
-import pathlib
+import functools
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.readers import coco, scenes, voc
 from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.tasks.pictures import Listed, dataset_of, directory_of
 
 _SCENE = 32  # sides of scenes are multiples of this
 _USUAL = 96
@@ -24,9 +25,8 @@ def open_data(settings, model) -> Dataset:
   """The data set that `Data` of a config names.
 
   'scenes' are drawn, as large as fits into `size`; otherwise `path` has VOC's
-  or COCO's layout. Parts in memory are {'image': uint8 [N, S, S, 3], 'label':
-  uint8 [N, S, S], 'size': int32 [N, 2]}. Without `size`, S is the least side
-  that fits all pictures; a stream takes the model's.
+  or COCO's layout. Without `size` the squares have the least side that fits all
+  pictures, in a stream the model's.
 
   Raises:
     UserError: nothing there that can be read, or a size that does not fit.
@@ -40,79 +40,38 @@ def open_data(settings, model) -> Dataset:
   everything = [record for part in found.parts().values() for record in part]
   wanted = settings.size or (model.size if settings.stream else None)
   size = squares.side_for(everything, stride, wanted)
-  mean, std = MEAN_STD['imagenet2012']
-  classes, fill = len(found.classes), squares.fill_of(mean)
-  if settings.stream:
-    prepare = Pad(size, fill)
-    parts = {
-      part: Stream(Masks(rows, classes), prepare, workers=settings.workers)
-      for part, rows in found.parts().items()
-    }
-  else:
-    parts = {
-      part: squares.mask_arrays(
-        rows, size, fill, classes=classes, repairs=found.repairs
-      )
-      for part, rows in found.parts().items()
-    }
-  return Dataset(
-    name,
-    **parts,
-    classes=found.classes,
-    mean=mean,
-    std=std,
-    notes=records.notes(found),
-  )
+  classes = len(found.classes)
+  fill = squares.fill_of(MEAN_STD['imagenet2012'][0])
+
+  def split(part, rows):
+    if not settings.stream:
+      counts = {'classes': classes, 'repairs': found.repairs}
+      return squares.mask_arrays(rows, size, fill, **counts)
+    # Whether a mask has a pixel of a class.
+    known = {'has_class': np.array([bool(record.label) for record in rows])}
+    pad = functools.partial(_padded, size=size, fill=fill, classes=classes)
+    return Stream(Listed(rows, known), pad, workers=settings.workers)
+
+  return dataset_of(name, found, split)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pad:
-  """(name, encoded picture, mask, size) -> both at the top left of a square."""
-
-  size: int
-  fill: tuple[int, ...]
-
-  def __call__(self, record, draws):
-    del draws
-    name, both, size = record
-    if both is None:
-      raise decode.Undecodable(name)
-    image = decode.whole(both[0], 3)
-    height, width = image.shape[:2]
-    if max(height, width) > self.size:
-      raise UserError(
-        f'{name} has {width} x {height} pixels, too many to be padded to '
-        f'{self.size}; choose a size of {max(height, width)} or more'
-      )
-    return {
-      'image': squares.padded(image, self.size, self.fill),
-      'label': squares.padded(both[1], self.size, records.IGNORED),
-      'size': np.array(size, np.int32),
-    }
-
-
-class Masks:
-  """Records as a `Stream` reads them."""
-
-  def __init__(self, part, classes: int):
-    self._part, self._classes = part, classes
-
-  def __len__(self):
-    return len(self._part)
-
-  def __getitem__(self, index):
-    record = self._part[index]
-    both = records.picture_and_mask(record, self._classes)
-    return self.name(index), both, record.size
-
-  def name(self, index) -> str:
-    return str(self._part[index].picture)
-
-  def column(self, name) -> np.ndarray | None:
-    """Only 'has_class': whether a mask has a pixel of a class."""
-    if name == 'has_class':
-      return np.array([bool(record.label) for record in self._part])
-    return None
+def _padded(row, draws, size, fill, classes):
+  record, _ = row
+  both = records.picture_and_mask(record, classes)
+  if both is None:
+    raise decode.Undecodable(str(record.picture))
+  image = decode.whole(both[0], 3)
+  height, width = image.shape[:2]
+  if max(height, width) > size:
+    raise UserError(
+      f'{record.picture} has {width} x {height} pixels, too many to be padded '
+      f'to {size}; choose a size of {max(height, width)} or more'
+    )
+  return {
+    'image': squares.padded(image, size, fill),
+    'label': squares.padded(both[1], size, records.IGNORED),
+    'size': np.array(record.size, np.int32),
+  }
 
 
 def _read(name, path, crowd):
@@ -122,9 +81,7 @@ def _read(name, path, crowd):
       f'data set {name!r} needs the path of its directory, with {layouts}; '
       "only 'scenes' needs none"
     )
-  directory = pathlib.Path(path).expanduser()
-  if not directory.is_dir():
-    raise UserError(f'{path} is not a directory; give one with {layouts}')
+  directory = directory_of(path, layouts)
   if voc.has_masks(directory):
     return voc.read_masks(directory)
   if coco.has_annotations(directory):
@@ -136,12 +93,9 @@ def _read(name, path, crowd):
 
 
 def _scenes(stride, size):
-  side = _USUAL
-  if size is None:
-    size = squares.fitting_size(side, stride)
-  else:
-    squares.check_stride(size, stride)
-    side = size // _SCENE * _SCENE
+  side = _USUAL if size is None else size // _SCENE * _SCENE
+  size = squares.fitting_size(side, stride) if size is None else size
+  squares.check_stride(size, stride)
   if not side:
     raise UserError(f'size={size}: scenes need {_SCENE + 1} pixels or more')
   drawn = scenes.segmentation(side)
@@ -155,7 +109,6 @@ def _scenes(stride, size):
     sides = np.full((len(label), 2), side, np.int32)
     return {'image': image, 'label': label, 'size': sides}
 
-  parts = {
-    part: pad(getattr(drawn, part)) for part in ('train', 'test', 'validation')
-  }
-  return dataclasses.replace(drawn, **parts)
+  parts = ('train', 'test', 'validation')
+  padded = {part: pad(getattr(drawn, part)) for part in parts}
+  return dataclasses.replace(drawn, **padded)

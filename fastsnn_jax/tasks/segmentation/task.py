@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.data import color_jitter
+from fastsnn_jax.data import color_jitter, squares
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.tasks.segmentation import data
 from fastsnn_jax.tasks.segmentation.augment import SCALES, augment_masks
 from fastsnn_jax.tasks.segmentation.upsample import upsample
 from fastsnn_jax.tasks.task import Task, check_sides, refuse_anchors
 
-METRIC = 'mIoU'
 _TINY = float(np.finfo(np.float32).eps)  # in the official code's denominator
 
 
@@ -29,14 +28,14 @@ class Segmentation(Task):
   """A class for every pixel.
 
   Attributes:
-    stride: of the upsampling: pixels from one cell of the output to the next.
+    stride: pixels from one cell of the output to the next.
     weights: of the classes in the loss, such as `balanced` gives; () for 1.
   """
 
   stride: int = 1
   weights: tuple[float, ...] = ()
 
-  metric: ClassVar[str] = METRIC
+  metric: ClassVar[str] = 'mIoU'
   verb: ClassVar[str] = 'segment'
   labels: ClassVar = {'label': 2}
   _of_network: ClassVar = ('stride',)
@@ -95,19 +94,10 @@ class Segmentation(Task):
     return {**batch, 'image': self.present(batch['image'])}
 
   def loss(self, outputs, batch):
-    """Softmax cross entropy, mean over the pixels that count.
+    """Softmax cross entropy l, mean over the pixels that count.
 
-    With weights w it is sum(w_c l) / sum(w_c) over pixels of class c and loss
-    l.
-
-    Args:
-      outputs: [B, h, w, C].
-      batch: 'label' [B, H, W], H = stride h - (stride - 1), and W likewise; and
-        'mask' [B].
-
-    Returns:
-      (scalar, sums over these pixels: {'loss', 'count': of w_c l and of w_c,
-      'correct', 'pixels'}).
+    With weights w it is sum(w_c l) / sum(w_c) over pixels of class c, and
+    'loss' and 'count' are these two sums.
     """
     logits = upsample(outputs, self.stride)
     counts = _counting(batch, logits.shape[-1])
@@ -116,10 +106,8 @@ class Segmentation(Task):
     picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
     weight = counts.astype(picked.dtype)
     right = (jnp.argmax(logits, -1) == label) & counts
-    sums = {
-      'correct': jnp.sum(right, dtype=weight.dtype),
-      'pixels': jnp.sum(weight),
-    }
+    correct = jnp.sum(right, dtype=weight.dtype)
+    sums = {'correct': correct, 'pixels': jnp.sum(weight)}
     if self.weights:
       weight *= jnp.array(self.weights, weight.dtype)[label]
     total = -jnp.sum(jnp.where(counts, weight * picked, 0))
@@ -134,14 +122,7 @@ class Segmentation(Task):
     return jnp.argmax(logits, -1).astype(jnp.uint8)
 
   def measure(self, predictions, batch):
-    """The confusion matrix: rows are the truth, columns the prediction.
-
-    Args:
-      predictions: [B, H, W].
-      batch: 'label' [B, H, W] and 'mask' [B].
-
-    Returns:
-      {'confusion': int32 [C, C]}: pixels.
+    """{'confusion': int32 [C, C]}: pixels, by class in truth and prediction.
 
     >>> batch = {'label': jnp.array([[[0, 1, 255]]]), 'mask': jnp.ones(1)}
     >>> task = Segmentation(classes=2)
@@ -170,17 +151,9 @@ class Segmentation(Task):
     return {'truth': batch['label'], **size}
 
   def summarize(self, sums, kept=None):
-    """Metrics of all images, on the host.
-
-    Args:
-      sums: of `measure`, or in training of `loss`.
-      kept: nothing; everything is a sum.
-
-    Returns:
-      {'mIoU': mean over all classes, one that never occurs counts as 0 (as in
-      the official code), 'mIoU_present': over those in the truth,
-      'pixel_accuracy'}; or the loss and the pixel accuracy.
-    """
+    """{'mIoU': mean over all classes, one that never occurs counts as 0 (as in
+    the official code), 'mIoU_present': over those in the truth,
+    'pixel_accuracy'}; or of `loss`'s sums the loss and the pixel accuracy."""
     if 'confusion' not in sums:
       return {
         'pixel_accuracy': float(sums['correct'] / sums['pixels']),
@@ -190,20 +163,17 @@ class Segmentation(Task):
     iou = intersection_over_union(confusion)
     present = confusion.sum(1) > 0
     return {
-      METRIC: float(iou.mean()),
-      f'{METRIC}_present': float(iou[present].mean()) if present.any() else 0.0,
+      'mIoU': float(iou.mean()),
+      'mIoU_present': float(iou[present].mean()) if present.any() else 0.0,
       'pixel_accuracy': float(np.trace(confusion) / max(confusion.sum(), 1)),
     }
 
   def details(self, sums, kept=None):
     """{'by_class': IoUs, None where neither truth nor prediction has it}."""
-    del kept
     confusion = np.asarray(sums['confusion'], np.float64)
     known = confusion.sum(0) + confusion.sum(1) > 0
-    iou = intersection_over_union(confusion).tolist()
-    return {
-      'by_class': [x if k else None for x, k in zip(iou, known, strict=True)]
-    }
+    rows = zip(intersection_over_union(confusion).tolist(), known, strict=True)
+    return {'by_class': [iou if seen else None for iou, seen in rows]}
 
   def answers(self, network, variables, images):
     """uint8 [B, H, W], see `inference.segment`."""
@@ -217,9 +187,7 @@ class Segmentation(Task):
       )
     sides = (self.size, self.size)
     if max(height, width) > self.size:
-      sides = (
-        -(-(x - 1) // self.stride) * self.stride + 1 for x in (height, width)
-      )
+      sides = (squares.fitting_size(x, self.stride) for x in (height, width))
     fill = 255 * np.array(self.mean, np.float32)
     padded = np.full((len(images), *sides, images.shape[-1]), fill)
     padded[:, :height, :width] = images
@@ -230,11 +198,9 @@ class Segmentation(Task):
 def balanced(labels, classes: int, power: float) -> tuple[float, ...]:
   """Weights of the classes, f ** -power, with a mean of 1 over the pixels.
 
-  Args:
-    labels: integers of any shape; those outside 0..classes-1 do not count.
-    classes: their number.
-    power: 0 for equal weights, 1 for as much weight in all of a class as in all
-      of any other, whatever its share f of the pixels.
+  f is a class's share of the `labels`, integers; those outside 0..classes-1 do
+  not count. With a power of 0 weights are equal, with 1 all classes weigh the
+  same in all.
 
   >>> balanced(np.array([0, 0, 0, 1, 255]), 3, 1.0)
   (0.6667, 2.0, 0.0)

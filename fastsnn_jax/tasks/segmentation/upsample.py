@@ -22,26 +22,17 @@ def sides(side: int, factor: int) -> int:
 
 
 def upsample(x, factor: int):
-  """Linear along each axis between neighbouring cells.
+  """Linear along each axis between neighbouring cells of x [B, h, w, C].
 
     out[b, i factor + k, …] = (1 - k / factor) x[b, i, …]
                               + k / factor x[b, i + 1, …],  0 <= k < factor
 
-  and the same for columns. A factor of 2^n has exact weights. What lies on a
-  cell is that cell: out[:, ::factor, ::factor] = x.
-
-  Args:
-    x: [B, h, w, C], floats; half precision is widened to float32.
-    factor: pixels from one cell to the next.
-
-  Returns:
-    [B, h factor - (factor - 1), w factor - (factor - 1), C].
+  and the same for columns: [B, sides(h, factor), sides(w, factor), C]. A factor
+  of 2^n has exact weights. Half precision is widened to float32.
 
   Raises:
     UserError: x is no batch of maps, or a factor below 1.
 
-  >>> upsample(jnp.array([[0.0, 4.0], [8.0, 12.0]])[None, ..., None], 4).shape
-  (1, 5, 5, 1)
   >>> upsample(jnp.array([[0.0, 4.0]])[None, ..., None], 4).ravel().tolist()
   [0.0, 1.0, 2.0, 3.0, 4.0]
   """
@@ -51,10 +42,7 @@ def upsample(x, factor: int):
       'least one cell'
     )
   if not isinstance(factor, int) or factor < 1:
-    raise UserError(
-      f'factor={factor!r}: pixels from one cell to the next are a whole '
-      "number, at least 1; take the network's stride"
-    )
+    raise UserError(f'factor={factor!r}: a whole number, 1 or more, is needed')
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   rows, columns = (
     jnp.asarray(_weights(side, factor), x.dtype) for side in x.shape[1:3]
