@@ -212,6 +212,8 @@ def batch_shapes(example, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 def check_room(count: int, shape, what: str, remedy: str) -> None:
   """UserError if so many arrays of bytes are more than the machine's memory."""
+  if not hasattr(os, 'sysconf'):
+    return
   needed = count * math.prod(map(int, shape))
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   if needed > memory:

@@ -90,10 +90,10 @@ ANNOTATION = st.fixed_dictionaries(
   crowd=st.sampled_from(coco.CROWDS),
 )
 def test_masks_by_pycocotools(tmp_path, annotations, crowd):
-  both(tmp_path, {'a': annotations})
+  both(tmp_path, {'a': annotations, 'good': [CAT]})
   found = coco.read_masks(tmp_path, crowd=crowd)
   assert found.classes == ('background', 'dog', 'cat')  # as they are listed
-  (record,) = found.train
+  record, _ = found.train
   assert record.size == SIZE
   expected = painted(annotations, [7, 3], crowd == 'ignored')
   np.testing.assert_array_equal(

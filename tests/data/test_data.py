@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -256,6 +257,42 @@ def test_idx_labels_without_a_class_and_empty_files(tmp_path):
   (tmp_path / image).write_bytes(struct.pack('>4I', 0x803, 0, 5, 4))
   (tmp_path / label).write_bytes(struct.pack('>2I', 0x801, 0))
   assert 'test split holds no images' in _fails('idx', str(tmp_path))
+
+
+def _packed(directory, name, content):
+  path = directory / name
+  path.unlink()
+  (directory / f'{name}.gz').write_bytes(content)
+
+
+def test_idx_gzip_that_unpacks_to_more_than_it_says(tmp_path):
+  _write_idx(tmp_path)
+  name = 'train-images-idx3-ubyte'
+  more = gzip.compress((tmp_path / name).read_bytes() + bytes(10**8))
+  _packed(tmp_path, name, more)
+  tracemalloc.start()
+  assert 'and perhaps more' in _fails('idx', str(tmp_path))
+  assert tracemalloc.get_traced_memory()[1] < 2 * 10**7
+  tracemalloc.stop()
+
+
+@pytest.mark.parametrize('count', [2**32 - 1, 10**8])
+def test_idx_that_says_it_is_very_large(tmp_path, count):
+  _write_idx(tmp_path)
+  path = tmp_path / 't10k-images-idx3-ubyte'
+  path.write_bytes(struct.pack('>4I', 0x803, count, 28, 28))
+  assert 'at most 2147483648 are read' in _fails('idx', str(tmp_path))
+
+
+@pytest.mark.parametrize('rest', [b'', bytes(99)])
+def test_idx_gzip_of_several_members(tmp_path, rest):
+  parts = _write_idx(tmp_path)
+  name = 'train-images-idx3-ubyte'
+  content = (tmp_path / name).read_bytes()
+  halves = gzip.compress(content[:50]), gzip.compress(content[50:])
+  _packed(tmp_path, name, b''.join(halves) + rest)
+  found = data.load('idx', str(tmp_path)).train['image']
+  np.testing.assert_array_equal(found[..., 0], parts['train']['image'])
 
 
 @pytest.mark.parametrize('name', ['idx', 'mine'])

@@ -143,3 +143,42 @@ def test_scipy_is_asked_for(both, monkeypatch):
   monkeypatch.setitem(sys.modules, 'scipy.io', None)
   with pytest.raises(fs.UserError, match=r"'fastsnn_jax\[segmentation\]'"):
     sbd.merge_sbd(source, root)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['../../out', '../SegmentationClass/d', '/out', '..\\out', 'a/b', '..'],
+)
+@pytest.mark.parametrize('where', ['sbd', 'voc'])
+def test_names_that_lead_elsewhere_are_refused(both, name, where):
+  source, root = both
+  before = {x: x.read_bytes() for x in root.rglob('*') if x.is_file()}
+  folder = source if where == 'sbd' else root / 'ImageSets/Segmentation'
+  with (folder / 'train.txt').open('a') as listed:
+    listed.write(f'\n{name}\n')
+  with pytest.raises(
+    fs.UserError, match=r'train\.txt has the name .*no folder'
+  ):
+    sbd.merge_sbd(source, root)
+  (folder / 'train.txt').unlink()
+  after = {x: x.read_bytes() for x in root.rglob('*') if x.is_file()}
+  assert after.items() <= before.items()
+
+
+def test_links_are_not_followed(both, tmp_path):
+  source, root = both
+  own = root / 'SegmentationClass'
+  before = {path: path.read_bytes() for path in own.iterdir()}
+  target = root / 'EncodeSegmentationClass'
+  target.symlink_to(own)
+  with pytest.raises(fs.UserError, match="VOC's own masks; make it a folder"):
+    sbd.merge_sbd(source, root)
+  target.unlink()
+  target.mkdir()
+  listed = root / 'ImageSets/Segmentation/trainaug.txt'
+  links = target / 'a.png', target / 'c.png.part', listed
+  for link in links:
+    link.symlink_to(own / 'd.png')
+  sbd.merge_sbd(source, root)
+  assert not any(link.is_symlink() for link in links)
+  assert {path: path.read_bytes() for path in own.iterdir()} == before

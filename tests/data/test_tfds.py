@@ -1,5 +1,6 @@
 """Prepared TFDS detection sets, written and read without TensorFlow."""
 
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from support.pictures import encode, smooth, write_tfds
 
+from fastsnn_jax import data
 from fastsnn_jax.data import records, squares
 from fastsnn_jax.data.readers import tfds
 from fastsnn_jax.errors import UserError
@@ -284,3 +286,104 @@ def test_validation_where_test_has_no_labels(tmp_path, unlabelled):
   write_tfds(tmp_path, rows, name='bare', shape=(None, None, 3))
   with pytest.raises(UserError, match='annotated examples in train'):
     tfds.records('bare', tmp_path)
+
+
+# --------------------------------------------- files that are not to be trusted
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'pythonClassName': 'harmless_marker.Image'},
+    {'python_class_name': 'harmless_marker.Image'},
+    {'type': 'harmless_marker.Image', 'content': {}},
+    {'pythonClassName': 'tensorflow_datasets.scripts.cli.main.Image'},
+    {'pythonClassName': 'tensorflow_datasets.core.features.x.Foo'},
+    {'pythonClassName': 'tensorflow_datasets_of_mine.Image'},
+    {'pythonClassName': 'os'},
+  ],
+)
+@pytest.mark.parametrize('inner', [False, True])
+def test_nothing_is_imported_that_a_file_names(
+  tmp_path, monkeypatch, change, inner
+):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'harmless_marker.py').write_text("open('EXECUTED', 'w').close()")
+  monkeypatch.chdir(tmp_path)
+  folder = write_tfds(tmp_path, {'train': pictures(2), 'test': pictures(2)})
+  path = folder / 'features.json'
+  content = json.loads(path.read_text())
+  node = content['featuresDict']['features']['image'] if inner else content
+  node.update(change)
+  path.write_text(json.dumps(content))
+  for read in (tfds.records, tfds.read_boxes):
+    with pytest.raises(UserError, match=r'features\.json names the class'):
+      read('cifar10', tmp_path)
+  assert not (tmp_path / 'EXECUTED').exists()
+
+
+@pytest.mark.parametrize('count', [10**12, 10**6, 3])
+def test_examples_that_are_claimed_and_not_there(tmp_path, count):
+  folder = write_tfds(tmp_path, {'train': pictures(4), 'test': pictures(2)})
+  path = folder / 'dataset_info.json'
+  content = json.loads(path.read_text())
+  content['splits'][0]['shardLengths'][-1] = str(count)
+  path.write_text(json.dumps(content))
+  for read in (tfds.records, tfds.load):
+    with pytest.raises(UserError, match='cannot be read') as error:
+      read('cifar10', tmp_path)
+    assert '\n' not in str(error.value)
+
+
+def test_classes_that_are_claimed(tmp_path):
+  folder = write_tfds(tmp_path, {'train': pictures(4), 'test': pictures(2)})
+  path = folder / 'features.json'
+  content = path.read_text()
+  assert '"numClasses": "3"' in content
+  path.write_text(
+    content.replace('"numClasses": "3"', f'"numClasses": {10**12}')
+  )
+  with pytest.raises(UserError, match=r'numClasses 1000000000000; at most'):
+    tfds.records('cifar10', tmp_path)
+
+
+@pytest.mark.parametrize('label', [3, 10**9, -7])
+def test_labels_beyond_the_classes(tmp_path, label):
+  rows = {'train': pictures(2), 'test': pictures(2)}
+  rows['train'][1] = rows['train'][1][0], label
+  write_tfds(tmp_path, rows, shape=(None, None, 3))
+  train, *_ = tfds.records('cifar10', tmp_path)
+  with pytest.raises(
+    UserError, match=rf'train\[1\] has the label {label}, .*3'
+  ):
+    train[1]
+  with pytest.raises(UserError, match=r'must be 0 to 2|has shape'):
+    tfds.load('cifar10', tmp_path)
+
+
+def test_labels_of_boxes_beyond_the_classes(tmp_path):
+  odd = [(CAT[0], label, False) for label in (2, 99, -5)]
+  rows = {'train': [row([CAT, *odd])], 'test': [row([CAT])]}
+  write_tfds(tmp_path, rows, name='pets', features=features())
+  found = tfds.read_boxes('pets', tmp_path)
+  assert found.train[0].label.tolist() == [0]
+  assert len(found.repairs['unknown']) == 3
+
+
+@pytest.mark.parametrize('name', ['', '..', '../pets', '/', '[x]', 'a\0b'])
+def test_names_that_are_no_sets(tmp_path, name):
+  assert not tfds.find(name, tmp_path)
+
+
+def test_a_damaged_picture_is_left_out_and_counted(tmp_path):
+  image = encode(smooth(6, 5), 'JPEG')
+  rows = [(image, 0), (image[: len(image) // 2], 1), (image, 2)]
+  folder = write_tfds(tmp_path, {'train': rows, 'test': rows[:1]})
+  found = data.load('cifar10', str(tmp_path))
+  assert found.train['label'].tolist() == [0, 2]
+  (note,) = found.notes
+  assert note.startswith('1 pictures left out that, or')
+  assert note.endswith(f'{folder} train[1])')
+  write_tfds(tmp_path / 'x', {'train': rows[1:2], 'test': rows})
+  with pytest.raises(UserError, match='cannot be read'):
+    data.load('cifar10', str(tmp_path / 'x'))

@@ -45,7 +45,7 @@ class Finder:
     if folder not in self._folders:
       try:
         with os.scandir(folder) as entries:
-          files = sorted(x.name for x in entries if x.is_file())
+          files = sorted(x.name for x in entries if is_file(x))
       except (OSError, ValueError):  # there is none, or its name is impossible
         files = []
       known = {_key(name): name for name in reversed(files)}
@@ -56,6 +56,21 @@ class Finder:
 def _key(name):
   stem, ending = os.path.splitext(unicodedata.normalize('NFC', name))
   return stem + ending.lower()
+
+
+def is_file(entry) -> bool:
+  """Whether an `os.DirEntry` is a regular file; a link may lead to itself."""
+  try:
+    return entry.is_file()
+  except OSError:
+    return False
+
+
+def is_folder(entry) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:
+    return False
 
 
 def is_picture(name: str) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastsnn_jax.data import records
 from fastsnn_jax.data.decode import SUFFIXES
-from fastsnn_jax.data.readers.files import is_picture
+from fastsnn_jax.data.readers.files import is_file, is_folder, is_picture
 from fastsnn_jax.errors import UserError
 
 # In this order; the first that has folders in it. ImageNet's `test` holds
@@ -21,8 +21,8 @@ class Files:
 
   channels = None  # each picture has its own
 
-  def __init__(self, folder, names, labels, repairs=()):
-    self.repairs = dict(repairs)  # as `records.lines` takes them
+  def __init__(self, folder, names, labels, repairs):
+    self.repairs = repairs  # those of all splits, for `records.lines`
     # Bytes: an array of a million `str` is too large to send to every worker.
     self._folder, self._names, self._labels = os.fspath(folder), names, labels
 
@@ -65,9 +65,9 @@ def read(directory) -> tuple[Files, Files, tuple[str, ...]]:
       f'{test} has the classes {_some(unknown)}, which {train} has not; both '
       'need the same folders, so rename or remove them'
     )
-  parts = []
+  parts, repairs = [], records.new_repairs()
   for folder, needed in ((train, classes), (test, ())):
-    part, counts = _list(folder, classes)
+    part, counts = _list(folder, classes, repairs)
     empty = [x for x, n in zip(classes, counts, strict=True) if not n]
     if set(empty) & set(needed) or not sum(counts):
       raise UserError(
@@ -88,9 +88,9 @@ def _classes(folder):
   return sorted(x.name for x in paths if x.is_dir() and x.name[0] != '.')
 
 
-def _list(folder, classes):
+def _list(folder, classes, repairs):
   """(`Files`, number of pictures of each class)."""
-  names, counts, repairs = [], [], records.new_repairs()
+  names, counts = [], []
   for name in classes:
     below = [
       os.path.relpath(path, folder) for path in _below(folder / name, repairs)
@@ -121,11 +121,11 @@ def _below(top, repairs):
     for entry in entries:  # no `stat` of each, which is slow on a network
       if entry.name[0] == '.':
         continue
-      if entry.is_dir():
+      if is_folder(entry):
         (links if entry.is_symlink() else folders).append(entry.path)
       elif not is_picture(entry.name):
         repairs['ending'].append(entry.path)
-      elif not entry.is_file():
+      elif not is_file(entry):
         repairs['no_file'].append(entry.path)
       else:
         yield entry.path

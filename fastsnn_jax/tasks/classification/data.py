@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from fastsnn_jax.data import decode, named
+from fastsnn_jax.data import decode, named, records
 from fastsnn_jax.data.dataset import MEAN_STD
 from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.stream import Stream
@@ -28,7 +28,8 @@ def open_data(settings) -> Dataset:
   known = MEAN_STD.get(name, MEAN_STD['imagenet2012'])
   if len(known[0]) != channels:
     known = [(sum(x) / len(x),) * channels for x in known]
-  return Dataset(name, *parts, tuple(classes), *known)
+  notes = tuple(records.lines(getattr(train, 'repairs', {})))
+  return Dataset(name, *parts, tuple(classes), *known, notes=notes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,8 @@ def open_data(settings, size: int) -> Dataset:
     training = part == 'train'
     if not settings.stream:
       side = largest if training else size
-      return squares.box_arrays(rows, side, difficult=not training)
+      counted = {'difficult': not training, 'repairs': found.repairs}
+      return squares.box_arrays(rows, side, **counted)
     known = squares.box_labels(rows, difficult=not training)
     prepare = (functools.partial(_squashed, size=x) for x in (size, largest))
     return Stream(Listed(rows, known), *prepare, workers=settings.workers)
