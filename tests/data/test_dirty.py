@@ -468,7 +468,10 @@ def test_endings_of_no_picture_are_counted(tmp_path):
     ('7.0', 7),
     ('x7', 'x7'),
     ('-1', -1),
-    *((x, None) for x in ([1], {}, None, True, '', 7.5, math.nan)),
+    (10**20, 10**20),
+    ('1' + '0' * 20, 10**20),
+    (10**400, 10**400),
+    *((x, None) for x in ([1], {}, None, True, '', 7.5, math.nan, math.inf)),
   ],
 )
 def test_identities(value, wanted):

@@ -322,17 +322,31 @@ def test_nothing_is_imported_that_a_file_names(
   assert not (tmp_path / 'EXECUTED').exists()
 
 
-@pytest.mark.parametrize('count', [10**12, 10**6, 3])
-def test_examples_that_are_claimed_and_not_there(tmp_path, count):
+@pytest.mark.parametrize(
+  ('count', 'shard'), [(10**12, 0), (10**12, 1), (10**6, 0), (3, 1)]
+)
+def test_examples_that_are_claimed_and_not_there(tmp_path, count, shard):
   folder = write_tfds(tmp_path, {'train': pictures(4), 'test': pictures(2)})
   path = folder / 'dataset_info.json'
   content = json.loads(path.read_text())
-  content['splits'][0]['shardLengths'][-1] = str(count)
+  content['splits'][0]['shardLengths'][shard] = str(count)
   path.write_text(json.dumps(content))
   for read in (tfds.records, tfds.load):
     with pytest.raises(UserError, match='cannot be read') as error:
       read('cifar10', tmp_path)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('up', ['../', '../../other/', '/other/'])
+def test_shards_are_read_below_the_set_only(tmp_path, up):
+  folder = write_tfds(tmp_path, {'train': pictures(4), 'test': pictures(2)})
+  path = folder / 'dataset_info.json'
+  content = path.read_text()
+  path.write_text(content.replace('"{DATASET}', f'"{up}{{DATASET}}'))
+  other = tmp_path / 'other'
+  (other if 'other' in up else folder.parent).mkdir(exist_ok=True)
+  with pytest.raises(UserError, match=r'outside|No such file'):
+    tfds.records('cifar10', tmp_path)
 
 
 def test_classes_that_are_claimed(tmp_path):

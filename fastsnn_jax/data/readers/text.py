@@ -12,7 +12,7 @@ _DECLARED = re.compile(rb'<\?xml[^>]*encoding\s*=\s*["\']([A-Za-z][\w.:-]*)')
 # What is declared -> what is written: all of it, and some more characters.
 _WIDER = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'shift_jis': 'cp932'}
 _WIDER |= {'shift-jis': 'cp932', 'sjis': 'cp932', 'euc-kr': 'cp949'}
-_WHOLE = re.compile(r'[+-]?\d{1,18}(\.0*)?', re.ASCII)
+_WHOLE = re.compile(r'[+-]?\d{1,99}(\.0*)?', re.ASCII)
 
 
 def read(path) -> str:
@@ -90,7 +90,8 @@ def identity(value) -> int | str | None:
   """What an id stands for: 7, 7.0, '7' and '007' are one; None is no id."""
   if isinstance(value, bool) or not isinstance(value, int | float | str):
     return None
-  text = value.strip() if isinstance(value, str) else repr(value)
-  if _WHOLE.fullmatch(text):
-    return int(text.partition('.')[0])
-  return text if isinstance(value, str) and text else None
+  if not isinstance(value, str):
+    return int(value) if value == value // 1 else None
+  value = value.strip()
+  whole = _WHOLE.fullmatch(value)
+  return int(value.partition('.')[0]) if whole else value or None

@@ -309,7 +309,15 @@ def _open(origin, *, boxes, tested=True):
     name: Part(source, features, origin, name)
     for name, source in zip(names, sources, strict=True)
   }
-  for part in parts.values():  # before anything is as long as they say
+  for name, part in parts.items():  # before anything is as long as they say
+    shards = zip(
+      splits[name].filepaths, splits[name].shard_lengths, strict=True
+    )
+    for file, count in shards:
+      if not inside(os.path.relpath(file, folder)):
+        raise ValueError(f'{file} is outside')
+      if count > os.stat(file).st_size:
+        raise ValueError(f'{file} cannot hold {count} examples')
     part.examples([len(part) - 1])
   tests = [x for x in ('test', 'validation') if tested and x in parts]
   held_out = next((x for x in tests if parts[x].annotated()), None)
