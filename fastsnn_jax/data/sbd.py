@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from fastsnn_jax.data import decode, records
-from fastsnn_jax.data.readers import files, voc
+from fastsnn_jax.data.readers import finder, voc
 from fastsnn_jax.errors import UserError
 
 _LAYOUT = 'cls/*.mat, train.txt and val.txt'
@@ -68,7 +68,7 @@ def _names(path, layout):
   """A list's names; UserError if one leads to another folder."""
   names = voc.names_in(path, layout)
   for name in names:
-    if not files.inside(name) or '/' in name or '\\' in name:
+    if not finder.inside(name) or '/' in name or '\\' in name:
       raise UserError(
         f'{path} has the name {records.shown(name)!r}; names have no folder, '
         'for files are written by them, so mend the list'

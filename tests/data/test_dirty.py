@@ -21,7 +21,7 @@ from support.pictures import encode, smooth
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import decode, named, records, squares
-from fastsnn_jax.data.readers import coco, files, folder, text, voc
+from fastsnn_jax.data.readers import coco, finder, folder, text, voc
 from fastsnn_jax.experiment.config import Data
 from fastsnn_jax.tasks.classification.data import open_data as open_classes
 from fastsnn_jax.tasks.detection.data import open_data as open_boxes
@@ -142,7 +142,7 @@ def test_annotations_that_cannot_be_decoded_are_counted(tmp_path, declared):
   'name', ['../x', 'a/../../x', '/etc/x', '..\\x', 'C:\\x', '\\x', '..', '']
 )
 def test_names_that_lead_out(name):
-  assert not files.inside(name)
+  assert not finder.inside(name)
 
 
 @pytest.mark.parametrize('out', ['../../out', '{}/out', '..\\..\\out'])

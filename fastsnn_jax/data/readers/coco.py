@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastsnn_jax.data import decode, records
-from fastsnn_jax.data.readers import files, text
+from fastsnn_jax.data.readers import finder, text
 from fastsnn_jax.errors import UserError
 
 # In this order; the first for which there are annotations.
@@ -216,11 +216,11 @@ def _pictures(base, split, path, data, categories, repairs):
     else:
       mine.append(item)
   folders = [base / form.format(split) for form in PICTURES]
-  find = files.Finder()
+  find = finder.Finder()
   for number, (name, entry) in entries.items():
     found = (find(folder, name) for folder in folders)
     if not (picture := next(filter(None, found), None)):
-      kind = 'gone' if not name or files.inside(name) else 'astray'
+      kind = 'gone' if not name or finder.inside(name) else 'astray'
       repairs[kind].append(name or f'{path}, image {number}')
       continue
     try:

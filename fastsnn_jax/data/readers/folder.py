@@ -7,7 +7,7 @@ import numpy as np
 
 from fastsnn_jax.data import records
 from fastsnn_jax.data.decode import SUFFIXES
-from fastsnn_jax.data.readers.files import is_file, is_folder, is_picture
+from fastsnn_jax.data.readers.finder import is_file, is_folder, is_picture
 from fastsnn_jax.errors import UserError
 
 # In this order; the first that has folders in it. ImageNet's `test` holds

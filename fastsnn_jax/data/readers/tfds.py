@@ -17,7 +17,7 @@ from fastsnn_jax.data import decode
 from fastsnn_jax.data import records as annotations
 from fastsnn_jax.data.dataset import check_room
 from fastsnn_jax.data.readers import text
-from fastsnn_jax.data.readers.files import inside
+from fastsnn_jax.data.readers.finder import inside
 from fastsnn_jax.errors import UserError
 
 _CHUNK = 256  # examples read at a time; more are not faster
@@ -310,10 +310,9 @@ def _open(origin, *, boxes, tested=True):
     for name, source in zip(names, sources, strict=True)
   }
   for name, part in parts.items():  # before anything is as long as they say
-    shards = zip(
-      splits[name].filepaths, splits[name].shard_lengths, strict=True
-    )
-    for file, count in shards:
+    info = part.source.dataset_info  # of the format that is read
+    for shard in info.splits[name].file_instructions:
+      file, count = shard.filename, shard.examples_in_shard
       if not inside(os.path.relpath(file, folder)):
         raise ValueError(f'{file} is outside')
       if count > os.stat(file).st_size:

@@ -8,7 +8,7 @@ and lists in DIR/ImageSets/Segmentation; and, but for VOC itself, classes.txt.
 import pathlib
 
 from fastsnn_jax.data import decode, records
-from fastsnn_jax.data.readers import files, text
+from fastsnn_jax.data.readers import finder, text
 from fastsnn_jax.errors import UserError
 
 CLASSES = (
@@ -52,7 +52,7 @@ def read_boxes(directory) -> records.Records:
   else:
     splits = [[x] for x in _lists(directory, BOX_LISTS, _BOXES, BOX_LAYOUT)]
     known = _classes(directory, masks=False)
-  repairs, find = records.new_repairs(), files.Finder()
+  repairs, find = records.new_repairs(), finder.Finder()
   parts = [
     [item for path in paths for item in _annotations(path, find, repairs)]
     for paths in splits
@@ -86,7 +86,7 @@ def read_masks(directory) -> records.Records:
   lists = _VOC if root.name == 'VOC2012' else _OWN
   lists = _lists(root, MASK_LISTS, lists, MASK_LAYOUT)
   classes = records.mask_classes(_classes(root, masks=True))
-  repairs, find, parts = records.new_repairs(), files.Finder(), []
+  repairs, find, parts = records.new_repairs(), finder.Finder(), []
   for path in lists:
     paths = []
     for name, picture in _pictures(path, find, MASK_LAYOUT, repairs):
@@ -158,7 +158,7 @@ def _pictures(path, find, layout, repairs):
       if picture := find(folder, name, decode.SUFFIXES):
         break
     else:
-      kind = 'gone' if files.inside(name) else 'astray'
+      kind = 'gone' if finder.inside(name) else 'astray'
       # VOC's own lists of a class have a mark behind the name.
       marked = len(mark) == 1 and mark[0].lstrip('-').isdigit()
       repairs[kind].append(_hinted(word if marked else line))
@@ -202,6 +202,6 @@ def _number(node, path):
 def _hinted(name):
   """A name of a list, and what is wrong if it is the name of a file."""
   path = pathlib.PureWindowsPath(name)
-  if files.is_picture(name) or 'JPEGImages' in path.parts:
+  if finder.is_picture(name) or 'JPEGImages' in path.parts:
     return f'{name}; names in lists have no folder and no ending: {path.stem}'
   return name
