@@ -31,14 +31,14 @@ class Bar:
     self._last_line = self._started
 
   def __enter__(self):
-    if sys.stderr.isatty() and distributed.first():
+    if sys.stderr and sys.stderr.isatty() and distributed.first():
       from rich import console, progress
 
       self._bar = progress.Progress(
-        '{task.description}',
+        progress.TextColumn('{task.description}', markup=False),
         progress.BarColumn(),
         progress.TaskProgressColumn(),
-        '{task.fields[note]}',
+        progress.TextColumn('{task.fields[note]}', markup=False),
         progress.TimeRemainingColumn(),
         console=console.Console(stderr=True),
       )
@@ -70,7 +70,7 @@ class Bar:
   def line(self, text: str, *, own: bool = False) -> None:
     """A line that stays, above the bar; see `say`."""
     if self._bar is not None:
-      self._bar.console.print(text, highlight=False)
+      self._bar.console.print(text, markup=False, highlight=False)
     else:
       say(text, own=own)
 
@@ -82,7 +82,7 @@ def say(text: str, *, own: bool = False) -> None:
     text: the line.
     own: it is about this process, so it is shown whichever that is.
   """
-  if own or distributed.first():
+  if sys.stderr and (own or distributed.first()):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -92,7 +92,7 @@ class Log:
   def __init__(self, workdir):
     self._workdir = pathlib.Path(workdir)
     self._path = self._workdir / 'metrics.jsonl'
-    self._writers, self._resumed = {}, {}
+    self._writers, self._resumed, self._made = {}, {}, False
 
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
@@ -100,20 +100,27 @@ class Log:
       return
     row = {'stage': stage, 'step': step, **metrics}
     with _written(self._path):
+      if self._made:
+        self._path.stat()  # the workdir was not removed meanwhile
       with self._path.open('a') as file:
         file.write(json.dumps(row) + '\n')
+      self._made = True
       if (writer := self._writer(stage)) is not None:
+        from tensorboardX import summary
+
         for name, value in metrics.items():
-          writer.add_scalar(name, value, step)
+          self._event(writer, step, summary=summary.scalar(name, value))
+        writer.flush()
 
   def rows(self) -> list[dict]:
-    """All lines; one that a kill cut short is left out."""
+    """All rows; what is none, such as a line cut by a kill, is left out."""
     rows = []
     if self._path.is_file():
-      for line in self._path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+      text = self._path.read_text('utf-8', errors='replace')
+      for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
           rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if _is_row(row)]
 
   def curves(self) -> dict[str, dict[str, list]]:
     """The rows as {stage: {column: values}}."""
@@ -136,23 +143,41 @@ class Log:
     with _written(self._path):
       temporary.write_text(text)
       temporary.replace(self._path)
+    self._made = True
 
   def close(self) -> None:
     for writer in filter(None, self._writers.values()):
-      writer.close()
+      with contextlib.suppress(OSError):  # what was flushed is on disk
+        writer.close()
 
   def _writer(self, stage):
+    """Writes at once: a thread that waits would fail where nobody listens."""
     if stage not in self._writers:
-      try:
-        from tensorboardX import SummaryWriter
-      except ImportError:  # the JSON lines have it all
-        self._writers[stage] = None
-      else:
-        directory = self._workdir / 'tensorboard' / stage
-        self._writers[stage] = SummaryWriter(
-          str(directory), purge_step=self._resumed.get(stage, 0) + 1
-        )
+      self._writers[stage] = None
+      with contextlib.suppress(ImportError):  # the JSON lines have it all
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        directory = self._workdir.absolute() / 'tensorboard' / stage
+        directory.mkdir(parents=True, exist_ok=True)
+        writer = event_file_writer.EventsWriter(str(directory / 'events'))
+        self._writers[stage] = writer
+        # TensorBoard hides what a killed run wrote from this step on.
+        start = SessionLog(status=SessionLog.START)
+        step = self._resumed.get(stage, 0) + 1
+        self._event(writer, step, session_log=start)
     return self._writers[stage]
+
+  def _event(self, writer, step, **what):
+    from tensorboardX.proto.event_pb2 import Event
+
+    writer.write_event(Event(wall_time=time.time(), step=step, **what))
+
+
+def _is_row(value):
+  if not isinstance(value, dict):
+    return False
+  return isinstance(value.get('stage'), str) and type(value.get('step')) is int
 
 
 @contextlib.contextmanager
@@ -176,7 +201,7 @@ def signals():
   def note(number, frame):
     del frame
     if caught:  # the second time the user means it
-      raise KeyboardInterrupt
+      raise KeyboardInterrupt(number)
     caught.append(number)
 
   try:
