@@ -29,16 +29,21 @@ def _is_name(text):
   return text.isprintable() and is_path(text) and not {'', '.', '..'} & parts
 
 
-def _within(least, most, kind=int):
+def _within(least, most):
   words = f'of at least {least} and at most {most}'
-  return Annotated[kind, Rule(lambda v: least <= v <= most, words)]
+  return Rule(lambda v: least <= v <= most, words)
 
 
 Count = Annotated[int, Rule(lambda v: v >= 1, 'of at least 1')]
 # Above these no job ends, no memory is enough, or 32 bits do not tell apart.
-Batch, Epochs, Steps = _within(1, 65536), _within(1, 100_000), _within(1, 4096)
-Side, Workers, Seed = _within(1, 8192), _within(0, 1024), _within(0, 2**32 - 1)
-WarmUp = _within(0, 100_000, float)
+Anchors = Annotated[int, _within(1, 100)]
+Batch = Annotated[int, _within(1, 65536)]
+Epochs = Annotated[int, _within(1, 100_000)]
+Seed = Annotated[int, _within(0, 2**32 - 1)]
+Side = Annotated[int, _within(1, 8192)]
+Steps = Annotated[int, _within(1, 4096)]
+WarmUp = Annotated[float, _within(0, 100_000)]
+Workers = Annotated[int, _within(0, 1024)]
 Name = Annotated[str, Rule(_is_name, 'that names a data set, no path')]
 PATH = Rule(is_path, 'that can be a path here')
 Natural = Annotated[int, Rule(lambda v: v >= 0, 'of at least 0')]
@@ -89,7 +94,7 @@ class Data(Settings):
   sizes: tuple[Side, ...] = ()
   """Sides of training images with boxes, changed every ten steps; or the one
   side of random crops of images with masks."""
-  anchors: Count | None = None
+  anchors: Anchors | None = None
   """Fit this many anchors to the boxes; if not given, the model's own."""
   crowd: Literal['background', 'ignored'] = 'background'
   """What COCO's crowds are in masks; in the official code: background."""
@@ -268,9 +273,12 @@ def load(path) -> Experiment:
   >>> load('digits').model
   'small_resnet8'
   """
-  name = str(path)
-  file = is_path(name) and pathlib.Path(name).expanduser()
-  if not (file and file.is_file()) and not (file := _ours().get(name)):
+  name, file = str(path), None
+  if is_path(name):
+    file = pathlib.Path(name).expanduser()
+  if file is None or not file.is_file():
+    file = _ours().get(name)
+  if file is None:
     raise UserError(
       f'--config {name}: no such file; those that come with the package are '
       f'{", ".join(sorted(_ours()))}'
