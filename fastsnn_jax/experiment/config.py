@@ -276,7 +276,7 @@ def load(path) -> Experiment:
   name, file = str(path), None
   if is_path(name):
     file = pathlib.Path(name).expanduser()
-  if file is None or not file.is_file():
+  if file is None or not os.path.isfile(file):  # is_file raises, unreadable
     file = _ours().get(name)
   if file is None:
     raise UserError(

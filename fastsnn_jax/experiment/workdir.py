@@ -41,7 +41,7 @@ def at(workdir) -> pathlib.Path:
   if not schema.is_path(name):
     raise UserError(f'--workdir {name!r}: no directory can be there; name one')
   path = pathlib.Path(name).expanduser()
-  if path.exists() and not path.is_dir():
+  if os.path.exists(path) and not os.path.isdir(path):
     raise UserError(f'--workdir {name}: it is a file; name a directory')
   return path
 

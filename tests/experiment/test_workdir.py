@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax.experiment import workdir as files
-from fastsnn_jax.experiment.config import Experiment
+from fastsnn_jax.experiment.config import Data, Experiment, Stage
+from fastsnn_jax.experiment.train import held_out
 
 HOLD = """
 import fcntl, os, sys
@@ -148,3 +150,26 @@ def test_a_home_is_found(tmp_path, monkeypatch):
   assert files.at('~/runs') == tmp_path / 'runs'
   with pytest.raises(fs.UserError, match=re.escape('it is a file')):
     files.at(__file__)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'says'),
+  [
+    ({'data': Data(crop=8)}, 'data.crop=8: .* side 8 .* at most 7'),
+    ({'data': Data(crop=1000)}, 'data.crop=1000: .* nothing but padding'),
+    (
+      {'data': Data(batch=1), 'stages': (Stage(2, epochs=100_000),)},
+      '100000 epochs are 2160000000 steps, but a stage has at most 2147483647',
+    ),
+    ({'data': Data(batch=1), 'warmup': 1e5}, 'stage.epochs, warmup: 100000'),
+  ],
+)
+def test_what_the_data_forbid_is_refused_before_the_work(changes, says):
+  images = np.zeros((24_000, 8, 8, 1), np.uint8)
+  part = {'image': images, 'label': np.arange(24_000) % 2}
+  config = Experiment(**changes)
+  dataset = files.open_data(config, {'train': part, 'test': part})
+  with pytest.raises(fs.UserError, match=says) as caught:
+    held_out(config, dataset)
+  one_line(caught)
+  held_out(Experiment(data=Data(crop=7)), dataset)
