@@ -26,7 +26,9 @@ def is_path(text: str) -> bool:
 def _is_name(text):
   """A part of a path, or parts below a directory, as TFDS names its sets."""
   parts = {part.strip() for part in text.split('/')}
-  return text.isprintable() and is_path(text) and not {'', '.', '..'} & parts
+  return (
+    text.isprintable() and is_path(text) and not {'', '.', '..', '~'} & parts
+  )
 
 
 def _within(least, most):

@@ -141,11 +141,11 @@ def _pages(directory, results, rasters, examples):
   figures = {name: draw(make) for name, make in plots.parts(results).items()}
   spikes = {_file_name('raster', title): title for title in rasters}
   for name, title in spikes.items():
-    figures[name] = draw(plots.raster, rasters[title], title)
+    figures[name] = draw(plots.raster, rasters[title], canvas.shown(title))
   pictures = {_file_name('pictures', title): title for title in examples}
   for name, title in pictures.items():
-    names = canvas.shown(classes)
-    figures[name] = draw(predictions.draw, examples[title], title, names)
+    words = canvas.shown(title), canvas.shown(classes)
+    figures[name] = draw(predictions.draw, examples[title], *words)
   with matplotlib.rc_context(canvas.STYLE), warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Glyph')  # no font has all letters
     for name, save in figures.items():
@@ -180,7 +180,7 @@ def _markdown(text):
 def _code(text):
   """The same as code, where that can hold it."""
   text = ' '.join(str(text).split())
-  return _markdown(text) if re.search('[`<>&]', text) else f'`{text}`'
+  return _markdown(text) if re.search(r'[`<>&]|\]\(', text) else f'`{text}`'
 
 
 def _columns(rows, metric):

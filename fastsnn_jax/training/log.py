@@ -90,9 +90,9 @@ class Log:
   """Metrics as JSON lines, and as TensorBoard events beside them."""
 
   def __init__(self, workdir):
+    self._writers, self._resumed, self._made = {}, {}, False
     self._workdir = pathlib.Path(workdir)
     self._path = self._workdir / 'metrics.jsonl'
-    self._writers, self._resumed, self._made = {}, {}, False
 
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
@@ -149,6 +149,9 @@ class Log:
     for writer in filter(None, self._writers.values()):
       with contextlib.suppress(OSError):  # what was flushed is on disk
         writer.close()
+    self._writers.clear()
+
+  __del__ = close
 
   def _writer(self, stage):
     """Writes at once: a thread that waits would fail where nobody listens."""

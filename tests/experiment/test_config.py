@@ -164,7 +164,7 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
       "Stage has no 'epoch'; did you mean 'epochs'?",
     ),
     ('import no_such_module_at_all', 'it cannot be run'),
-    ('raise SystemExit', 'it cannot be run (SystemExit: )'),
+    ('raise SystemExit', 'it cannot be run (SystemExit:)'),
     ('import sys\nsys.exit(0)', 'it cannot be run (SystemExit: 0)'),
     ('exit("a\\nb")', 'it cannot be run (SystemExit: a b)'),
     ('raise KeyError("two\\nlines")', 'it cannot be run (KeyError: '),
