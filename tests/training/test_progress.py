@@ -134,6 +134,7 @@ def test_a_full_disk_is_one_error_and_no_thread_of_its_own(
   assert threading.active_count() == before
 
   def full(self, *_):
+    self._writer.close()
     raise OSError(errno.ENOSPC, 'No space left on device')
 
   record_writer = pytest.importorskip('tensorboardX.record_writer')
