@@ -51,7 +51,7 @@ def start() -> None:
   settings = _variables() if launch == 'variables' else {}
   try:
     jax.distributed.initialize(**settings)
-  except (RuntimeError, ValueError, OSError, ImportError) as error:
+  except (RuntimeError, LookupError, ValueError, OSError, ImportError) as error:
     if launch == 'tpu host' and isinstance(error, ValueError):
       return  # JAX recognised no launch: this host is the only one
     line = (str(error) or type(error).__name__).splitlines()[0]
@@ -67,7 +67,7 @@ def _launch() -> str | None:
   if value('JAX_COORDINATOR_ADDRESS'):
     return 'variables'
   for name, launch in _COUNTS.items():
-    if int(value(name) or 1) > 1:
+    if (_whole(name) or 1) > 1:
       return launch
   # Kubernetes names the hosts of a slice here. A single one may be called
   # 'local', which is no address to join at.
@@ -84,11 +84,25 @@ def _launch() -> str | None:
 def _variables():
   settings = {'coordinator_address': os.environ['JAX_COORDINATOR_ADDRESS']}
   for name in ('num_processes', 'process_id'):
-    text = os.environ.get(f'JAX_{name.upper()}')
-    if text is not None and not text.isdigit():
-      raise UserError(f'JAX_{name.upper()}={text!r}: it must be a whole number')
-    settings[name] = text and int(text)  # None: JAX finds it out
+    settings[name] = _whole(f'JAX_{name.upper()}')  # None: JAX finds it out
+  count, number = settings['num_processes'], settings['process_id']
+  if None not in (count, number) and number >= count:
+    raise UserError(
+      f'JAX_PROCESS_ID={number}, of JAX_NUM_PROCESSES={count}: numbers start '
+      'at 0 and stay below the number of processes'
+    )
   return settings
+
+
+def _whole(name):
+  """A number of the environment; None where it is not set."""
+  text = os.environ.get(name)
+  if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+    raise UserError(
+      f'{name}={text!r}: it must be a whole number; set it as the launcher '
+      'does, or unset it to run alone'
+    )
+  return int(text) if text else None
 
 
 @functools.cache

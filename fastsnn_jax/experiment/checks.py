@@ -2,12 +2,15 @@
 
 import dataclasses
 import difflib
-import math
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
+
 from fastsnn_jax.errors import UserError
+
+_MOST = float(np.finfo(np.float32).max)  # NaN is not below it
 
 
 class Rule(NamedTuple):
@@ -59,7 +62,7 @@ def _fits(value, hint):
   if isinstance(value, bool):
     return hint is bool
   if hint is float:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= _MOST
   return isinstance(value, hint)
 
 

@@ -3,19 +3,23 @@
 import argparse
 import contextlib
 import ctypes
+import errno
 import functools
 import importlib.metadata
 import importlib.util
 import io
+import logging
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import jax
 import tyro
-from absl import logging
+from absl import logging as absl_logging
 
 from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
@@ -100,6 +104,8 @@ def convert_command(arguments: list[str]) -> None:
 
   file, model, workdir, images, settings = _parse(main, arguments)
   if file:
+    if not schema.is_path(file):
+      raise UserError(f'--from-torch {file}: no file can be there; name one')
     if model is None or _early(arguments, '--bits') is None:
       raise UserError(
         f'--from-torch {file}: the file does not say what it holds; add '
@@ -114,7 +120,7 @@ def convert_command(arguments: list[str]) -> None:
     raise UserError('--model, --data and --size belong to --from-torch; add it')
   convert.convert(workdir, settings)
   if distributed.first():
-    print(pathlib.Path(workdir) / 'report' / 'report.html')
+    print(files.at(workdir) / 'report' / 'report.html')
 
 
 def main() -> None:
@@ -123,35 +129,81 @@ def main() -> None:
   usage = 'fastsnn {train,convert} …; fastsnn train --help has the options'
   parser = argparse.ArgumentParser('fastsnn', usage)
   parser.add_argument('command', choices=commands)
-  name = parser.parse_args(sys.argv[1:2]).command
+  with _ended():
+    name = parser.parse_args(sys.argv[1:2]).command
   sys.argv[:2] = [f'fastsnn {name}']
   run(commands[name])
 
 
 def run(command) -> None:
   """Runs a command; what the user can mend ends as one line and code 2."""
-  _silence_orbax()
-  try:
+  with _ended():
+    _silence_orbax()
     _reuse_memory()
     distributed.start()
     _cache_compilations()
-    return command(sys.argv[1:])
+    command(sys.argv[1:])
+
+
+@contextlib.contextmanager
+def _ended():
+  """Turns what ends a command into a line and the code that shells know."""
+  for name in ('stdout', 'stderr'):
+    if getattr(sys, name) is None:  # closed by the shell; this takes its number
+      setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+    with contextlib.suppress(AttributeError):  # a notebook's has no encoding
+      getattr(sys, name).reconfigure(errors='backslashreplace')
+  try:
+    with _signals():
+      try:
+        yield
+      finally:
+        sys.stdout.flush()
+    return
+  except BrokenPipeError:  # `--help | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
   except UserError as error:
     said = str(error)
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):  # the name of XLA's status
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
       raise
-    said = str(error).split('\n')[0] + (
+    where = error.filename or 'standard output or a file'
+    said = f'{where}: {error.strerror}; make room, and give the command again'
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    known = 'RESOURCE_EXHAUSTED'  # the name of XLA's status
+    if not isinstance(error, MemoryError) and known not in str(error):
+      raise
+    said = (str(error) or 'no memory is left').split('\n')[0] + (
       '; take less at a time: smaller --data.batch or --data.eval-batch, '
       '--compute.accumulate N or --compute.remat where it trains, smaller '
       '--eval-batch or --tune-batch where it converts'
     )
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as asked:
     sys.stderr.write('interrupted; give the same command again\n')
     sys.stderr.flush()
-    os._exit(130)  # an ordinary end crashed beside XLA's threads at work
+    # An ordinary end crashed beside XLA's threads at work.
+    os._exit(128 + (asked.args or [signal.SIGINT])[0])
+  # A name in it may hold what a terminal obeys, or a second line.
+  said = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in said)
   print(f'error: {said}', file=sys.stderr)
   sys.exit(2)
+
+
+@contextlib.contextmanager
+def _signals():
+  """SIGTERM and SIGINT interrupt; `KeyboardInterrupt` knows which it was."""
+
+  def interrupt(number, frame):
+    raise KeyboardInterrupt(number)
+
+  names = signal.SIGTERM, signal.SIGINT
+  before = {name: signal.signal(name, interrupt) for name in names}
+  try:
+    yield
+  finally:
+    for name, handler in before.items():
+      signal.signal(name, handler)
 
 
 def _early(arguments, option):
@@ -164,15 +216,23 @@ def _early(arguments, option):
 
 def _parse(main, arguments):
   """What `main` returns; what tyro says in a frame becomes one line."""
-  said = io.StringIO()
+  said, columns = io.StringIO(), os.environ.get('COLUMNS')
+  os.environ['COLUMNS'] = '99999'  # where tyro breaks a line
   try:
-    with contextlib.redirect_stderr(said):
+    # Neither is a terminal to tyro, so it draws no frame and no colour.
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
       return tyro.cli(main, args=arguments)
   except SystemExit as end:
-    if not end.code:  # --help
-      raise
-    line = re.sub(r'[\s\u2500-\u257f]+', ' ', said.getvalue()).strip()
-    raise UserError(line) from end
+    if end.code:
+      _, *parts = re.split(r'\n *-{3,} *\n', said.getvalue())  # but the title
+      raise UserError('; '.join(' '.join(p.split()) for p in parts)) from end
+  finally:
+    del os.environ['COLUMNS']
+    if columns is not None:
+      os.environ['COLUMNS'] = columns
+  if os.environ.get('NO_COLOR'):
+    tyro._experimental_options['ansi_codes'] = False
+  return tyro.cli(main, args=arguments)  # --help, on the user's terminal
 
 
 def _silence_orbax() -> None:
@@ -181,11 +241,17 @@ def _silence_orbax() -> None:
   Orbax logs it with a traceback. And when one part of a tree fails, the others
   still come, into asyncio's closed loop, of which Python would tell.
   """
-  logging.set_verbosity(logging.FATAL)
-  show = sys.unraisablehook
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  kinds = RuntimeError, OSError, ValueError  # Orbax's, TensorStore's, asyncio's
+  show, threads = sys.unraisablehook, threading.excepthook
   sys.unraisablehook = lambda late: (
-    None if isinstance(late.exc_value, RuntimeError) else show(late)
+    None if isinstance(late.exc_value, kinds) else show(late)
   )
+  threading.excepthook = lambda late: (
+    None if isinstance(late.exc_value, kinds) else threads(late)
+  )
+  for name in ('asyncio', 'concurrent.futures'):
+    logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _reuse_memory() -> None:

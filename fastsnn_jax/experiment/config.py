@@ -1,6 +1,8 @@
 """The schema of an experiment: frozen, typed, checked when it is made."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 import runpy
 from typing import Annotated, Any, Literal
@@ -8,7 +10,44 @@ from typing import Annotated, Any, Literal
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment.checks import Rule, Settings
 
+
+def is_path(text: str) -> bool:
+  """Whether a file or directory can have this path here."""
+  try:
+    os.stat(text := os.path.expanduser(text))
+  except ValueError:  # NUL, or what the file system's encoding lacks
+    return False
+  except OSError as error:
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+      return False
+  return bool(text.strip()) and not text.startswith('~')
+
+
+def _is_name(text):
+  """A part of a path, or parts below a directory, as TFDS names its sets."""
+  parts = {part.strip() for part in text.split('/')}
+  return (
+    text.isprintable() and is_path(text) and not {'', '.', '..', '~'} & parts
+  )
+
+
+def _within(least, most):
+  words = f'of at least {least} and at most {most}'
+  return Rule(lambda v: least <= v <= most, words)
+
+
 Count = Annotated[int, Rule(lambda v: v >= 1, 'of at least 1')]
+# Above these no job ends, no memory is enough, or 32 bits do not tell apart.
+Anchors = Annotated[int, _within(1, 100)]
+Batch = Annotated[int, _within(1, 65536)]
+Epochs = Annotated[int, _within(1, 100_000)]
+Seed = Annotated[int, _within(0, 2**32 - 1)]
+Side = Annotated[int, _within(1, 8192)]
+Steps = Annotated[int, _within(1, 4096)]
+WarmUp = Annotated[float, _within(0, 100_000)]
+Workers = Annotated[int, _within(0, 1024)]
+Name = Annotated[str, Rule(_is_name, 'that names a data set, no path')]
+PATH = Rule(is_path, 'that can be a path here')
 Natural = Annotated[int, Rule(lambda v: v >= 0, 'of at least 0')]
 Positive = Annotated[float, Rule(lambda v: v > 0, 'above 0')]
 NotNegative = Annotated[float, Rule(lambda v: v >= 0, 'of at least 0')]
@@ -29,15 +68,15 @@ _DIFFER = Rule(
 class Data(Settings):
   """Which images, and how they are drawn."""
 
-  name: str = 'digits'
+  name: Name = 'digits'
   """digits, mnist, fashion_mnist, cifar10, cifar100, idx, scenes (for boxes and
   masks), a TFDS data set, a registered one, or any name for the files in
   path."""
-  path: str | None = None
+  path: Annotated[str, PATH] | None = None
   """Directory: idx files, prepared TFDS sets, pictures, or as VOC or COCO."""
-  batch: Count = 128
+  batch: Batch = 128
   """Images per training step."""
-  eval_batch: Count = 100
+  eval_batch: Batch = 100
   """Images per evaluation step."""
   crop: Natural = 4
   """Random crops: pixels of padding for classification; for boxes and masks
@@ -52,16 +91,16 @@ class Data(Settings):
   set has no validation images of its own."""
   stream: bool = False
   """Read images from disk all along; otherwise they are kept in memory."""
-  size: Count | None = None
+  size: Side | None = None
   """Side in pixels of images that are streamed or have boxes."""
-  sizes: tuple[Count, ...] = ()
+  sizes: tuple[Side, ...] = ()
   """Sides of training images with boxes, changed every ten steps; or the one
   side of random crops of images with masks."""
-  anchors: Count | None = None
+  anchors: Anchors | None = None
   """Fit this many anchors to the boxes; if not given, the model's own."""
   crowd: Literal['background', 'ignored'] = 'background'
   """What COCO's crowds are in masks; in the official code: background."""
-  workers: Natural = 0
+  workers: Workers = 0
   """Decode streamed images in this many processes; 0 for threads."""
 
 
@@ -71,7 +110,7 @@ class Stage(Settings):
 
   bits: Literal[32, 5, 4, 3, 2]
   """32 is the float network, the others are quantised."""
-  epochs: Count = 300
+  epochs: Epochs = 300
   """Passes over the training images."""
   learning_rate: Positive = 0.1
   """Learning rate at the start."""
@@ -91,13 +130,13 @@ class Conversion(Settings):
   """Bit widths to convert; if none is given, all that were trained."""
   mode: Annotated[tuple[_Mode, ...], _ONE] = ('unsigned', 'signed', 'settled')
   """Neurons to evaluate."""
-  steps: Count | None = None
+  steps: Steps | None = None
   """T, steps with input; if not given 2^bits - 1, where settled is exact."""
-  settle: Count = 8
+  settle: Steps = 8
   """Steps after the T-th in settled mode."""
   tune: tuple[_Schedule, ...] = ('sequential',)
   """Fine-tune the signed network layer by layer; none for no fine-tuning."""
-  tune_epochs: Count = 1
+  tune_epochs: Epochs = 1
   """Passes over the tuning images; for each layer if sequential."""
   tune_images: Count | None = None
   """Tune with this many training images; if not given, all that 2 GB hold."""
@@ -108,11 +147,11 @@ class Conversion(Settings):
   AlexNet and VGG11, else 1e-4."""
   batch_norm: Literal['train', 'eval'] = 'train'
   """Batch norm in tuning; the official code: eval for AlexNet and VGG11."""
-  data_path: str | None = None
+  data_path: Annotated[str, PATH] | None = None
   """Directory of the data, if it is not where train.py found it."""
-  eval_batch: Count | None = None
+  eval_batch: Batch | None = None
   """Images per evaluation step; if not given, as in training."""
-  tune_batch: Count | None = None
+  tune_batch: Batch | None = None
   """Images per step of the fine-tuning; if not given, as in training. It is
   rounded up to a multiple of the number of devices."""
   coco: bool = False
@@ -176,17 +215,17 @@ class Experiment(Settings):
   )
   convert: Conversion = Conversion()
   compute: Compute = Compute()
-  seed: Natural = 0
+  seed: Seed = 0
   """Seed of initial values, shuffling and augmentation."""
   inherit: Literal['all', 'trunk'] = 'all'
   """Layers taken from the stage before; official ResNet segmenter: trunk."""
-  pretrained: str | None = None
+  pretrained: Annotated[str, PATH] | None = None
   """File of torchvision's ResNet-34, for the trunk of the first stage."""
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
   """Optimiser; the official code: sgd."""
   momentum: BelowOne = 0.9
   """Momentum of sgd."""
-  warmup: NotNegative = 0.0
+  warmup: WarmUp = 0.0
   """Raise the learning rate from 0 in this many epochs."""
   warmup_power: Positive = 1.0
   """Raise it with this power of the share done; official detection: 4."""
@@ -236,24 +275,28 @@ def load(path) -> Experiment:
   >>> load('digits').model
   'small_resnet8'
   """
-  if not (path := pathlib.Path(path)).is_file():
-    path = _ours().get(str(path), path)
-  if not path.is_file():
+  name, file = str(path), None
+  if is_path(name):
+    file = pathlib.Path(name).expanduser()
+  if file is None or not os.path.isfile(file):  # is_file raises, unreadable
+    file = _ours().get(name)
+  if file is None:
     raise UserError(
-      f'--config {path}: no such file; those that come with the package are '
+      f'--config {name}: no such file; those that come with the package are '
       f'{", ".join(sorted(_ours()))}'
     )
   try:
-    config = runpy.run_path(str(path)).get('config')
+    config = runpy.run_path(str(file)).get('config')
   except UserError as error:
-    raise UserError(f'{path}: {error}') from error
-  except Exception as error:
+    raise UserError(f'{name}: {error}') from error
+  except (Exception, SystemExit) as error:  # a config has no say in our end
+    said = ' '.join(f'{type(error).__name__}: {error}'.split())
     raise UserError(
-      f'{path}: it cannot be run ({type(error).__name__}: {error}); it is to '
-      'be Python that sets config = Experiment(…)'
+      f'{name}: it cannot be run ({said}); it is to be Python that sets '
+      'config = Experiment(…)'
     ) from error
   if not isinstance(config, Experiment):
-    raise UserError(f'{path}: it must set config = Experiment(…)')
+    raise UserError(f'{name}: it must set config = Experiment(…)')
   return config
 
 

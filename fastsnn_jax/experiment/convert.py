@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 
 import jax
 import numpy as np
@@ -40,19 +39,28 @@ def convert(
 
   UserError if a stage asked for was not trained, or is of another network.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.at(workdir)
   experiment = files.experiment_of(workdir)
   settings = dataclasses.replace(settings or experiment.convert, **overrides)
   config = dataclasses.replace(experiment, data=settings.of(experiment.data))
   widths = files.trained_bits(workdir, settings.bits)
   settings = dataclasses.replace(settings, bits=widths)
   dataset = files.open_data(config, data)
+  with files.locked(workdir):
+    return _convert(workdir, experiment, config, settings, dataset)
+
+
+def _convert(workdir, experiment, config, settings, dataset):
   # All of them first: hours may lie between the first and the last.
+  widths = settings.bits
   trained = {bits: _load(workdir, bits, dataset, settings) for bits in widths}
+  report = workdir / 'report'
+  pages.check(report)
+  measured = _float_metric(workdir, dataset, config)
   tuning_images = None
   if settings.schedules:
     tuning_images = _tuning_images(dataset.train, config, settings)
-  rows, records, rasters, examples = [], [], {}, {}
+  rows, records, rasters, examples, kept = [], [], {}, {}, {}
   for bits, (ann, variables, task, _) in trained.items():
     made, judged, tuned = convert_network(
       ann, variables, task, dataset.test, tuning_images, config, settings
@@ -62,20 +70,18 @@ def convert(
     name = list(made)[-1] if settings.keep == 'last' else settings.keep
     what = 'fine-tuning of the signed ' if name in settings.tune else ''
     say(f'snn{bits} holds the {name} {what}network (--keep takes another)')
-    meta = {'dataset': dataset.name}
-    meta['experiment'] = dataclasses.asdict(experiment)
-    meta['conversion'] = dataclasses.asdict(settings)
-    networks.save(workdir / f'snn{bits}', *made[name], **meta)
+    network, weights = made[name]
+    kept[bits] = network, jax.device_get(weights)
     if distributed.first():
       title, few = f'{bits} bits', min(_EXAMPLES, len(dataset.test))
       batch = next(dataset.test.batches(few, shared=False))
-      rasters[title] = _raster(*made[name], task, batch)
+      rasters[title] = _raster(network, weights, task, batch)
       if (pictures := task.pictures(batch)) is not None:
         examples[title] = {
           'image': batch['image'],
           **pictures,
           'ann': _answer(ann, variables, task, batch),
-          'snn': _answer(*made[name], task, batch),
+          'snn': _answer(network, weights, task, batch),
         }
   network, _, task, meta = trained[widths[-1]]
   results = {
@@ -85,15 +91,26 @@ def convert(
     'metric': task.metric,
     'classes': list(network.classes),
     'images': rows[0]['images'],
-    f'float_{task.metric}': _float_metric(workdir, dataset, config),
+    f'float_{task.metric}': measured,
     'rows': rows,
     'tuning': records,
     'training': Log(workdir).curves(),
     'settings': files.flat(config, settings, meta.get('imported')),
     'version': __version__,
   }
+
+  def save():
+    about = {'dataset': dataset.name}
+    about['experiment'] = dataclasses.asdict(experiment)
+    about['conversion'] = dataclasses.asdict(settings)
+    for bits, (network, weights) in kept.items():
+      networks.save(workdir / f'snn{bits}', network, weights, **about)
+
   if distributed.first():
-    pages.write(workdir / 'report', results, rasters, examples)
+    for problem in pages.write(report, results, rasters, examples, save):
+      say(problem)
+  else:
+    save()  # all processes write a checkpoint
   return results
 
 
@@ -215,10 +232,14 @@ def _tuning_images(split, config, settings):
 
 def _float_metric(workdir, dataset, config):
   """The float network's metric on the test images, if it was trained."""
-  if store.exists(workdir / 'ann32'):
+  if not store.exists(workdir / 'ann32'):
+    return None
+  try:
     network = networks.load(workdir / 'ann32')
-    return measure(*network, dataset.test, config.data.eval_batch, 'test')[1]
-  return None
+  except UserError as error:  # the others do not need it
+    say(f'the report goes without the float network: {error}')
+    return None
+  return measure(*network, dataset.test, config.data.eval_batch, 'test')[1]
 
 
 def _answer(network, variables, task, batch):

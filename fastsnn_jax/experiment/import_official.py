@@ -32,6 +32,7 @@ def adopt(
   UserError for a checkpoint of something else, data without as many classes, or
   a workdir that holds a network of another origin.
   """
+  workdir = files.at(workdir)
   recipe = recipes.recommended(model)
   variables = load_torch(path, model, bits)
   name, size = data_name or recipe.data.name, size or recipe.data.size
@@ -61,4 +62,5 @@ def adopt(
   origin = {'file': pathlib.Path(path).name, 'model': model}
   meta = {'dataset': dataset.name, 'imported': origin}
   meta['experiment'] = dataclasses.asdict(config)
-  networks.save(pathlib.Path(workdir, f'ann{bits}'), network, variables, **meta)
+  with files.locked(workdir):
+    networks.save(workdir / f'ann{bits}', network, variables, **meta)

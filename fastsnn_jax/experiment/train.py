@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import pathlib
 import shutil
 
 import jax
@@ -43,14 +42,15 @@ def train(
   UserError if the workdir is of another experiment, the data are missing, or
   the loss is not finite; SystemExit after SIGTERM or SIGINT, with all saved.
   """
-  workdir = pathlib.Path(workdir)
-  if workdir.is_file():
-    raise UserError(f'--workdir {workdir}: it is a file; name a directory')
+  workdir = files.at(workdir)
   dataset = files.open_data(config, data)
   for note in dataset.notes:
     say(f'{dataset.name}: {note}')
   fitting, variables, trained = None, None, {}
-  with signals() as asked, contextlib.closing(Log(workdir)) as log:
+  with contextlib.ExitStack() as run:
+    run.enter_context(files.locked(workdir))
+    asked = run.enter_context(signals())
+    log = run.enter_context(contextlib.closing(Log(workdir)))
     trace = workdir / 'profile' if profile else None
     session = Session(workdir, log, asked, trace)
     for stage in config.stages:
@@ -62,6 +62,7 @@ def train(
         network, variables, meta = networks.load_with_meta(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
         say(f'{name}: trained already')
+        _forget(workdir, name)  # if a kill came between the two
       else:
         if fitting is None:
           parts = config.compute.accumulate
@@ -88,8 +89,7 @@ def train(
         meta['selected'] = {'by': config.select, by: score}
         meta['experiment'] = dataclasses.asdict(config)
         networks.save(workdir / name, network, variables, **meta)
-        if distributed.first():
-          shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)
+        _forget(workdir, name)
         session = session._replace(trace=None)
       trained[name] = network, variables
   results, batch = {}, config.data.eval_batch
@@ -98,6 +98,12 @@ def train(
     metric = tasks.for_network(network).metric
     say(f'{name}: {metric} {results[name]:.4f} on the test images')
   return results
+
+
+def _forget(workdir, name):
+  """Removes the saves of a stage that is done."""
+  if distributed.first():
+    shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)
 
 
 def held_out(config, dataset):
@@ -109,8 +115,20 @@ def held_out(config, dataset):
   else:
     parts = dataset.train.split(config.data.held_out, config.seed)
   network = files.network_of(config, config.stages[0].bits, dataset)
-  labelled = tasks.for_network(network).labelled
-  if config.select != 'last' and not labelled(parts[1]):
+  task = tasks.for_network(network)
+  side, most = min(parts[0].shape[:2]), 2**31 - 1  # the counter has 32 bits
+  if task.shift(config.data) >= side:
+    raise UserError(
+      f'data.crop={config.data.crop}: crops of images of side {side} would be '
+      f'nothing but padding; give at most {side - 1}'
+    )
+  passes = max(config.warmup, *(stage.epochs for stage in config.stages))
+  if (steps := passes * parts[0].steps(config.data.batch)) > most:
+    raise UserError(
+      f'stage.epochs, warmup: {passes} epochs are {steps:.0f} steps, but a '
+      f'stage has at most {most}; give fewer epochs or a larger data.batch'
+    )
+  if config.select != 'last' and not task.labelled(parts[1]):
     raise UserError(
       f'data.held_out={config.data.held_out}: none of the images that are to '
       'select an epoch has a label; choose a larger share'

@@ -1,18 +1,24 @@
 """What an experiment has on disk, and how it is written down.
 
 A workdir holds ann32, ann4, … (trained networks), snn4, … (spiking ones),
-metrics.jsonl, tensorboard and report; and, while a stage runs, unfinished.
+metrics.jsonl, tensorboard and report; while a stage runs, unfinished; and while
+any command works there, lock.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
+import os
 import pathlib
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from fastsnn_jax import architectures, data, tasks
+from fastsnn_jax import architectures, data, distributed, tasks
 from fastsnn_jax.architectures import BITS, build
 from fastsnn_jax.checkpoint import networks, store
 from fastsnn_jax.data import Dataset
@@ -20,6 +26,125 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment.config import Conversion, Experiment, Stage
 from fastsnn_jax.nn.network import Network
+
+try:
+  import fcntl
+except ImportError:  # no POSIX: the name of the process in the lock has to do
+  fcntl = None
+
+_NO_FLOCK = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
+
+
+def at(workdir) -> pathlib.Path:
+  """A workdir's path; UserError where no directory can be."""
+  name = os.fspath(workdir)
+  if not schema.is_path(name):
+    raise UserError(f'--workdir {name!r}: no directory can be there; name one')
+  path = pathlib.Path(name).expanduser()
+  if os.path.exists(path) and not os.path.isdir(path):
+    raise UserError(f'--workdir {name}: it is a file; name a directory')
+  return path
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes a workdir and keeps it from other commands until it is left.
+
+  The first process of a launch holds WORKDIR/lock by `flock`, which ends with
+  the process however that ends; so a lock that a kill left is none. Where the
+  file system has no `flock`, the process that the file names has to be dead, on
+  this host. UserError, in all processes of a launch, where another one works.
+  """
+  path, file, problem = workdir / 'lock', None, None
+  try:
+    if distributed.first():
+      workdir.mkdir(parents=True, exist_ok=True)
+      file = _lock(path)
+  except UserError as error:
+    problem = error
+  except OSError as error:
+    problem = UserError(
+      f'--workdir {workdir}: it cannot be written to ({error.strerror}); make '
+      'room, or name a directory that can be written to'
+    )
+  try:
+    if distributed.any_of(problem is not None):
+      raise problem or UserError(f'--workdir {workdir}: see the first process')
+    yield
+    if file is not None and not _is_at(path, file):
+      raise UserError(
+        f'--workdir {workdir}: it was removed or replaced while this command '
+        'worked there, and what it wrote is lost; give the command again'
+      )
+  finally:
+    if file is not None:
+      with contextlib.suppress(OSError):
+        if _is_at(path, file):
+          path.unlink()  # before it is let go: nobody else has it
+      os.close(file)
+
+
+def _lock(path):
+  """A descriptor of the file, which no other process has locked."""
+  flags = os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0)
+  for _ in range(100):
+    try:
+      file, new = os.open(path, flags | os.O_EXCL, 0o644), True
+    except FileExistsError:
+      file, new = os.open(path, flags, 0o644), False
+    try:
+      held = os.read(file, 300).decode(errors='replace').strip()
+      if held and not re.fullmatch(r'\d+ on .+', held):
+        raise UserError(f'{path}: a file of another kind; give it another name')
+      if not _take(file, held, new):
+        who = f'process {held}' if held else 'another process'
+        raise UserError(
+          f'--workdir {path.parent}: {who} works there; wait for its end or '
+          f'give another one ({path} can be removed where no process works)'
+        )
+      # Its last holder may have removed it since it was opened.
+      if _is_at(path, file):
+        os.ftruncate(file, 0)
+        me = f'{os.getpid()} on {socket.gethostname()}\n'
+        os.pwrite(file, me.encode(), 0)
+        return file
+    except BaseException:
+      os.close(file)
+      raise
+    os.close(file)
+  raise UserError(f'--workdir {path.parent}: {path.name} changes all the time')
+
+
+def _is_at(path, file):
+  """Whether an open file still has this path."""
+  try:
+    return os.path.samestat(os.stat(path), os.fstat(file))
+  except OSError:
+    return False
+
+
+def _take(file, held, new):
+  """Locks an open file, unless a living process has it."""
+  here = socket.gethostname()
+  try:
+    if fcntl is not None:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return True
+  except OSError as error:
+    if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+      return False
+    if error.errno not in _NO_FLOCK:
+      raise
+  process, _, host = held.partition(' on ')
+  if new or fcntl is None or host != here or not process.isdecimal():
+    return new
+  try:
+    os.kill(int(process), 0)
+  except ProcessLookupError:
+    return True
+  except (PermissionError, OverflowError):  # another user's, or no process
+    pass
+  return False
 
 
 def open_data(config: Experiment, own=None) -> Dataset:
@@ -76,17 +201,26 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
 
 def metas(workdir) -> Iterator[dict[str, Any]]:
   """Metadata of the trained networks, without any that was cut in writing."""
-  for directory in sorted(pathlib.Path(workdir).glob('ann*')):
-    if store.exists(directory):
-      yield store.read_meta(directory)
+  return map(store.read_meta, _trained(workdir))
+
+
+def _trained(workdir):
+  paths = [pathlib.Path(workdir, f'ann{bits}') for bits in BITS]
+  return sorted(filter(store.exists, paths))
 
 
 def experiment_of(workdir) -> Experiment:
   """The experiment that train.py ran in this workdir; UserError if none."""
-  for meta in metas(workdir):
+  problem = None
+  for directory in _trained(at(workdir)):
+    try:
+      meta = store.read_meta(directory)
+    except UserError as error:  # another one may do
+      problem = error
+      continue
     if 'experiment' in meta:  # else saved by hand
       return schema.from_dict(meta['experiment'])
-  raise UserError(
+  raise problem or UserError(
     f'--workdir {workdir}: it holds no trained network (ann4, ann3, ann2); run '
     'train.py with the same --workdir first'
   )

@@ -53,6 +53,18 @@ def svg(figure, name: str) -> str:
   return text.replace('#000000', 'currentColor')
 
 
+def shown(value):
+  """Values with all text as figures show it: no formula, no control letter."""
+  if isinstance(value, str):
+    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+    return text.replace('$', r'\$')
+  if isinstance(value, dict):
+    return {key: shown(part) for key, part in value.items()}
+  if isinstance(value, list | tuple):
+    return [shown(part) for part in value]
+  return value
+
+
 def label(row: dict) -> str:
   """The words for a row's mode and tuning."""
   tuned = row.get('tuned') or 'none'

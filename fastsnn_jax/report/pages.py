@@ -4,20 +4,49 @@
 out every section that the results have no data for.
 """
 
+import contextlib
+import errno
+import html
 import json
 import math
 import os
 import pathlib
 import re
+import shutil
+import warnings
+from collections.abc import Callable
 
 from fastsnn_jax.errors import UserError
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
+_PAGES = 'report.md', 'report.html'
 _DASH = '\u2013'  # for a number that there is not
 
 
-def write(directory, results: dict, rasters=None, examples=None) -> None:
+def check(directory) -> None:
+  """Raises a UserError where a report cannot be written."""
+  directory = pathlib.Path(directory)
+  with _told(directory):
+    (directory / 'plots').mkdir(parents=True, exist_ok=True)
+    for folder in (directory, directory / 'plots'):
+      if not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, 'it is read-only')
+    for name in ('results.json', *_PAGES):
+      if (directory / name).is_dir():
+        raise OSError(errno.EISDIR, f'{name} is a directory')
+
+
+def write(
+  directory,
+  results: dict,
+  rasters=None,
+  examples=None,
+  meanwhile: Callable[[], None] = lambda: None,
+) -> list[str]:
   """Writes `results.json`, `report.md`, `report.html` and `plots/*.png`.
+
+  All is written aside first. Then the old pages go, the new numbers come, and
+  the new pages: a kill leaves none of them half or beside another's.
 
   Args:
     directory: it is made if it is missing; UserError if that cannot be.
@@ -25,15 +54,42 @@ def write(directory, results: dict, rasters=None, examples=None) -> None:
       tuning, with at least `bits`, `T`, `steps`, `mode` and `tuned`), and the
       data of other sections. Accuracies are in [0, 1].
     rasters, examples: title -> what `plots.raster`, `predictions.draw` take.
+    meanwhile: writes what the report belongs to, while no page is there.
+
+  Returns:
+    A line for each page or picture that could not be drawn.
   """
   directory = pathlib.Path(directory)
+  check(directory)
+  draft, problems, failed = directory / '.draft', [], None
+  results = _plain(results)
+  with _told(directory):
+    shutil.rmtree(draft, ignore_errors=True)  # a kill left it
+    try:
+      (draft / 'plots').mkdir(parents=True)
+      text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False)
+      _save(numbers := draft / 'results.json.part', text + '\n')
+      try:
+        problems = _pages(draft, results, rasters or {}, examples or {})
+      except OSError as error:  # the numbers need less room
+        failed = error
+      numbers.replace(directory / 'results.json')
+      for page in _PAGES:
+        (directory / page).unlink(missing_ok=True)
+      meanwhile()
+      for part in draft.rglob('*.part'):
+        part.replace(directory / part.relative_to(draft).with_suffix(''))
+    finally:
+      shutil.rmtree(draft, ignore_errors=True)
+    if failed:
+      raise failed
+  return problems
+
+
+@contextlib.contextmanager
+def _told(directory):
   try:
-    (directory / 'plots').mkdir(parents=True, exist_ok=True)
-    # The numbers first: they cannot be made again from the rest.
-    results = _plain(results)
-    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False)
-    _save(directory / 'results.json', text + '\n')
-    _pages(directory, results, rasters or {}, examples or {})
+    yield
   except OSError as error:
     raise UserError(
       f'cannot write the report to {str(directory)!r}: {error.strerror}; '
@@ -42,6 +98,7 @@ def write(directory, results: dict, rasters=None, examples=None) -> None:
 
 
 def _pages(directory, results, rasters, examples):
+  """Draws all; a line for each page or picture that could not be."""
   import jinja2
   import matplotlib
 
@@ -55,31 +112,75 @@ def _pages(directory, results, rasters, examples):
     autoescape=lambda name: name == 'report.html.jinja',
     **{'trim_blocks': True, 'lstrip_blocks': True},
   )
-  environment.filters['percent'] = percent
-  environment.globals |= {'label': canvas.label, 'svg': canvas.svg}
+  environment.filters |= {'percent': percent, 'md': _markdown, 'code': _code}
+  environment.globals |= {'label': canvas.label}
   heads, cells = _columns(rows, metric)
-  with matplotlib.rc_context(canvas.STYLE):
-    spikes, pictures = {}, {}
-    for title, data in rasters.items():
-      spikes[_file_name('raster', title)] = plots.raster(data, title)
-    for title, data in examples.items():
-      drawn = predictions.draw(data, title, classes)
-      pictures[_file_name('pictures', title)] = drawn
-    figures = plots.draw(results) | spikes | pictures
-    for name, figure in figures.items():
-      figure.savefig(directory / 'plots' / f'{name}.png')
-    context = {'results': results, 'metric': metric, 'groups': groups}
-    context |= {'rasters': spikes, 'pictures': pictures, 'figures': figures}
-    context |= {'heads': heads, 'cells': cells}
-    context['float'] = results.get(f'float_{metric}')
-    context['best'] = [group['best'] for group in groups]
-    context['tables'] = {
-      'Class by class': _table(groups, 'by_class', classes, canvas.label),
-      "COCO's numbers": _table(groups, 'coco', (), canvas.label),
-    }
-    for page in ('report.md', 'report.html'):
-      text = environment.get_template(f'{page}.jinja').render(context)
-      _save(directory / page, text.strip() + '\n')
+  drawn, problems = {}, []
+
+  def attempt(name, make):
+    """Numbers are never lost for a picture, whatever is wrong with it."""
+    path = directory / f'{name}.part'
+    try:
+      make(path)
+    except Exception as error:
+      path.unlink(missing_ok=True)
+      if isinstance(error, OSError):
+        raise
+      said = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+      problems.append(f'report/{name} cannot be drawn ({said})')
+
+  def draw(make, *args):
+    def save(path):
+      if figure := make(*args):
+        figure.savefig(path, format='png')
+        name = path.name.removesuffix('.png.part')
+        drawn[name] = canvas.svg(figure, name)
+
+    return save
+
+  figures = {name: draw(make) for name, make in plots.parts(results).items()}
+  spikes = {_file_name('raster', title): title for title in rasters}
+  for name, title in spikes.items():
+    figures[name] = draw(plots.raster, rasters[title], canvas.shown(title))
+  pictures = {_file_name('pictures', title): title for title in examples}
+  for name, title in pictures.items():
+    words = canvas.shown(title), canvas.shown(classes)
+    figures[name] = draw(predictions.draw, examples[title], *words)
+  with matplotlib.rc_context(canvas.STYLE), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph')  # no font has all letters
+    for name, save in figures.items():
+      attempt(f'plots/{name}.png', save)
+  context = {'results': results, 'metric': metric, 'groups': groups}
+  context |= {'rasters': [x for x in spikes if x in drawn], 'figures': drawn}
+  context |= {'pictures': [x for x in pictures if x in drawn]}
+  context |= {'heads': heads, 'cells': cells}
+  context['float'] = results.get(f'float_{metric}')
+  context['best'] = [group['best'] for group in groups]
+  context['tables'] = {
+    'Class by class': _table(groups, 'by_class', classes, canvas.label),
+    "COCO's numbers": _table(groups, 'coco', (), canvas.label),
+  }
+
+  def page(path):
+    template = environment.get_template(path.name.replace('.part', '.jinja'))
+    text = template.render(context)
+    _save(path, text.strip() + '\n')
+
+  for name in _PAGES:
+    attempt(name, page)
+  return problems
+
+
+def _markdown(text):
+  """Text that Markdown shows as it is: no markup, and one line."""
+  text = html.escape(' '.join(str(text).split()), quote=False)
+  return re.sub(r'([\\`*|\[\]])', r'\\\1', text)
+
+
+def _code(text):
+  """The same as code, where that can hold it."""
+  text = ' '.join(str(text).split())
+  return _markdown(text) if re.search(r'[`<>&]|\]\(', text) else f'`{text}`'
 
 
 def _columns(rows, metric):
@@ -185,10 +286,5 @@ def _plain(results):
 
 
 def _save(path, text):
-  """Writes the whole file or leaves the old one as it was."""
-  draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    draft.write_text(text, encoding='utf-8')
-    draft.replace(path)
-  finally:
-    draft.unlink(missing_ok=True)
+  # Half of a letter, from a name that is no UTF-8, is written by its number.
+  path.write_bytes(text.encode('utf-8', 'backslashreplace'))

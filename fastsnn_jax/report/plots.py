@@ -4,6 +4,8 @@ They use no pyplot, so that the figures of the calling program do not change.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,25 +16,35 @@ _MAX_BANDS = 24  # layers in one raster
 _MAX_NEURONS = 168  # and neurons, one in 2.6 points of height
 
 
-def draw(results: dict) -> dict:
-  """Every figure that the results have data for, by the name of its file."""
+def parts(results: dict) -> dict[str, Callable]:
+  """What draws each figure, or gives None, by the name of its file."""
+  results = canvas.shown(results)
   metric, rows = results.get('metric', 'accuracy'), results['rows']
   error = 'mean |rate −\nactivation| (θ)'  # noqa: RUF001
   errors = {'error': error, 'differing': 'neurons that\ndiffer (%)'}
   rate = {'firing_rate': 'spikes per neuron\nand step'}
-  figures = {
-    'over_time': _over_time(rows, metric),
-    'by_class': _by_class(rows, results.get('classes') or (), metric),
-    'layer_error': _layers(rows, errors),
-    'tuning': _tuning(results.get('tuning') or []),
-    'firing_rate': _layers(rows, rate),
-    'quiet': _quiet(rows),
-    'training': _training(results.get('training') or {}, metric),
+  calls = {
+    'over_time': (_over_time, rows, metric),
+    'by_class': (_by_class, rows, results.get('classes') or (), metric),
+    'layer_error': (_layers, rows, errors),
+    'tuning': (_tuning, results.get('tuning') or []),
+    'firing_rate': (_layers, rows, rate),
+    'quiet': (_quiet, rows),
+    'training': (_training, results.get('training') or {}, metric),
   }
-  figures = {name: figure for name, figure in figures.items() if figure}
-  for figure in figures.values():
+  return {name: partial(_with_legend, *call) for name, call in calls.items()}
+
+
+def draw(results: dict) -> dict:
+  """Every figure that the results have data for, by the name of its file."""
+  figures = {name: make() for name, make in parts(results).items()}
+  return {name: figure for name, figure in figures.items() if figure}
+
+
+def _with_legend(make, *args):
+  if figure := make(*args):
     canvas.legend(figure)
-  return figures
+  return figure
 
 
 def _by_bits(rows, key):
@@ -180,7 +192,7 @@ def raster(spiking: dict, title: str):
   `spiking` has `layers` (names), `spikes` (an int array [steps, neurons] for
   each), `image` (uint8 [H, W, C]) and `T`, the steps with input.
   """
-  layers = spiking['layers']
+  layers = canvas.shown(spiking['layers'])
   chosen = _spread(len(layers), _MAX_BANDS)
   most = max(4, _MAX_NEURONS // len(chosen))
   bands = [np.asarray(spiking['spikes'][layer]) for layer in chosen]

@@ -31,13 +31,17 @@ class Bar:
     self._bar = None
 
   def __enter__(self):
-    if sys.stderr.isatty() and distributed.first():
+    if sys.stderr and sys.stderr.isatty() and distributed.first():
       from rich import console, progress
 
-      *columns, left = progress.Progress.get_default_columns()
-      columns += ['{task.fields[note]}', left]
-      on = console.Console(stderr=True)
-      self._bar = progress.Progress(*columns, console=on)
+      self._bar = progress.Progress(
+        progress.TextColumn('{task.description}', markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TextColumn('{task.fields[note]}', markup=False),
+        progress.TimeRemainingColumn(),
+        console=console.Console(stderr=True),
+      )
       self._task = self._bar.add_task(
         self._title, total=self._total, completed=self._done, note=''
       )
@@ -66,14 +70,14 @@ class Bar:
   def line(self, text: str, *, own: bool = False) -> None:
     """A line that stays, above the bar; see `say`."""
     if self._bar is not None:
-      self._bar.console.print(text, highlight=False)
+      self._bar.console.print(text, markup=False, highlight=False)
     else:
       say(text, own=own)
 
 
 def say(text: str, *, own: bool = False) -> None:
   """A line on standard error; if it is this process's `own`, of whichever."""
-  if own or distributed.first():
+  if sys.stderr and (own or distributed.first()):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -81,9 +85,9 @@ class Log:
   """Metrics as JSON lines, and as TensorBoard events beside them."""
 
   def __init__(self, workdir):
+    self._writers, self._resumed, self._made = {}, {}, False
     self._workdir = pathlib.Path(workdir)
     self._path = self._workdir / 'metrics.jsonl'
-    self._writers, self._resumed = {}, {}
 
   def write(self, stage: str, step: int, **metrics) -> None:
     """One line: {"stage": …, "step": …, **metrics}."""
@@ -91,19 +95,27 @@ class Log:
       return
     row = {'stage': stage, 'step': step, **metrics}
     with _written(self._path):
+      if self._made:
+        self._path.stat()  # the workdir was not removed meanwhile
       with self._path.open('a') as file:
         file.write(json.dumps(row) + '\n')
-      if writer := self._writer(stage):
+      self._made = True
+      if (writer := self._writer(stage)) is not None:
+        from tensorboardX import summary
+
         for name, value in metrics.items():
-          writer.add_scalar(name, value, step)
+          self._event(writer, step, summary=summary.scalar(name, value))
+        writer.flush()
 
   def rows(self) -> list[dict]:
-    """All lines; one that a kill cut short is left out."""
-    rows, text = [], self._path.read_text() if self._path.is_file() else ''
-    for line in text.splitlines():
-      with contextlib.suppress(json.JSONDecodeError):
-        rows.append(json.loads(line))
-    return rows
+    """All rows; what is none, such as a line cut by a kill, is left out."""
+    rows = []
+    if self._path.is_file():
+      text = self._path.read_text('utf-8', errors='replace')
+      for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+          rows.append(json.loads(line))
+    return [row for row in rows if _is_row(row)]
 
   def curves(self) -> dict[str, dict[str, list]]:
     """The rows as {stage: {column: values}}."""
@@ -125,20 +137,44 @@ class Log:
     with _written(self._path):
       temporary.write_text(text)
       temporary.replace(self._path)
+    self._made = True
 
   def close(self) -> None:
-    for writer in self._writers.values():
-      writer.close()
+    for writer in filter(None, self._writers.values()):
+      with contextlib.suppress(OSError):  # what was flushed is on disk
+        writer.close()
+    self._writers.clear()
+
+  __del__ = close
 
   def _writer(self, stage):
+    """Writes at once: a thread that waits would fail where nobody listens."""
     if stage not in self._writers:
+      self._writers[stage] = None
       with contextlib.suppress(ImportError):  # the JSON lines have it all
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-        directory = str(self._workdir / 'tensorboard' / stage)
-        behind = self._resumed.get(stage, 0) + 1
-        self._writers[stage] = SummaryWriter(directory, purge_step=behind)
-    return self._writers.get(stage)
+        directory = self._workdir.absolute() / 'tensorboard' / stage
+        directory.mkdir(parents=True, exist_ok=True)
+        writer = event_file_writer.EventsWriter(str(directory / 'events'))
+        self._writers[stage] = writer
+        # TensorBoard hides what a killed run wrote from this step on.
+        start = SessionLog(status=SessionLog.START)
+        step = self._resumed.get(stage, 0) + 1
+        self._event(writer, step, session_log=start)
+    return self._writers[stage]
+
+  def _event(self, writer, step, **what):
+    from tensorboardX.proto.event_pb2 import Event
+
+    writer.write_event(Event(wall_time=time.time(), step=step, **what))
+
+
+def _is_row(value):
+  if not isinstance(value, dict):
+    return False
+  return isinstance(value.get('stage'), str) and type(value.get('step')) is int
 
 
 @contextlib.contextmanager
@@ -160,7 +196,7 @@ def signals():
 
   def note(number, _):
     if caught:  # the second time the user means it
-      raise KeyboardInterrupt
+      raise KeyboardInterrupt(number)
     caught.append(number)
 
   ours = threading.current_thread() is threading.main_thread()

@@ -92,6 +92,31 @@ def test_a_launch_by_hand_says_who_is_who(started):
     started(JAX_COORDINATOR_ADDRESS='a:1', JAX_PROCESS_ID='x')
 
 
+@pytest.mark.parametrize(
+  'name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES']
+)
+@pytest.mark.parametrize('text', ['abc', '-2', '2.0', '²', ' ', '9' * 5000])
+def test_a_number_that_is_none_is_named(started, name, text):
+  with pytest.raises(UserError, match=f'{name}=.*whole number') as caught:
+    started(**{name: text})
+  assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(('count', 'number'), [('2', '2'), ('1', '5')])
+def test_a_process_beyond_the_launch_is_refused(started, count, number):
+  with pytest.raises(UserError, match='stay below the number of processes'):
+    started(
+      JAX_COORDINATOR_ADDRESS='a:1',
+      JAX_NUM_PROCESSES=count,
+      JAX_PROCESS_ID=number,
+    )
+
+
+def test_a_launch_that_lacks_a_variable_is_told(started):
+  with pytest.raises(UserError, match='cannot be joined'):
+    started('cuda', KeyError('SLURM_PROCID'), SLURM_NTASKS='2')
+
+
 def test_a_tpu_host_of_which_nothing_is_known_is_alone(started):
   assert started('tpu', NOT_FOUND) == [{}]
 

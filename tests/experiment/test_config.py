@@ -88,6 +88,42 @@ def test_experiments_are_hashable_and_equal_by_value():
     (lambda: Experiment(stages=(Stage(2), Stage(2))), 'different bits'),
     (lambda: Experiment(momentum=1.0), 'experiment.momentum=1.0'),
     (lambda: Experiment(save_minutes=-1.0), 'experiment.save_minutes=-1.0'),
+    (lambda: Experiment(seed=2**32), 'at most 4294967295'),
+    (lambda: Experiment(seed=10**20), 'experiment.seed=1000000000'),
+    (lambda: Experiment(warmup=1e30), 'experiment.warmup=1e+30'),
+    (lambda: Experiment(warmup_power=10**400), 'experiment.warmup_power=1000'),
+    (lambda: Stage(2, epochs=10**9), 'stage.epochs=1000000000'),
+    (lambda: Stage(2, learning_rate=1e39), 'stage.learning_rate=1e+39'),
+    (lambda: Stage(2, weight_decay=10**400), 'stage.weight_decay=1000'),
+    (lambda: Data(batch=10**12), 'data.batch=1000000000000'),
+    (lambda: Data(eval_batch=2**31), 'data.eval_batch=2147483648'),
+    (lambda: Data(size=10**6), 'data.size=1000000'),
+    (lambda: Data(sizes=(416, 10**6)), 'data.sizes=(416, 1000000)'),
+    (lambda: Data(workers=10**6), 'data.workers=1000000'),
+    (lambda: Conversion(steps=200_000), 'conversion.steps=200000'),
+    (lambda: Conversion(settle=10**9), 'conversion.settle=1000000000'),
+    (lambda: Conversion(tune_epochs=10**9), 'conversion.tune_epochs=1000'),
+    (lambda: Conversion(tune_batch=10**9), 'conversion.tune_batch=1000'),
+    *(
+      (lambda name=name: Data(name), f'data.name={name!r}')
+      for name in (
+        '',
+        ' ',
+        '/etc',
+        '../x',
+        'a/../b',
+        'a//b',
+        '~',
+        'a\0',
+        'a\nb',
+      )
+    ),
+    *(
+      (lambda path=path: Data(path=path), f'data.path={path!r}')
+      for path in ('', '~nosuchuser/x', 'x' * 300, '/a/' + 'x' * 5000, 'a\0b')
+    ),
+    (lambda: Conversion(data_path='~nosuchuser'), 'conversion.data_path='),
+    (lambda: Experiment(pretrained='x' * 300), 'experiment.pretrained='),
   ],
 )
 def test_a_value_out_of_range_is_named(make, names):
@@ -128,6 +164,12 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
       "Stage has no 'epoch'; did you mean 'epochs'?",
     ),
     ('import no_such_module_at_all', 'it cannot be run'),
+    ('raise SystemExit', 'it cannot be run (SystemExit:)'),
+    ('import sys\nsys.exit(0)', 'it cannot be run (SystemExit: 0)'),
+    ('exit("a\\nb")', 'it cannot be run (SystemExit: a b)'),
+    ('raise KeyError("two\\nlines")', 'it cannot be run (KeyError: '),
+    ('\0\1\2', 'it cannot be run'),
+    ('def f(): f()\nf()', 'it cannot be run (RecursionError'),
     (
       'from fastsnn_jax.config import Stage\nconfig = Stage(2, epochs=0)',
       'stage.epochs=0',
@@ -146,6 +188,18 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path, text, says):
     schema.load(path)
   assert says in str(caught.value)
   assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('name', ['', 'x' * 300, 'a\0b', '~nosuchuser/c.py'])
+def test_a_name_that_no_file_can_have_is_no_config(name):
+  with pytest.raises(UserError, match='no such file') as caught:
+    schema.load(name)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_names_of_data_sets_may_have_parts():
+  for name in ('voc/2012', 'my set', 'mnist/a:3.0.1', 'é', 'x.y', 'a[0]'):
+    assert Data(name).name == name
 
 
 def test_a_config_of_ours_is_found_by_its_name(tmp_path, monkeypatch):

@@ -249,6 +249,129 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     pages.write(tmp_path / 'taken', MINIMAL)
 
 
+NAMES = [
+  '$\\frac$',
+  '$',
+  'a\\$b$',
+  'chien_\udce9',
+  'a\nb',
+  '\x1b[31m',
+  '中',
+  '',
+]
+
+
+def with_classes(names):
+  share = list(np.linspace(0, 1, len(names)))
+  row = MINIMAL['rows'][0] | {'by_class': share, 'ann_by_class': share}
+  layers = [{'name': name, 'error': 0.5} for name in names]
+  return MINIMAL | {'classes': names, 'rows': [row | {'layers': layers}]}
+
+
+def test_any_name_of_a_class_or_layer_is_drawn(tmp_path):
+  results = with_classes(NAMES)
+  title = 'two $\\bits$'
+  steps = np.zeros((3, 4), int)
+  raster = {'layers': NAMES[:1], 'spikes': [steps], 'T': 3}
+  raster['image'] = np.zeros((8, 8, 3), np.uint8)
+  boxes = {'boxes': np.full((1, 8, 4), 0.5), 'label': np.arange(8)[None]}
+  example = {'image': np.zeros((1, 8, 8, 3), np.uint8)}
+  example |= dict.fromkeys(('truth', 'ann', 'snn'), boxes)
+  assert not pages.write(tmp_path, results, {title: raster}, {title: example})
+  assert json.loads((tmp_path / 'results.json').read_text()) == results
+  drawn = {path.stem for path in tmp_path.glob('plots/*.png')}
+  assert {'by_class', 'layer_error'} < drawn
+  assert len(drawn) == 4
+  text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert '$\\frac$' in text
+  assert 'chien_\\udce9' in text
+
+
+def test_names_are_shown_as_they_are():
+  assert canvas.shown({'a': ['$x$', 3, ('é\n',)]}) == {
+    'a': ['\\$x\\$', 3, ['é\\n']]
+  }
+
+
+def test_no_number_is_lost_for_a_picture(tmp_path, monkeypatch):
+  rng = np.random.default_rng(0)
+  results = make_results(rng) | {'training': {'ann2': {'train_loss': ['x']}}}
+  results['tuning'] = [{'bits': 2, 'schedule': 'a\nb'}]
+  problems = pages.write(tmp_path, results, {'2 bits': {'layers': []}})
+  names = ['tuning.png', 'training.png', 'raster-2-bits.png']
+  assert [line.split()[0][13:] for line in problems] == names
+  assert all(len(line.splitlines()) == 1 for line in problems)
+  back = json.loads((tmp_path / 'results.json').read_text())
+  assert back['rows'][0]['accuracy'] == results['rows'][0]['accuracy']
+  text = (tmp_path / 'report.md').read_text(encoding='utf-8')
+  linked = re.findall(r'!\[.*?\]\((.*?)\)', text)
+  there = [f'plots/{path.name}' for path in tmp_path.glob('plots/*')]
+  assert sorted(linked) == sorted(there)
+  assert not set(names) & {path.name for path in tmp_path.glob('plots/*')}
+
+  def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(canvas, 'svg', no_room)
+  with pytest.raises(UserError, match='No space left'):
+    pages.write(tmp_path, results | {'model': 'other'})
+  back = json.loads((tmp_path / 'results.json').read_text())
+  assert back['model'] == 'other'
+  assert not (tmp_path / 'report.md').exists()
+
+
+@pytest.mark.parametrize('cut', [KeyboardInterrupt, MemoryError, UserError])
+def test_pages_never_stand_beside_what_they_are_not_of(tmp_path, cut):
+  rng = np.random.default_rng(0)
+  pages.write(tmp_path, make_results(rng))
+  seen = []
+
+  def meanwhile():
+    seen.extend(path.name for path in tmp_path.iterdir())
+    raise cut
+
+  with pytest.raises(cut):
+    pages.write(tmp_path, MINIMAL | {'model': 'other'}, meanwhile=meanwhile)
+  assert sorted(seen) == ['.draft', 'plots', 'results.json']
+  assert json.loads((tmp_path / 'results.json').read_text())['model'] == 'other'
+  assert not (tmp_path / 'report.html').exists()
+  (tmp_path / '.draft' / 'plots').mkdir(parents=True)  # left by a kill
+  (tmp_path / '.draft' / 'plots' / 'half.png.part').write_bytes(b'PNG')
+  pages.write(tmp_path, MINIMAL)
+  assert not (tmp_path / 'plots' / 'half.png').exists()
+  assert not (tmp_path / '.draft').exists()
+
+
+@pytest.mark.parametrize('name', ['report.md', 'plots', 'results.json'])
+def test_what_stands_in_the_way_is_found_before_the_work(tmp_path, name):
+  path = tmp_path / 'report' / name
+  path.parent.mkdir()
+  path.write_text('') if name == 'plots' else path.mkdir()
+  with pytest.raises(UserError, match='cannot write the report') as caught:
+    pages.check(tmp_path / 'report')
+  assert len(str(caught.value).splitlines()) == 1
+
+
+MARKUP = ['<script>alert(1)</script>', '<img src=x onerror=f()>', '&lt;b>']
+MARKUP += ['[x](javascript:f())', '`a` <b>', 'a|b', 'two\n# lines', '![x](y)']
+
+
+@pytest.mark.parametrize('text', MARKUP)
+def test_markdown_has_no_markup_of_names(tmp_path, text):
+  results = with_classes([text, 'b'])
+  results |= {'model': text, 'dataset': text, 'settings': {text: text}}
+  results |= {'metric': 'accuracy', 'version': text}
+  results['rows'][0] |= {'mode': text, 'tuned': text}
+  pages.write(tmp_path, results)
+  page = (tmp_path / 'report.md').read_text(encoding='utf-8')
+  assert not re.search(r'<(?!\d)', page)
+  assert not re.search(r'(?<!\\)\]\((?!plots/)', page)
+  assert page.count('\n# ') == 0
+  rows = [line for line in page.splitlines() if line.startswith('| 2 |')]
+  widths = [len(re.findall(r'(?<!\\)\|', line)) for line in rows]
+  assert widths == [6, 5, 5]  # the table of results, and that of classes
+
+
 def test_importing_the_report_imports_no_matplotlib():
   code = (
     'import sys, fastsnn_jax.report\n'

@@ -1,14 +1,18 @@
 """Logs that survive a kill, bars that are lines off a terminal, signals."""
 
+import errno
 import importlib.util
 import json
+import math
 import os
+import shutil
 import signal
 import sys
 import threading
 
 import pytest
 
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.training import log as progress
 from fastsnn_jax.training.log import Bar, Log, signals
 
@@ -104,6 +108,55 @@ def test_without_tensorboard_the_lines_are_written_all_the_same(
   assert [path.name for path in tmp_path.iterdir()] == ['metrics.jsonl']
 
 
+ODD = ['3', '[]', 'null', '"x"', '{}', '{"stage": "ann4"}', '{"stage": "ann4"']
+ODD += ['{"stage": 4, "step": 1}', '{"stage": "ann4", "step": "1"}', '[' * 9**5]
+ODD += ['{"stage": "ann4", "step": ' + '9' * 5000 + '}', '\0', '\x85']
+
+
+@pytest.mark.parametrize('line', ODD)
+def test_a_line_that_is_no_row_is_left_out(tmp_path, line):
+  log = Log(tmp_path)
+  log.write('ann4', 1, loss=math.nan)
+  with (tmp_path / 'metrics.jsonl').open('a', encoding='latin-1') as file:
+    file.write(f'{line}\n')
+  log.write('ann4', 2, loss=0.5)
+  assert [row['step'] for row in log.rows()] == [1, 2]
+  assert log.curves()['ann4']['step'] == [1, 2]
+  log.rewind('ann4', 1)
+  assert [row['step'] for row in log.rows()] == [1]
+
+
+def test_a_full_disk_is_one_error_and_no_thread_of_its_own(
+  tmp_path, monkeypatch
+):
+  log, before = Log(tmp_path), threading.active_count()
+  log.write('ann4', 1, loss=0.5)
+  assert threading.active_count() == before
+
+  def full(self, *_):
+    self._writer.close()
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  record_writer = pytest.importorskip('tensorboardX.record_writer')
+  monkeypatch.setattr(record_writer.RecordWriter, 'flush', full)
+  with pytest.raises(UserError, match='No space left on device') as caught:
+    log.write('ann4', 2, loss=0.5)
+  assert len(str(caught.value).splitlines()) == 1
+  log.close()  # though there is no room now
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_a_workdir_that_is_gone_is_not_made_anew(tmp_path, again):
+  log = Log(tmp_path / 'w')
+  (tmp_path / 'w').mkdir()
+  log.rewind('ann4', 0) if again else log.write('ann4', 1)
+  shutil.rmtree(tmp_path / 'w')
+  if again:  # a save made it again
+    (tmp_path / 'w').mkdir()
+  with pytest.raises(UserError, match=r'metrics\.jsonl: it cannot be written'):
+    log.write('ann4', 2)
+
+
 def test_off_a_terminal_a_bar_is_a_line_now_and_then(capsys, clock):
   with Bar('ann4: 2 epochs', 100, done=20) as bar:
     for clock.now in (10, 20, 29):
@@ -128,7 +181,25 @@ def test_on_a_terminal_a_bar_shows_title_note_and_lines(monkeypatch):
   with Bar('ann4', 10) as bar:
     bar.advance(10, 'loss 0.4')
     bar.line('a line that stays')
-  for part in ('ann4', 'loss 0.4', '100%', 'a line that stays'):
+    bar.line('lr[0.1] [/red] [bold]')
+  for part in (
+    'ann4',
+    'loss 0.4',
+    '100%',
+    'a line that stays',
+    '[/red] [bold]',
+  ):
+    assert part in terminal.text
+
+
+def test_a_name_is_no_markup_of_the_bar(monkeypatch):
+  terminal = Terminal()
+  monkeypatch.setattr(sys, 'stderr', terminal)
+  monkeypatch.setenv('COLUMNS', '120')
+  monkeypatch.setenv('TERM', 'xterm')
+  with Bar('[/a] [red]', 10) as bar:
+    bar.advance(10, '[/b] layer[0]')
+  for part in ('[/a] [red]', '[/b] layer[0]'):
     assert part in terminal.text
 
 
