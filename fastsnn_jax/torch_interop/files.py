@@ -1,25 +1,146 @@
 """Files that hold a state_dict, with and without PyTorch."""
 
 import os
+import pickletools
+import re
+import zipfile
+from collections import Counter
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 
+from fastsnn_jax.checkpoint.values import as_wide
 from fastsnn_jax.errors import UserError
 
 PREFIX = 'module.'  # of DataParallel and DDP
 
+# Parts of keys that wrappers of modules add, wherever they stand.
+_ADDED = {'module', '_orig_mod'}
+_ADDED |= {'_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
+# Entries that hold a network, the likeliest first.
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'net')
+_WRAPPERS += ('network', 'weights', 'params', 'module', 'checkpoint')
+_WRAPPERS += ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')
+_OTHERS = re.compile('optim|sched|scaler|amp|rng', re.IGNORECASE)
+_DEPTH = 8  # of entries in entries
 
-def state_dict(source):
-  """Official keys without prefix to NumPy arrays."""
+
+def state_dict(source, first: str) -> dict[str, np.ndarray]:
+  """Keys without what wrappers add to NumPy arrays, floats from float32 up.
+
+  `first` is the key that a network of that kind has; what stands before it in
+  the file is dropped from all keys. UserError for a file of something else.
+  """
+  if hasattr(source, 'state_dict'):
+    source = source.state_dict()  # a module
   if not isinstance(source, Mapping):
-    source = _read(os.fspath(source))
-  state = {}
-  for key, value in source.get('state_dict', source).items():
-    if hasattr(value, 'detach'):  # a tensor
-      value = value.detach().cpu().numpy()
-    state[key.removeprefix(PREFIX)] = np.asarray(value)
+    try:
+      source = _read(os.fspath(source))
+    except TypeError as error:
+      raise UserError(
+        f'path_or_state_dict is a {type(source).__name__}, but it must be a '
+        'path, or a state_dict of keys and arrays'
+      ) from error
+  source = _unwrapped(source)
+  state: dict[str, np.ndarray] = {}
+  names = _plain_names(source, first)
+  for key, value in source.items():
+    if (name := names[key]) in state:
+      raise UserError(
+        f'key {name!r} is there twice, as {key!r} too; keep one of them'
+      )
+    state[name] = _array(key, value)
   return state
+
+
+def entries(state, most: int = 6) -> str:
+  """What a file holds, in a few words."""
+  names = [str(key)[:60] for key in list(state)[:most]]
+  more = [f'… ({len(state)} in all)'] if len(state) > most else []
+  return ', '.join([*names, *more]) or 'nothing'
+
+
+def _unwrapped(source, depth=0):
+  """The state_dict in a mapping of more."""
+  if any('.' in str(key) and _is_leaf(value) for key, value in source.items()):
+    return source
+  inner = {}
+  for key, value in source.items():
+    value = value.state_dict() if hasattr(value, 'state_dict') else value
+    if isinstance(value, Mapping) and _holds_arrays(value):
+      inner[key] = value
+  if not inner:
+    return source
+  known = [key for key in _WRAPPERS if key in inner]
+  known = known or [key for key in inner if not _OTHERS.search(str(key))]
+  if not known or (known[0] not in _WRAPPERS and len(known) > 1):
+    raise UserError(
+      f'no state_dict can be told: the entries are {entries(source)}; give the '
+      'one that is the network'
+    )
+  return _unwrapped(inner[known[0]], depth + 1)
+
+
+def _is_leaf(value):
+  return hasattr(value, 'shape') or isinstance(value, int | float)
+
+
+def _holds_arrays(value, depth=0):
+  if isinstance(value, Mapping) and depth < _DEPTH:
+    return any(_holds_arrays(inner, depth + 1) for inner in value.values())
+  return hasattr(value, 'shape')
+
+
+def _plain_names(source, first):
+  """{key: its name without what wrappers of modules add}"""
+  names = {}
+  for key in source:
+    if not isinstance(key, str):
+      raise UserError(
+        f'key {str(key)[:60]!r} is a {type(key).__name__}, but keys are text; '
+        'give a state_dict'
+      )
+    names[key] = '.'.join(x for x in key.split('.') if x not in _ADDED)
+  before = {
+    name[: -len(first)]
+    for name in names.values()
+    if f'.{name}'.endswith(f'.{first}')
+  }
+  if before:
+    prefix = min(before, key=lambda text: ('ema' in text, len(text)))
+    names = {key: name.removeprefix(prefix) for key, name in names.items()}
+  return names
+
+
+def _array(key, value):
+  try:
+    if hasattr(value, 'detach'):  # a tensor
+      value = value.detach().cpu()
+      value = value.to_dense() if value.layout != _strided(value) else value
+      if value.is_floating_point() and value.dtype.itemsize < 4:
+        value = value.float()  # NumPy has no bfloat16
+      value = value.resolve_conj().numpy()
+    elif isinstance(value, _Array):
+      value = value.array()
+    value = np.asarray(value)
+    if value.dtype == 'V2':  # what a .npz makes of bfloat16
+      value = value.view(ml_dtypes.bfloat16)
+    if value.dtype.hasobject:
+      raise TypeError('Python objects')
+    return as_wide(value)
+  except Exception as error:  # tensors fail in many ways
+    kind = type(value).__name__
+    raise UserError(
+      f'key {key!r}: a {kind} that is no array of numbers; give a state_dict '
+      'of ordinary tensors'
+    ) from error
+
+
+def _strided(tensor):
+  import torch
+
+  return torch.strided if isinstance(tensor, torch.Tensor) else tensor.layout
 
 
 def _torch(path):
@@ -36,18 +157,23 @@ def _torch(path):
 def _read(path):
   if not os.path.isfile(path):
     raise UserError(f'{path}: no such file')
-  torch = None if path.endswith('.npz') else _torch(path)
+  numpy = path.endswith('.npz') or _members(path, '.npy')
+  torch = None if numpy else _torch(path)
   try:
+    if what := _is_something_else(path):
+      raise ValueError(what)
     if torch is None:
       with open(path, 'rb') as file:
         return dict(np.load(file, allow_pickle=False))
-    with torch.serialization.safe_globals(_numpy_in_pickles()):
+    with torch.serialization.safe_globals(_STAND_INS):
       source = torch.load(path, weights_only=True, map_location='cpu')
   except Exception as error:  # a broken file fails in a dozen ways
-    first = (str(error).splitlines() or [''])[0]
+    # Not their texts: they advise to load without the check.
+    what = _is_something_else(path) or _objects(path)
+    what = what or f'it is cut or damaged: {type(error).__name__}'
     raise UserError(
-      f'{path}: cannot be read as a checkpoint ({first}); a file of torch.save '
-      'or a .npz is needed'
+      f'{path}: cannot be read as a checkpoint ({what}); a file of torch.save '
+      'with a state_dict, or a .npz is needed'
     ) from error
   if not isinstance(source, Mapping):
     raise UserError(
@@ -56,21 +182,129 @@ def _read(path):
   return source
 
 
-def _numpy_in_pickles():
-  """NumPy's arrays and numbers, which run no code, by their names in files."""
-  # The official code stores best scores and rates; PyTorch would refuse it all.
-  array, number = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-  kinds = [type(np.dtype(kind)) for kind in '?bBiIlLfde']
-  named = [
-    (function, f'numpy.{core}.multiarray.{name}')
-    for core in ('core', '_core')  # before and since NumPy 2
-    for name, function in (('_reconstruct', array), ('scalar', number))
+_BEGINNINGS = (
+  (rb'\s*<', 'it is a page of HTML or XML, as of a download that was refused'),
+  (rb'version https://git-lfs', 'it is a pointer of Git LFS; git lfs pull'),
+  (
+    rb'\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!|.{257}ustar',
+    'it is packed; unpack it',
+  ),
+  (rb'\x89HDF', 'it is an HDF5 file'),
+  (rb'\x93NUMPY', 'it is a single array of NumPy'),
+  (rb'.{8}\{"', 'it is a safetensors file; convert it with torch.save'),
+  (rb'[\t\n\r\x20-\x7e]+\Z', 'it is a text'),
+)
+
+
+def _is_something_else(path):
+  """What a file is that is certainly no checkpoint, or None."""
+  with open(path, 'rb') as file:
+    head = file.read(512)
+  if not head:
+    return 'it is empty; get it again'
+  for pattern, what in _BEGINNINGS:
+    if re.match(pattern, head, re.DOTALL):
+      return what
+  if head.startswith(b'PK'):
+    if _members(path, '/constants.pkl'):
+      return 'it is a TorchScript program; save its state_dict'
+    if twice := [k for k, n in Counter(_members(path, '')).items() if n > 1]:
+      return f'it holds {twice[0]!r} twice'
+    if not _members(path, '/data.pkl') and not _members(path, '.npy'):
+      return 'it is a zip file of something else, or a cut one'
+  return None
+
+
+def _members(path, ending):
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return [x for x in archive.namelist() if x.endswith(ending)]
+  except (OSError, ValueError, zipfile.BadZipFile):
+    return []
+
+
+# What a state_dict of tensors is made of, as pickles name it.
+_PLAIN = re.compile(
+  r'torch\.(_\w+|\w*[A-Z]\w*|device|nn\.parameter)\b|collections\.OrderedDict'
+  r'|(__builtin__|builtins)\.(bytes|bytearray|set)|_codecs\.encode|numpy\.(dtype|ndarray|_?core\.multiarray)'
+)
+
+
+def _objects(path):
+  """The first kind of object in a pickle that is no tensor, in words."""
+  try:
+    if members := _members(path, '/data.pkl'):
+      with zipfile.ZipFile(path) as archive:
+        pickles = [archive.read(members[0])]
+    else:
+      with open(path, 'rb') as file:
+        pickles = [file.read()]
+    texts = []
+    for code, argument, _ in pickletools.genops(pickles[0]):
+      if code.name == 'GLOBAL':
+        name = argument.replace(' ', '.')
+      elif code.name == 'STACK_GLOBAL' and len(texts) > 1:
+        name = '.'.join(texts[-2:])
+      else:
+        texts += [argument] * isinstance(argument, str)
+        continue
+      if not _PLAIN.match(name):
+        name = re.sub(r'[^\w.]', '?', name)[:80]
+        return f'it holds a {name}, an object whose code would have to be run'
+  except Exception:  # no pickle either
+    return None
+  return None
+
+
+class _Dtype:
+  """Stands for numpy.dtype in pickles, and holds a name only."""
+
+  def __init__(self, name='', *_):
+    self.name = str(name)
+
+  def __setstate__(self, state):
+    self.name = {'<': '<', '>': '>'}.get(state[1], '') + self.name
+
+
+class _Array:
+  """Stands for numpy.ndarray in pickles, and holds what it is made of."""
+
+  def __setstate__(self, state):
+    _, self.shape, self.dtype, self.fortran, self.data = state
+
+  def array(self):
+    """UserError-free for numbers only: no record, text or object."""
+    if not re.fullmatch(
+      r'[<>]?([?bBhHiIlLqQefd]|b1|[iuf][1248])', self.dtype.name
+    ):
+      raise TypeError(self.dtype.name)
+    flat = np.frombuffer(self.data, self.dtype.name)
+    return flat.reshape(self.shape, order='F' if self.fortran else 'C')
+
+
+def _empty(*_):
+  return _Array()
+
+
+def _scalar(dtype, data=b''):
+  number = _Array()
+  number.__setstate__((1, (), dtype, False, data))
+  return number
+
+
+# The official code stores best scores and rates as NumPy's; PyTorch would
+# refuse it all. NumPy's own functions can be misused by a file.
+_STAND_INS = [(_Dtype, 'numpy.dtype'), (_Array, 'numpy.ndarray')]
+for _core in ('core', '_core'):  # before and since NumPy 2
+  _STAND_INS += [
+    (_empty, f'numpy.{_core}.multiarray._reconstruct'),
+    (_scalar, f'numpy.{_core}.multiarray.scalar'),
   ]
-  return [np.ndarray, np.dtype, *kinds, *named]
 
 
 def write(state, path, *, bare, prefix):
   """Writes a `.npz`; else by `torch.save`, bare or as {'state_dict': ...}."""
+  state = {key: as_wide(value) for key, value in state.items()}
   if path.endswith('.npz'):
     return np.savez(path, **state)
   torch = _torch(path)

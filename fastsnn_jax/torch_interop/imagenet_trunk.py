@@ -32,7 +32,7 @@ def with_trunk(variables, network: Network, source):
   ours = save_torch(variables, model, network.bits, anchors=anchors)
   prefix = next(iter(ours)).partition('layer0')[0]
   theirs = {}
-  for key, value in state_dict(source).items():
+  for key, value in state_dict(source, 'conv1.weight').items():
     if key.startswith('fc.') or key.endswith(COUNTER):
       continue
     name = key

@@ -5,6 +5,7 @@ otherwise in each family (reference behaviour C8). Detectors and segmenters are
 nested in one module, with the thetas behind the shortcuts.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -82,6 +83,33 @@ def leaves(network: Network) -> Iterator[Leaf]:
   key, flattened = f'{module}{name}.{block}', None if nested else name
   yield Leaf(f'{key}.weight', ('params', *path, 'kernel'), 'kernel', flattened)
   yield Leaf(f'{key}.bias', ('params', *path, 'bias'))
+
+
+# torchvision's names of a ResNet, those of APoT's float one and of kuangliu's.
+_TORCHVISION = (
+  (r'conv1\.', 'layer0.block.0.'),
+  (r'bn1\.', 'layer0.block.1.'),
+  (r'(layer\d\.\d+)\.(conv|bn)(\d)\.', r'\1.part\3.\2.'),
+  (r'(layer\d\.\d+)\.(?:downsample|shortcut)\.', r'\1.part2.downsample.'),
+)
+
+
+def official_names(network: Network, state: dict) -> dict:
+  """A state_dict with official keys, where they are torchvision's.
+
+  Only float networks are the same there: APoT's own code quantises the inputs
+  of convolutions, so its shortcuts carry what is not quantised.
+  """
+  if network.bits < 32 or maps_out(network) or 'conv1.weight' not in state:
+    return state
+  *_, weight, _ = leaves(network)
+  rules = (*_TORCHVISION, (r'(?:fc|linear)\.', weight.key[: -len('weight')]))
+  renamed = {}
+  for key, value in state.items():
+    for pattern, name in rules:
+      key = re.sub(f'^{pattern}', name, key)
+    renamed[key] = value
+  return renamed
 
 
 def maps_out(network: Network) -> bool:

@@ -16,11 +16,22 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastsnn_jax import architectures
+from fastsnn_jax.checkpoint.values import fault
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.synapses import Chain
-from fastsnn_jax.torch_interop.files import PREFIX, state_dict, write
-from fastsnn_jax.torch_interop.names import COUNTER, leaves, maps_out
+from fastsnn_jax.torch_interop.files import (
+  PREFIX,
+  entries,
+  state_dict,
+  write,
+)
+from fastsnn_jax.torch_interop.names import (
+  COUNTER,
+  leaves,
+  maps_out,
+  official_names,
+)
 
 _Path = str | os.PathLike
 _Source = _Path | Mapping[str, Any]
@@ -31,19 +42,22 @@ def load_torch(
 ) -> dict[str, Any]:
   """Variables from an official checkpoint, of an ANN or of a spiking network.
 
-  They are as from `network.init`, in the file's dtypes. The file must have all
-  keys of the model and no others, beside `num_batches_tracked`; a leading
-  'module.' is dropped. It says how many classes and channels (1 or 3) there
-  are, but not the bit width: 3 and 4 bits cannot be told apart. Format:
-  reference behaviour C8; arXiv 2305.19868.
+  They are as from `network.init`, in the file's dtypes, half precision as
+  float32. The file must have all keys of the model and no others, beside
+  `num_batches_tracked`; what wrappers put around it ('net', 'model', …) and
+  before its keys ('module.', '_orig_mod.', 'model.', …) is dropped, and
+  torchvision's names of a float ResNet are known. It says how many classes and
+  channels (1 or 3) there are, but not the bit width: 3 and 4 bits cannot be
+  told apart. Format: reference behaviour C8; arXiv 2305.19868.
 
   Args:
     path_or_state_dict: a `.npz`, a file of `torch.save` (with the extra
-      `torch`), or official keys to arrays, bare or as {'state_dict': ...}.
+      `torch`), a module, or official keys to arrays, bare or in entries.
     model, bits, anchors: as of `fs.build`; anchors if not the official ones.
 
   UserError for a missing or extra key, a wrong shape or dtype, a threshold that
-  is not positive, or a file that cannot be read.
+  is not positive, values that are not finite, a negative variance, a
+  weight_alpha of 0, or a file that cannot be read; no code of a file is run.
 
   >>> import fastsnn_jax as fs
   >>> network = fs.build('small_resnet8', bits=2)
@@ -53,7 +67,9 @@ def load_torch(
   >>> params['layer0']['theta'].item()
   6.0
   """
-  state = state_dict(path_or_state_dict)
+  network = _network(model, bits, anchors, lambda leaf: None)
+  state = state_dict(path_or_state_dict, next(leaves(network)).key)
+  state = official_names(network, state)
   given = {key: np.shape(value) for key, value in state.items()}
   network = _network(model, bits, anchors, lambda leaf: given.get(leaf.key))
   stem = given.get(next(leaves(network)).key, ())
@@ -67,9 +83,10 @@ def load_torch(
     if key not in found or key not in keys:
       what = f'in the file, but not in {where}'
       what = f'missing, but {where} has it' if key in keys else what
+      held = f'; it holds {entries(state)}' if key in keys else ''
       raise UserError(
         f'key {key!r} is {what}; is this the file of another model or bit '
-        'width?'
+        f'width{held}?'
       )
 
   ours = {}
@@ -185,9 +202,6 @@ def _wrong(leaf, value, shape, where):
     )
   if not jnp.issubdtype(value.dtype, jnp.floating):
     return f'dtype {value.dtype}, but weights are floating point'
-  if leaf.kind == 'theta' and not value > 0:
-    return (
-      f'{value}, but no neuron has a threshold that is not positive; train it '
-      'again with a smaller learning rate'
-    )
-  return None
+  return fault(
+    ('batch_stats', 'mean') if leaf.kind == 'folded' else leaf.path, value
+  )

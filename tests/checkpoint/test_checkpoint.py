@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import jax
@@ -253,3 +255,109 @@ def test_a_write_that_fails_leaves_the_last_complete_checkpoint(
   assert 'cannot be written' in one_line(caught)
   assert checkpoint.exists(tmp_path)
   assert checkpoint.load(tmp_path)[1]['model'] == 'a'
+
+
+@pytest.mark.parametrize('name', ['2024', '0', '007', '٣', '1/tree', '5/meta'])
+@pytest.mark.parametrize('kind', ['folder', 'file'])
+def test_what_we_did_not_write_is_never_removed(tmp_path, name, kind):
+  mine = tmp_path / name / 'photo.jpg' if kind == 'folder' else tmp_path / name
+  mine.parent.mkdir(parents=True, exist_ok=True)
+  mine.write_text('keep')
+  with pytest.raises(UserError, match='no checkpoint of fastsnn_jax') as caught:
+    checkpoint.save(tmp_path, tree_of(), META)
+  assert str(tmp_path / name.split('/')[0]) in one_line(caught)
+  assert mine.read_text() == 'keep'
+  assert [p for p in tmp_path.iterdir()] == [tmp_path / name.split('/')[0]]
+
+
+def test_other_files_beside_and_notes_inside_of_a_step_stay(tmp_path):
+  for name in ('tmp', 'notes.txt', '1.orbax', '-1', '1e3'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'mine').write_text('keep')
+  checkpoint.save(tmp_path, tree_of(), META)
+  checkpoint.save(tmp_path, tree_of(2.0), META)
+  assert len(list(tmp_path.glob('*/mine'))) == 5
+  note = tmp_path / '1' / 'note.txt'
+  note.write_text('keep')
+  with pytest.raises(UserError, match='move it away'):
+    checkpoint.save(tmp_path, tree_of(3.0), META)
+  assert note.exists()
+  (tmp_path / '2024').mkdir()  # a later folder of the user is no step either
+  assert_same(checkpoint.load(tmp_path)[0], tree_of(2.0))
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['lr[0.1]', 'a[b', 'back\\slash', 's*?r', '100%20 #1', 'é 日本.', '~', 'gs:',
+   'file:', '{a,b}', 'line\nbreak', 'not utf-8 \udcff'],
+)  # fmt: skip
+def test_any_path_can_be_read_back(tmp_path, name):
+  for directory in (tmp_path / name, tmp_path / 'x' / name / 'ann2'):
+    checkpoint.save(directory, tree_of(), META)
+    store = Store(directory)  # as training saves
+    store.save(7, tree_of(2.0), META)
+    store.close()
+    assert_same(checkpoint.load(directory)[0], tree_of(2.0))
+    assert sorted(p.name for p in directory.iterdir()) == ['0', '7']
+
+
+def test_a_temporary_folder_with_brackets_is_refused_before_the_work(
+  tmp_path, monkeypatch
+):
+  (tmp_path / 't[1]').mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 't[1]'))
+  with pytest.raises(UserError, match='TMPDIR'):
+    Store(tmp_path / 'lr[0.1]')
+  Store(tmp_path / 'plain').close()
+
+
+@pytest.mark.parametrize('kind', ['a file', 'below a file', 'proc', 'too long'])
+def test_a_directory_that_cannot_be_made_is_told_at_once(tmp_path, kind):
+  (tmp_path / 'file').write_text('x')
+  directory = {
+    'a file': tmp_path / 'file',
+    'below a file': tmp_path / 'file' / 'ann2',
+    'proc': '/proc/ann2',
+    'too long': tmp_path / ('x' * 300),
+  }[kind]
+  threads = threading.active_count()
+  for save in (Store, lambda d: checkpoint.save(d, tree_of(), META)):
+    with pytest.raises(UserError, match='cannot be written'):
+      save(directory)
+  assert threading.active_count() == threads
+
+
+def no_more_than(threads):
+  """Whether the threads of Orbax end, which they do a moment later."""
+  end = time.monotonic() + 5
+  while (now := threading.active_count()) > threads and time.monotonic() < end:
+    time.sleep(0.02)
+  return now <= threads or print(threading.enumerate())
+
+
+def test_no_thread_waits_after_a_save_that_fails(tmp_path):
+  threads = threading.active_count()
+  store = Store(tmp_path / 'a')
+  (tmp_path / 'a').rmdir()
+  (tmp_path / 'a').write_text('in the way')
+  with pytest.raises(UserError, match='cannot be written'):
+    store.save(1, tree_of(), META)
+  store.close()
+  with pytest.raises(UserError, match='cannot be written'):
+    checkpoint.save(tmp_path / 'b', tree_of(), {'no JSON': object()})
+  assert no_more_than(threads)
+
+
+@pytest.mark.parametrize('directory', [None, 3, {'params': {}}])
+def test_what_is_no_path_is_told(directory):
+  for call in (checkpoint.load, lambda d: checkpoint.save(d, {}, {})):
+    with pytest.raises(UserError, match='a path is needed'):
+      call(directory)
+
+
+@pytest.mark.parametrize('meta', [{}, {'fromat': 1}, {'format': '1'}, []])
+def test_metadata_without_a_format_are_told(tmp_path, meta):
+  checkpoint.save(tmp_path, tree_of(), META)
+  (tmp_path / '0' / 'meta' / 'metadata').write_text(json.dumps(meta))
+  with pytest.raises(UserError, match="lack 'format'"):
+    checkpoint.load(tmp_path)
