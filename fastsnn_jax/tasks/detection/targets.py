@@ -77,7 +77,7 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     size = jnp.where(real, size, 1)
     column, row = cell = jnp.where(inside, jnp.floor(centre), 0).astype(int)
 
-    similar = iou(at_origin(size), at_origin(anchors))
+    similar = iou(at_origin(size)[None], at_origin(anchors))
     best = jnp.arange(len(anchors)) == jnp.argmax(similar)
 
     here = row * width + column
@@ -86,14 +86,14 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
       [
         jnp.ones(1, dtype),
         label[None].astype(dtype),
-        centre - cell,
+        centre - cell.astype(dtype),
         jnp.zeros(2, dtype),
         2 - jnp.prod(size / scale, keepdims=True),
         box,
       ]
     )
     new = jnp.broadcast_to(new, old.shape)
-    new = new.at[:, 4:6].set(jnp.log(size / anchors))
+    new = new.at[:, 4:6].set(jnp.log(size[None] / anchors))
     alone = (similar > _SIMILAR) & ~best
     if conflict == 'positive':
       alone &= old[:, 0] != 1
