@@ -234,7 +234,8 @@ def test_gradients_on_a_mesh_are_those_of_one_device(axis):
     if axis == 'Auto':
       specs = P('d'), P()
       grads = jax.shard_map(grads, mesh=mesh, in_specs=specs, out_specs=specs)
-    rows = jax.NamedSharding(mesh, P('d'))
-    got = jax.jit(grads)(jax.device_put(x, rows), kernel)
+    rows, whole = (jax.NamedSharding(mesh, P(*axes)) for axes in ('d', ''))
+    shared = jax.device_put(x, rows), jax.device_put(kernel, whole)
+    got = jax.jit(grads)(*shared)
   for mine, theirs in zip(got, want, strict=True):
     np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
