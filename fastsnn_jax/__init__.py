@@ -32,6 +32,7 @@ from fastsnn_jax.nn.quantizers import (
   quantize_weight_8bit,
 )
 from fastsnn_jax.nn.synapses import (
+  AveragePool,
   Chain,
   Concat,
   GlobalAveragePool,
@@ -48,9 +49,10 @@ from fastsnn_jax.version import __version__
 __all__ = ['UserError', '__version__']
 __all__ += ['Compute', 'Conversion', 'Data', 'Experiment', 'Stage', 'Tuning']
 __all__ += ['Dataset', 'Task', 'register_dataset', 'register_task']
-__all__ += ['Apot', 'Chain', 'Concat', 'Conv', 'Dense', 'EightBit', 'Layer']
-__all__ += ['GlobalAveragePool', 'IntegrateAndFire', 'MaxPool', 'Network']
-__all__ += ['QuantRelu', 'Relu', 'Residual', 'SpaceToDepth']
+__all__ += ['Apot', 'AveragePool', 'Chain', 'Concat', 'Conv', 'Dense']
+__all__ += ['EightBit', 'GlobalAveragePool', 'IntegrateAndFire', 'Layer']
+__all__ += ['MaxPool', 'Network', 'QuantRelu', 'Relu', 'Residual']
+__all__ += ['SpaceToDepth']
 __all__ += ['apot_levels', 'integrate_and_fire', 'quantize_activation']
 __all__ += ['quantize_weight', 'quantize_weight_8bit']
 __all__ += ['build', 'load', 'load_torch', 'models', 'register_model', 'save']

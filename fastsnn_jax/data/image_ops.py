@@ -27,6 +27,8 @@ def normalize(images, mean, std):
       f'images have shape {images.shape}, but mean has shape {mean.shape} and '
       f'std {std.shape}; give one number for each channel, the last dimension'
     )
+  # Ranks are promoted by hand: JAX may be told to refuse it.
+  mean, std = (x.reshape(*(1,) * (images.ndim - 1), -1) for x in (mean, std))
   return (images.astype(jnp.float32) / 255 - mean) / std
 
 

@@ -2,13 +2,21 @@
 
 import dataclasses
 import functools
+import math
+import numbers
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.quantizers import quantize_uniform
+from fastsnn_jax.errors import UserError, check_fields
+from fastsnn_jax.nn.quantizers import (
+  against,
+  positive,
+  quantize_uniform,
+  wider,
+)
 
 
 def integrate_and_fire(
@@ -28,6 +36,8 @@ def integrate_and_fire(
   least float32 and follows wider currents. Charge is conserved:
   v_T = theta / 2 + sum(currents) - theta sum(spikes), and 0 <= K <= T.
 
+  NaN in a current gives NaN from that step on, and in theta everywhere.
+
   The derivative is that of quantize_activation with T levels, r(m, theta), at
   the mean current m: with the cotangents g_t of the theta-scaled spikes, the
   current of every step gets r'(m) sum(g) / T, and theta gets dr/dtheta sum(g).
@@ -35,7 +45,8 @@ def integrate_and_fire(
   Args:
     currents: (T, ...), float; UserError without a time axis.
     theta: positive, broadcasts against currents[0]; both thresholds are in
-      the currents' unit.
+      the currents' unit. UserError for 0 or less; NaN comes out under `jit`.
+    signed, negative_threshold, max_count: static; UserError out of range.
 
   >>> z = jnp.array([1., 1., -1., -2., .5, 0., 2.])
   >>> [int(s) for s in integrate_and_fire(z, 1.0)]
@@ -51,7 +62,19 @@ def integrate_and_fire(
       f'{currents.dtype}, but they must be floating point with time first'
     )
   rule = Rule(len(currents), signed, negative_threshold, max_count)
+  if not isinstance(theta, jax.core.Tracer) and (np.asarray(theta) <= 0).any():
+    raise UserError(
+      f'integrate_and_fire: theta={theta}, but a threshold must be positive'
+    )
   return simulate(currents[None], theta, rule)[0]
+
+
+def is_finite(value):
+  return isinstance(value, numbers.Real) and math.isfinite(float(value))
+
+
+def _is_whole(value, low):
+  return isinstance(value, numbers.Integral) and int(value) >= low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +87,18 @@ class Rule:
   max_count: int | None = None
   settle: int = 0
 
+  def __post_init__(self):
+    count, negative = self.max_count, self.negative_threshold
+    positive = 'a whole number from 1 up'
+    check_fields(
+      self,
+      ('steps', _is_whole(self.steps, 1), positive),
+      ('settle', _is_whole(self.settle, 0), 'a whole number from 0 up'),
+      ('max_count', count is None or _is_whole(count, 1), positive),
+      ('signed', isinstance(self.signed, bool | np.bool_), 'True or False'),
+      ('negative_threshold', is_finite(negative), 'a finite number'),
+    )
+
   @property
   def total_steps(self) -> int:
     return self.steps + self.settle
@@ -71,26 +106,38 @@ class Rule:
 
 def along_time(values, activity):
   """[T] -> what broadcasts against [B, T, ...]."""
-  return values.reshape(-1, *(1,) * (activity.ndim - 2))
+  return values.reshape(1, -1, *(1,) * (activity.ndim - 2))
 
 
-# Two bits hold a spike, so an int32 holds 16 steps; stacking a float for each
-# would cost more than the arithmetic. Unrolled, XLA's CPU compiler computes a
-# step again for each that follows: it pays up to three (benchmarks/neuron.py).
+def at_each_step(theta, activity):
+  """What broadcasts against a step, [B, ...] -> against [B, T, ...]."""
+  theta = against(theta, activity.ndim - 1)
+  return jnp.expand_dims(theta, 1) if theta.ndim else theta
+
+
+# Two bits hold a spike, of which -2 stands for NaN, so an int32 holds 16 steps;
+# stacking a float for each would cost more than the arithmetic. Unrolled, XLA's
+# CPU compiler computes a step again for each that follows: it pays up to three
+# (benchmarks/neuron.py).
 _STEPS_PER_WORD = 16
 _STEPS_TO_UNROLL = 3
 
 
 def simulate(currents, theta, rule):
   """Spikes [B, T + settle, ...] of so many currents, or of one for T steps."""
-  wide = jnp.promote_types(currents.dtype, jnp.float32)
-  return _integrate(currents, jnp.asarray(theta, wide), rule)
+  wide = wider(currents.dtype, jnp.float32)
+  theta = at_each_step(jnp.asarray(theta, wide), currents)
+  return _integrate(currents, theta, rule)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _integrate(currents, theta, rule):
-  shape = (currents.shape[0], *currents.shape[2:])
-  constant = currents.shape[1] == 1
+  constant, scaled = currents.shape[1] == 1, positive(theta)
+  theta = scaled[:, 0] if scaled.ndim else scaled
+  # Without a cap and with a threshold below 0, only NaN fires and takes back,
+  # by comparisons turned round: 1 ^ -1 is its -2, at no cost.
+  uncapped = rule.max_count is None and rule.negative_threshold < 0
+  marked = rule.signed and uncapped
 
   def step(state, t):
     voltage, count, word = state
@@ -100,25 +147,33 @@ def _integrate(currents, theta, rule):
     if constant and rule.settle:
       current = jnp.where(t < rule.steps, current, 0)
     voltage = voltage + current
-    fire = voltage >= theta
+    fire = ~(voltage < theta) if marked else voltage >= theta
     if rule.max_count is not None:
       fire &= count < rule.max_count
     voltage = jnp.where(fire, voltage - theta, voltage)
     spike = fire.astype(jnp.int32)
+    count = count + spike
     if rule.signed:
-      back = (voltage <= rule.negative_threshold) & (count + spike > 0)
+      low = rule.negative_threshold
+      back = (~(voltage > low) if marked else voltage <= low) & (count > 0)
       voltage = jnp.where(back, voltage + theta, voltage)
-      spike -= back.astype(jnp.int32)
+      back = back.astype(jnp.int32)
+      count = count - back
+      spike = spike ^ -back if marked else spike - back
+    if not marked:
+      spike = jnp.where(jnp.isnan(voltage), -2, spike)
     word |= (spike & 3) << (2 * (t % _STEPS_PER_WORD))
-    return (voltage, count + spike, word), None
+    return (voltage, count, word), None
 
-  voltage = jnp.broadcast_to(theta / 2, shape)
-  count = jnp.zeros(shape, jnp.int32)
+  # From the currents, whose devices and mesh axes the state shares.
+  zeros = jnp.zeros_like(currents[:, 0], theta.dtype)
+  voltage = zeros + theta / 2
+  nothing = count = jnp.zeros_like(voltage, jnp.int32)
   words = []
   for start in range(0, rule.total_steps, _STEPS_PER_WORD):
     stop = min(start + _STEPS_PER_WORD, rule.total_steps)
     times = jnp.arange(start, stop, dtype=jnp.int32)  # under x64 too
-    state = (voltage, count, jnp.zeros(shape, jnp.int32))
+    state = (voltage, count, nothing)
     (voltage, count, word), _ = lax.scan(
       step, state, times, unroll=len(times) <= _STEPS_TO_UNROLL
     )
@@ -130,7 +185,8 @@ def _integrate(currents, theta, rule):
     word = jnp.where(time < i * _STEPS_PER_WORD, word, later)
   shift = 2 * (time % _STEPS_PER_WORD)
   # Left, then arithmetically right: the upper of the two bits is the sign.
-  return ((word << (30 - shift)) >> 30).astype(currents.dtype)
+  spikes = (word << (30 - shift)) >> 30
+  return jnp.where(spikes < -1, jnp.nan, spikes.astype(currents.dtype))
 
 
 @_integrate.defjvp

@@ -7,43 +7,87 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, check_fields
+from fastsnn_jax.nn.quantizers import against, wider
 from fastsnn_jax.nn.weights import Apot, kaiming, product, zero_bias
 
 # XLA's CPU compiler brings convolutions into the layout of its fast kernels
 # only outside of loops (jax issue 12868): in a scan, the two gradients that JAX
-# derives ran 35 times slower. In the forward's layout they are as fast as it is
-# (benchmarks/convolution.py). The price: no forward-mode differentiation.
-
-_conv = functools.partial(
-  lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-)
+# derives ran 30 times slower. So each tangent is written in the layout whose
+# transpose JAX derives in the forward's layout (benchmarks/convolution.py).
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def convolve(x, kernel, stride: int, padding: int, dilation: int = 1):
-  """Cross-correlation of [N, H, W, C] with [K, L, C, D], padded with zeros.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def convolve(x, kernel, stride, padding, dilation=1, groups: int = 1):
+  """Cross-correlation of [N, *sides, C] with [*window, C / groups, D].
 
     out[n, i, j, d] = sum over k, l, c of
-      x[n, i stride + k dilation - padding, …, c] kernel[k, l, c, d]
+      x[n, i stride + k dilation - before, …, c] kernel[k, l, c, d]
 
-  of shape [N, (H + 2 padding - (K - 1) dilation - 1) // stride + 1, …, D].
-  UserError for a map that is smaller than the window.
+  padded with zeros, of sides (H + before + after - (K - 1) dilation - 1) //
+  stride + 1, and as many axes as the kernel has. With groups, d sees only the
+  channels of its group. Settings are of all axes, or a tuple; padding has
+  numbers, pairs (before, after), or is 'SAME' or 'VALID'. UserError for a map
+  that is smaller than the window.
 
   >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), 1, 0, 2).shape
   (1, 1, 1, 1)
   """
-  for size, places in zip(x.shape[1:3], kernel.shape[:2], strict=True):
-    window = _reach(places, dilation)
-    if size + 2 * padding < window:
-      raise UserError(
-        f'a map of {size} pixels with padding {padding} under a window of '
-        f'{window}: nothing is left; the network needs larger images'
-      )
-  pads, strides, dilations = ((n, n) for n in (padding, stride, dilation))
-  return _conv(x, kernel, strides, (pads, pads), rhs_dilation=dilations)
+  settings = _geometry(x, kernel, stride, padding, dilation)
+  return _conv(x, kernel, **settings, feature_group_count=groups)
+
+
+@convolve.defjvp
+def _(stride, padding, dilation, groups, primals, tangents):
+  (x, kernel), (dx, dkernel) = primals, tangents
+  settings = _geometry(x, kernel, stride, padding, dilation)
+  settings['feature_group_count'] = groups
+  last, sides = x.ndim - 1, tuple(range(1, x.ndim - 1))
+  # Axes of the specs: batch, features, sides; of a kernel out, in, window.
+  window = tuple(range(x.ndim - 2))
+  plain, swapped = (0, last, *sides), (last - 1, last, *window)
+  y = _conv(dx, kernel.swapaxes(-1, -2), (plain, swapped, plain), **settings)
+  if any(axis is not None for axis in jax.typeof(x).sharding.spec):
+    # Under explicit sharding JAX knows plain batches only.
+    y += _conv(x, dkernel, **settings)
+    return convolve(x, kernel, stride, padding, dilation, groups), y
+  # Channels stand for the batch, which is summed over.
+  turned = _conv(
+    x.transpose(last, *sides, 0),
+    dkernel.transpose(last - 1, *window, last),
+    ((last, 0, *sides), (last, 0, *sides), (last - 1, last, *window)),
+    **settings,
+  )
+  y += turned.transpose(last - 1, *window, last)
+  return convolve(x, kernel, stride, padding, dilation, groups), y
+
+
+def _conv(x, kernel, specs=None, **settings):
+  if specs is None:
+    last, sides = x.ndim - 1, tuple(range(1, x.ndim - 1))
+    window = tuple(range(x.ndim - 2))
+    plain = (0, last, *sides)
+    specs = plain, (last, last - 1, *window), plain
+  specs = lax.ConvDimensionNumbers(*specs)
+  return lax.conv_general_dilated(
+    x, kernel, dimension_numbers=specs, **settings
+  )
+
+
+def _geometry(x, kernel, stride, padding, dilation):
+  """Strides, pads and dilations of a convolution, each axis by itself."""
+  axes = kernel.ndim - 2
+  strides, dilations = each(stride, axes), each(dilation, axes)
+  windows = map(_reach, kernel.shape, dilations)
+  pads = window_pads(x.shape[1:-1], tuple(windows), strides, padding)
+  return {
+    'window_strides': strides,
+    'padding': pads,
+    'rhs_dilation': dilations,
+  }
 
 
 def _reach(places, step):
@@ -51,25 +95,82 @@ def _reach(places, step):
   return (places - 1) * step + 1
 
 
-def _backward(stride, padding, dilation, saved, g):
-  (x, kernel), to_x, to_kernel = saved, [], []
-  # Along each axis, g lies at every stride-th of `reach` places.
-  axes = zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True)
-  for size, places, out in axes:
-    reach, window = _reach(out, stride), _reach(places, dilation)
-    before = window - 1 - padding
-    to_x.append((before, size + window - 1 - reach - before))
-    to_kernel.append((padding, reach + window - 1 - size - padding))
-  strides, dilations = (stride, stride), (dilation, dilation)
-  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  dx = _conv(g, turned, (1, 1), to_x, strides, dilations)
-  # Channels stand for the batch, which is summed over.
-  x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
-  dkernel = _conv(x, g, dilations, to_kernel, rhs_dilation=strides)
-  return dx, dkernel.transpose(1, 2, 0, 3)
+def each(setting, axes):
+  """A setting of all axes, or one for each, as a tuple."""
+  return setting if isinstance(setting, tuple) else (setting,) * axes
 
 
-convolve.defvjp(lambda *args: (convolve(*args), args[:2]), _backward)
+def window_pads(sides, windows, strides, padding):
+  """(before, after) of each axis; UserError where a window does not fit."""
+  if isinstance(padding, str):
+    pads = tuple(lax.padtype_to_pads(sides, windows, strides, padding))
+  else:
+    pads = tuple(each(pad, 2) for pad in each(padding, len(sides)))
+  for side, window, pad in zip(sides, windows, pads, strict=True):
+    if side + sum(pad) < window:
+      raise UserError(
+        f'a map of {side} pixels with padding {padding} under a window of '
+        f'{window}: nothing is left; the network needs larger images'
+      )
+  return pads
+
+
+def check_window(owner, *sizes):
+  """Brings a synapse's window settings to plain form; UserError for others.
+
+  `sizes` are names of fields that are whole numbers from 1 up, or tuples of
+  them; `owner.padding` is from 0 up, may have pairs, and be a text.
+  """
+  lengths = set()
+  for name in (*sizes, 'padding'):
+    value, padding = getattr(owner, name), name == 'padding'
+    value = _plain(value.upper() if isinstance(value, str) else value)
+    object.__setattr__(owner, name, value)
+    valid = _is_setting(value, 0 if padding else 1, pairs=padding)
+    what = 'a whole number from 1 up, or one for each axis, as (3, 1)'
+    if padding:
+      what = (
+        'a whole number from 0 up, one or a pair for each axis, as ((0, 1), '
+        "(2, 2)), 'SAME' or 'VALID'"
+      )
+      valid = valid or value in ('SAME', 'VALID')
+    check_fields(owner, (name, valid, what))
+    if isinstance(value, tuple):
+      lengths.add(len(value))
+  if len(lengths) > 1:
+    raise UserError(
+      f'{type(owner).__name__}: settings for {" and ".join(map(str, lengths))} '
+      'axes, but kernel or window, stride, padding and dilation must be of as '
+      'many axes'
+    )
+  return lengths.pop() if lengths else None
+
+
+def _plain(value):
+  return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_setting(value, low, pairs=False):
+  def whole(x):
+    return isinstance(x, int | np.integer) and x is not True and x >= low
+
+  def one(x):
+    pair = pairs and isinstance(x, tuple) and len(x) == 2
+    return all(map(whole, x)) if pair else whole(x)
+
+  return whole(value) or (
+    isinstance(value, tuple) and value != () and all(map(one, value))
+  )
+
+
+def check_map(owner, x, axes):
+  """UserError for an input of other axes than the window's."""
+  if x.ndim < 3 or axes not in (None, x.ndim - 2):
+    raise UserError(
+      f'{type(owner).__name__}: an input of shape {x.shape}, but it must have '
+      f'a batch, {axes or "some"} axes of a map, and channels; use Dense for '
+      'plain features'
+    )
 
 
 class BatchNorm(nn.Module):
@@ -81,7 +182,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, train=False):
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(wider(x.dtype, jnp.float32))
     shape = x.shape[-1:]
     scale = self.param('scale', nn.initializers.ones, shape)
     bias = self.param('bias', nn.initializers.zeros, shape)
@@ -91,13 +192,14 @@ class BatchNorm(nn.Module):
     if train:
       axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
       mean = jnp.mean(x, axes)
-      var = jnp.mean(jnp.square(x - mean), axes)
+      var = jnp.mean(jnp.square(x - against(mean, x.ndim)), axes)
       if not self.is_initializing():
         unbiased = var * (count / max(count - 1, 1))
         mean_.value += 0.1 * (mean - mean_.value)
         var_.value += 0.1 * (unbiased - var_.value)
     factor = scale / jnp.sqrt(var + 1e-5)
-    return x * factor + (bias - mean * factor)
+    shift = bias - mean * factor
+    return x * against(factor, x.ndim) + against(shift, x.ndim)
 
 
 class Synapse(nn.Module):
@@ -111,6 +213,11 @@ class Synapse(nn.Module):
 
   affine: ClassVar[bool] = True
   quantal: ClassVar[bool] = False
+
+  @property
+  def axes(self) -> int | None:
+    """Sides of the map that it needs, None for any."""
+    return None
 
   def connect(self, *inputs):
     """The map with unit weights and no bias, to count connections by."""
@@ -132,6 +239,13 @@ class _Weighted(Synapse):
   @nn.compact
   def __call__(self, x, train=False, quanta=(None,)):
     x, shape = self._operands(x)
+    stored: Any = self.get_variable('params', 'kernel')
+    if stored is not None and stored.shape != shape:
+      raise UserError(
+        f'{type(self).__name__}: a kernel of shape {stored.shape}, but an '
+        f'input of shape {x.shape} needs {shape}; give inputs of the shape '
+        'that the network was made for'
+      )
     kernel, alpha = self.param('kernel', self.kernel_init, shape), None
     if isinstance(self.weights, Apot):
       initial = self.weights.initial_alpha
@@ -140,24 +254,31 @@ class _Weighted(Synapse):
     if self.norm:
       return BatchNorm(name='norm')(y, train)
     bias = self.param('bias', self.bias_init, shape)
-    return y + bias  # in the wider of the two dtypes
+    wide = wider(y.dtype, bias.dtype)
+    return y.astype(wide) + against(bias.astype(wide), y.ndim)
 
 
 class Conv(_Weighted):
-  """2-D convolution, then batch norm or a bias: [N, H, W, C] -> [N, h, w, D].
+  """Convolution, then batch norm or a bias: [N, H, W, C] -> [N, h, w, D].
 
-    h = (H + 2 padding - (kernel - 1) dilation - 1) // stride + 1
+    h = (H + before + after - (kernel - 1) dilation - 1) // stride + 1
 
-  The padding is symmetric, as PyTorch's; 'SAME' is not, for a stride of 2. A
-  map that is smaller than the window is a UserError when it runs.
+  Maps of one axis or three work alike: as many as the settings that are tuples
+  have, or else the input. UserError for settings of another kind; when it runs,
+  for a map smaller than the window, or of other axes or groups.
 
   Attributes:
     features: D.
     weights: how the kernel is quantised: `Apot`, `EightBit`, or None.
     norm: batch norm if True, else a bias.
-    kernel_init: (key, (kernel, kernel, C, D)) -> initial kernel.
+    kernel_init: (key, (*window, C / groups, D)) -> initial kernel.
     bias_init: (key, shape of the kernel) -> initial bias, [D].
-    kernel, stride, padding, dilation: of both axes, in pixels.
+    kernel, stride, dilation: of all axes, or a tuple with each axis's.
+    padding: likewise, of zeros; an axis may have a pair, (before, after).
+      'SAME': ceil(H / stride) pixels are left, an odd zero stands after;
+      'VALID': none.
+    groups: parts of the channels that are convolved alone; C for a depthwise
+      convolution.
 
   >>> conv = Conv(16, stride=2, weights=Apot(3))
   >>> image = jnp.ones((1, 8, 8, 3))
@@ -165,20 +286,41 @@ class Conv(_Weighted):
   (1, 4, 4, 16)
   """
 
-  kernel: int = 3
-  stride: int = 1
-  padding: int = 1
-  dilation: int = 1
+  kernel: int | tuple[int, ...] = 3
+  stride: int | tuple[int, ...] = 1
+  padding: int | str | tuple[Any, ...] = 1
+  dilation: int | tuple[int, ...] = 1
+  groups: int = 1
+
+  def __post_init__(self):
+    check_window(self, 'kernel', 'stride', 'dilation')
+    whole = isinstance(self.groups, int | np.integer) and self.groups >= 1
+    fits = whole and self.features % self.groups == 0
+    check_fields(self, ('groups', fits, f'a divisor of {self.features=}'))
+    super().__post_init__()
+
+  @property
+  def axes(self):
+    return check_window(self, 'kernel', 'stride', 'dilation')
 
   def connect(self, x):
     x, shape = self._operands(x)
     return self._multiply(x, jnp.ones(shape, x.dtype))
 
   def _operands(self, x):
-    return x, (self.kernel, self.kernel, x.shape[-1], self.features)
+    check_map(self, x, self.axes)
+    channels = x.shape[-1]
+    if channels % self.groups:
+      raise UserError(
+        f'Conv: groups={self.groups}, but it must divide the {channels} '
+        'channels of the input'
+      )
+    window = each(self.kernel, x.ndim - 2)
+    return x, (*window, channels // self.groups, self.features)
 
   def _multiply(self, x, kernel):
-    return convolve(x, kernel, self.stride, self.padding, self.dilation)
+    window = self.stride, self.padding, self.dilation
+    return convolve(x, kernel, *window, self.groups)
 
 
 class Dense(_Weighted):

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
-from fastsnn_jax.nn.synapses import Synapse, run
+from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
@@ -35,6 +35,15 @@ class Layer:
   synapse: Synapse
   inputs: tuple[str, ...] = (IMAGE,)
 
+  def __post_init__(self):
+    inputs = self.inputs
+    inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+    object.__setattr__(self, 'inputs', inputs)
+    try:
+      check_inputs(self.synapse, len(inputs))
+    except UserError as error:
+      raise UserError(f'layer {self.name!r}: {error}') from None
+
 
 class Unit(nn.Module):
   synapse: Synapse
@@ -44,7 +53,7 @@ class Unit(nn.Module):
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
     if self.neuron is None:
-      return self.synapse(*inputs, train=train)
+      return run(self.synapse, *inputs, train=train, quanta=())
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
       theta = self.param('theta', lambda _: jnp.float32(initial))
@@ -112,6 +121,11 @@ class Network:
       raise UserError('a network of 0 layers, but at least one row is needed')
     names = {IMAGE}
     for layer in self.layers:
+      if not isinstance(layer, Layer):
+        raise UserError(
+          f'a row of the table is a {type(layer).__name__}, but it must be a '
+          'fs.Layer(name, synapse, inputs)'
+        )
       if layer.name in names:
         raise UserError(f'layer {layer.name!r}: the name is taken; choose one')
       if missing := [name for name in layer.inputs if name not in names]:
@@ -166,8 +180,9 @@ class Network:
 
     Args:
       variables: as from `init`.
-      images: [B, H, W, C], normalised. With bfloat16, only neurons and
-        statistics are computed in float32.
+      images: [B, H, W, C], normalised; maps of other axes, [B, L, C], and
+        plain features, [B, F], where the table takes them. With bfloat16, only
+        neurons and statistics are computed in float32.
       train: batch norm takes the batch's statistics and updates its own.
       remat: with `train`, the gradient computes what is inside a row again.
 
@@ -179,7 +194,7 @@ class Network:
     Raises:
       UserError: images of another kind; `train` with a spiking network.
     """
-    self._check_shape(images)
+    self._check_shape(images, variables.get('params', {}))
     if not jnp.issubdtype(images.dtype, jnp.floating):
       raise UserError(
         f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
@@ -212,17 +227,34 @@ class Network:
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)
 
-  def _check_shape(self, images):
+  def _check_shape(self, images, params=None):
     shape = np.shape(images)
-    if len(shape) != 4:
-      raise UserError(f'images of shape {shape}, but they must be [B, H, W, C]')
-    if any((side - self.remainder) % self.stride for side in shape[1:3]):
+    ranks = self._ranks(params)
+    if len(shape) < 2 or (ranks and len(shape) not in ranks):
+      rank = max(ranks, default=4)
+      forms = {2: 'F', 3: 'L, C', 4: 'H, W, C', 5: 'D, H, W, C'}
+      form = forms.get(rank, f'{rank - 2} sides, C')
+      raise UserError(f'images of shape {shape}, but they must be [B, {form}]')
+    sides = shape[1:-1]
+    if any((side - self.remainder) % self.stride for side in sides):
       beside = f' and {self.remainder} more' if self.remainder else ''
       raise UserError(
-        f'images of {shape[1]} x {shape[2]} pixels, but the sides must be '
-        f'multiples of {self.stride}{beside} for '
+        f'images of {" x ".join(map(str, sides))} pixels, but the sides must '
+        f'be multiples of {self.stride}{beside} for '
         f'{self.model or "this network"}; {"pad" if beside else "resize"} them'
       )
+
+  def _ranks(self, params):
+    """Axes that images may have, by kernels or the table; empty for any."""
+    seeing = [layer for layer in self.layers if IMAGE in layer.inputs]
+    if stated := list(filter(None, (x.synapse.axes for x in seeing))):
+      return {axes + 2 for axes in stated}
+    if params is None:  # at init
+      return {4} if self.model else set()
+    mine = [params.get(layer.name, {}) for layer in seeing]
+    leaves = jax.tree_util.tree_leaves_with_path(mine)
+    kernels = {np.ndim(x) for path, x in leaves if path[-1].key == 'kernel'}
+    return kernels - {2} if params else {4}
 
   def output_over_time(self, variables, activations):
     """A spiking network's answer after each step: [B, T + settle, …]."""

@@ -13,24 +13,19 @@ synapses: a batch sharded over devices then stays where it is.
 """
 
 import dataclasses
-import math
-import numbers
 from typing import ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 
 from fastsnn_jax.errors import check_fields
-from fastsnn_jax.nn.integrate_and_fire import Rule, along_time, simulate
+from fastsnn_jax.nn.integrate_and_fire import (
+  Rule,
+  along_time,
+  at_each_step,
+  is_finite,
+  simulate,
+)
 from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
-
-
-def _is_finite(value):
-  return isinstance(value, numbers.Real) and math.isfinite(float(value))
-
-
-def _is_whole(value, low):
-  return isinstance(value, numbers.Integral) and int(value) >= low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +63,7 @@ class QuantRelu:
 
   def __post_init__(self):
     check_bits(self.bits, 1, 16, 'activation')
-    valid = _is_finite(self.initial_theta) and self.initial_theta > 0
+    valid = is_finite(self.initial_theta) and self.initial_theta > 0
     check_fields(self, ('initial_theta', valid, 'a positive number'))
 
   def respond(self, synapse, inputs, theta, *, static=()):
@@ -106,23 +101,11 @@ class IntegrateAndFire(Rule):
 
   initial_theta: ClassVar[float] = 1.0
 
-  def __post_init__(self):
-    count, negative = self.max_count, self.negative_threshold
-    positive = 'a whole number from 1 up'
-    check_fields(
-      self,
-      ('steps', _is_whole(self.steps, 1), positive),
-      ('settle', _is_whole(self.settle, 0), 'a whole number from 0 up'),
-      ('max_count', count is None or _is_whole(count, 1), positive),
-      ('signed', isinstance(self.signed, bool | np.bool_), 'True or False'),
-      ('negative_threshold', _is_finite(negative), 'a finite number'),
-    )
-
   def respond(self, synapse, inputs, theta, *, static=()):
     """Spikes; a static input has no time axis, and is shown for T steps."""
     static = static or (False,) * len(inputs)
     spikes = simulate(self._current(synapse, inputs, static), theta, self)
-    return spikes * jnp.asarray(theta, spikes.dtype)
+    return spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
 
   def _current(self, synapse, inputs, static):
     if all(static):
@@ -138,8 +121,10 @@ class IntegrateAndFire(Rule):
     current = synapse(*folded)
     current = current.reshape(-1, self.total_steps, *current.shape[1:])
     if self.settle:
-      bias = synapse(*(jnp.zeros_like(x[:1]) for x in folded))
-      current = jnp.where(along_time(shown, current), current, current - bias)
+      dark = (jnp.zeros((1, *x.shape[1:]), x.dtype) for x in folded)
+      bias = synapse(*dark)
+      late = current - jnp.expand_dims(bias, 1)
+      current = jnp.where(along_time(shown, current), current, late)
     return current
 
   def quantum(self, theta):

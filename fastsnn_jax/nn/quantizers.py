@@ -1,8 +1,10 @@
 r"""Quantisers of weights and activations, as pure functions of arrays.
 
 Every function computes in at least float32, follows wider inputs and returns
-its first argument's shape and dtype; round() rounds half to even. Gradients are
-straight-through by `custom_jvp`, which leaves the values as they are.
+its first argument's shape and dtype, a float; round() rounds half to even. NaN
+comes out as NaN, and so does a clip without meaning. Gradients are
+straight-through by `custom_jvp`, which leaves the values as they are; each rule
+gives its value by the function itself, so derivatives of any order follow it.
 
 Sources: https://arxiv.org/abs/2305.19868 (Fast-SNN) for activations,
 https://arxiv.org/abs/1909.13144 (additive powers of two) for weights.
@@ -17,6 +19,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fastsnn_jax.errors import UserError
 
@@ -53,9 +56,30 @@ def divide(x, divisor):
   return x / jnp.where(jnp.isnan(x), jnp.nan, divisor)
 
 
-def _wide(x):
+def wider(*dtypes):
+  """The dtype that holds all of these, under strict promotion too."""
+  with jax.numpy_dtype_promotion('standard'):
+    return jnp.result_type(*dtypes)
+
+
+def _wide(x, what):
   x = jnp.asarray(x)
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise UserError(
+      f'{what}: an array of dtype {x.dtype}, but it must be floating point; '
+      'convert it to float32'
+    )
+  return x.astype(wider(x.dtype, jnp.float32))
+
+
+def against(x, ndim):
+  """`x` with axes of 1 in front, as `ndim` says; a scalar stays one."""
+  return x.reshape(*(1,) * (ndim - x.ndim), *x.shape) if x.ndim else x
+
+
+def positive(x):
+  """`x` where it is above 0, else NaN."""
+  return jnp.where(x > 0, x, jnp.nan)
 
 
 def check_bits(bits, low, high, what):
@@ -130,25 +154,28 @@ def _normalize(w, detached):
 @_normalize.defjvp
 def _(detached, primals, tangents):
   (w,), (dw,) = primals, tangents
-  normal = _normalize(w, detached)
-  if not detached:
-    dw = dw - jnp.mean(dw) - normal * (jnp.sum(normal * dw) / (w.size - 1))
-  return normal, dw / jnp.std(w, ddof=1)
+  normal, std = _normalize(w, detached), jnp.std(w, ddof=1)
+  if detached:
+    return normal, dw / lax.stop_gradient(std)
+  dw = dw - jnp.mean(dw) - normal * (jnp.sum(normal * dw) / (w.size - 1))
+  return normal, dw / std
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _project(normal, alpha, bits, masked):
+  alpha = jnp.where(alpha == 0, jnp.nan, alpha)
   return _nearest(divide(normal, alpha), bits) * alpha
 
 
 @_project.defjvp
 def _(bits, masked, primals, tangents):
   (normal, alpha), (dnormal, dalpha) = primals, tangents
-  x = divide(normal, alpha)
+  y = _project(normal, alpha, bits, masked)
+  x = lax.stop_gradient(divide(normal, alpha))  # q - x moves by nothing
   q, outside = _nearest(x, bits), jnp.abs(x) > 1
   if masked:
     dnormal = jnp.where(outside, 0, dnormal)
-  return q * alpha, dnormal + jnp.where(outside, jnp.sign(x), q - x) * dalpha
+  return y, dnormal + jnp.where(outside, jnp.sign(x), q - x) * dalpha
 
 
 def quantize_weight(
@@ -178,7 +205,8 @@ def quantize_weight(
     raise UserError(
       f"gradient={gradient!r}, but the families are 'detached' and 'full'"
     )
-  wide, masked = _wide(w), gradient == 'full' and bits > 2
+  wide = _wide(w, 'quantize_weight')
+  masked = gradient == 'full' and bits > 2
   normal = _normalize(wide, gradient == 'detached')
   alpha = jnp.asarray(alpha, wide.dtype)
   return _project(normal, alpha, bits, masked).astype(jnp.asarray(w).dtype)
@@ -194,7 +222,7 @@ def quantize_weight_8bit(w):
   >>> quantize_weight_8bit(jnp.array([-.5, -.2, .37])).tolist()[2]
   0.3700000047683716
   """
-  wide = _wide(w)
+  wide = _wide(w, 'quantize_weight_8bit')
   top = jnp.max(wide)
   value = divide(jnp.round(divide(wide, top) * 127), 127) * top
   return straight_through(value, wide).astype(jnp.asarray(w).dtype)
@@ -207,6 +235,7 @@ def quantize_uniform(x, alpha, levels: int):
 
 
 def _uniform(x, alpha, levels):
+  alpha = positive(alpha)
   ratio = divide(jnp.maximum(x, 0), alpha)
   share = divide(jnp.round(jnp.clip(ratio, 0, 1) * levels), levels)
   return ratio, share * alpha, share
@@ -215,7 +244,10 @@ def _uniform(x, alpha, levels):
 @quantize_uniform.defjvp
 def _(levels, primals, tangents):
   (x, alpha), (dx, dalpha) = primals, tangents
-  ratio, y, share = _uniform(x, alpha, levels)
+  y = quantize_uniform(x, alpha, levels)
+  # Straight through, share and ratio move alike: their difference by nothing.
+  still = lax.stop_gradient((x, alpha))
+  ratio, _, share = _uniform(still[0], still[1], levels)
   passed = jnp.where((x > 0) & (ratio <= 1), dx, 0)
   return y, passed + jnp.where(ratio > 1, 1, share - ratio) * dalpha
 
@@ -232,6 +264,8 @@ def quantize_activation(x, alpha, bits: int):
   [0.0, 0.6666666865348816, 1.3333333730697632, 2.0]
   """
   check_bits(bits, 1, 16, 'activation')
-  wide = _wide(x)
-  y = quantize_uniform(wide, jnp.asarray(alpha, wide.dtype), 2**bits - 1)
+  wide = _wide(x, 'quantize_activation')
+  alpha = jnp.asarray(alpha, wide.dtype)
+  wide, alpha = against(wide, alpha.ndim), against(alpha, wide.ndim)
+  y = quantize_uniform(wide, alpha, 2**bits - 1)
   return y.astype(jnp.asarray(x).dtype)

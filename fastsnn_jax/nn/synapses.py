@@ -1,12 +1,23 @@
 """Synapses made of other synapses, and synapses without weights."""
 
-from typing import ClassVar
+import inspect
+import math
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.layers import Synapse
+from fastsnn_jax.nn.layers import (
+  Synapse,
+  check_map,
+  check_window,
+  each,
+  window_pads,
+)
+from fastsnn_jax.nn.quantizers import wider
 
 
 class _Composed(Synapse):
@@ -16,13 +27,43 @@ class _Composed(Synapse):
   def affine(self):
     return all(part.affine for part in self.parts if part is not None)
 
+  @property
+  def axes(self):
+    stated = (getattr(part, 'axes', None) for part in self.parts)
+    return next(filter(None, stated), None)
+
+
+def check_inputs(part, count):
+  """UserError for what is no synapse, or takes another number of inputs."""
+  name = type(part).__name__
+  if not isinstance(part, Synapse):
+    raise UserError(
+      f'{name} ({type(part).__module__}) is no synapse; use fs.Conv, fs.Dense '
+      'or another one, or derive one of your own from Synapse'
+    )
+  try:
+    if isinstance(part, Concat) and count != len(part.parts):
+      raise TypeError
+    inspect.signature(type(part).__call__).bind(part, *range(count), train=0)
+  except TypeError:
+    raise UserError(
+      f'{name} does not take {count} inputs; join several by fs.Concat or add '
+      'two by fs.Residual'
+    ) from None
+
 
 def run(part, *inputs, train, quanta):
   """A synapse's current; without a synapse, the one input itself."""
   if part is None:
     return inputs[0]
+  check_inputs(part, len(inputs))
   settings = {'quanta': quanta} if part.quantal and quanta else {}
   return part(*inputs, train=train, **settings)
+
+
+def _widened(*arrays):
+  wide = wider(*(x.dtype for x in arrays))
+  return [x.astype(wide) for x in arrays]
 
 
 def _connect(part, x):
@@ -49,7 +90,8 @@ class Residual(_Composed):
   @nn.compact
   def __call__(self, x, skip, train=False, quanta=(None, None)):
     y = run(self.body, x, train=train, quanta=quanta[:1])
-    return y + run(self.shortcut, skip, train=train, quanta=quanta[1:])
+    skip = run(self.shortcut, skip, train=train, quanta=quanta[1:])
+    return jnp.add(*_widened(y, skip))
 
   def connect(self, x, skip):
     return self.body.connect(x) + _connect(self.shortcut, skip)
@@ -97,7 +139,7 @@ class Concat(_Composed):
       run(part, x, train=train, quanta=quanta[i : i + 1])
       for i, (part, x) in enumerate(zip(self.parts, inputs, strict=True))
     ]
-    return jnp.concatenate(maps, -1)
+    return jnp.concatenate(_widened(*maps), -1)
 
   def connect(self, *inputs):
     pairs = zip(self.parts, inputs, strict=True)
@@ -105,18 +147,70 @@ class Concat(_Composed):
 
 
 class GlobalAveragePool(Synapse):
-  """Mean over the map: [N, H, W, C] -> [N, C].
+  """Mean over the map: [N, H, W, C] -> [N, C]; maps of any axes.
 
   >>> GlobalAveragePool().apply({}, jnp.ones((1, 4, 4, 2))).tolist()
   [[1.0, 1.0]]
   """
 
   def __call__(self, x, train=False):
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.mean(x, (1, 2), dtype=wide).astype(x.dtype)
+    check_map(self, x, None)
+    wide = wider(x.dtype, jnp.float32)
+    return jnp.mean(x, tuple(range(1, x.ndim - 1)), dtype=wide).astype(x.dtype)
 
   def connect(self, x):
-    return jnp.sum(x, (1, 2))
+    return jnp.sum(x, tuple(range(1, x.ndim - 1)))
+
+
+class _Pool(Synapse):
+  window: int | tuple[int, ...] = 2
+  stride: int | tuple[int, ...] | None = None
+  padding: int | str | tuple[Any, ...] = 0
+
+  def __post_init__(self):
+    if self.stride is None:
+      object.__setattr__(self, 'stride', self.window)
+    check_window(self, 'window', 'stride')
+    super().__post_init__()
+
+  @property
+  def axes(self):
+    return check_window(self, 'window', 'stride')
+
+  def _reduce(self, x, start, operation):
+    check_map(self, x, self.axes)
+    window, strides = (each(n, x.ndim - 2) for n in (self.window, self.stride))
+    pads = window_pads(x.shape[1:-1], window, strides, self.padding)
+    ends = (0, 0)
+    return lax.reduce_window(
+      *(x, np.asarray(start, x.dtype), operation),
+      *((1, *window, 1), (1, *strides, 1), (ends, *pads, ends)),
+    )
+
+
+class AveragePool(_Pool):
+  """Mean over windows, zeros of the padding included: affine.
+
+  In a row by itself, the mean of an even number of levels may lie half-way
+  between two, where the two networks round differently (docs/method.md); a
+  convolution behind it, in a `Chain`, has no such ties.
+
+  Attributes:
+    window, stride: of all axes, or a tuple with each axis's; None for windows
+      side by side.
+    padding: as of `Conv`.
+
+  >>> AveragePool(2).apply({}, jnp.ones((1, 4, 4, 3))).shape
+  (1, 2, 2, 3)
+  """
+
+  def __call__(self, x, train=False):
+    wide = x.astype(wider(x.dtype, jnp.float32))
+    count = math.prod(each(self.window, x.ndim - 2))
+    return (self.connect(wide) / count).astype(x.dtype)
+
+  def connect(self, x):
+    return self._reduce(x, 0, lax.add)
 
 
 class SpaceToDepth(Synapse):
@@ -132,10 +226,15 @@ class SpaceToDepth(Synapse):
 
   block: int = 2
 
+  @property
+  def axes(self):
+    return 2
+
   def __call__(self, x, train=False):
     return self.connect(x)
 
   def connect(self, x):
+    check_map(self, x, 2)
     (n, height, width, channels), b = x.shape, self.block
     if height % b or width % b:
       raise UserError(
@@ -147,16 +246,17 @@ class SpaceToDepth(Synapse):
     return blocks.reshape(n, height // b, width // b, b * b * channels)
 
 
-class MaxPool(Synapse):
+class MaxPool(_Pool):
   """Maximum over windows, [N, H, W, C]; for an ANN, refused at conversion.
+
+  Attributes as of `AveragePool`; nothing of the padding is a maximum.
 
   >>> MaxPool(window=2, stride=2).apply({}, jnp.ones((1, 4, 4, 3))).shape
   (1, 2, 2, 3)
   """
 
   affine: ClassVar[bool] = False
-  window: int = 2
-  stride: int = 2
+  stride: int | tuple[int, ...] | None = 2
 
   def __call__(self, x, train=False):
-    return nn.max_pool(x, (self.window,) * 2, strides=(self.stride,) * 2)
+    return self._reduce(x, -np.inf, lax.max)

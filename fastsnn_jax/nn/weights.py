@@ -7,11 +7,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.quantizers import (
   apot_denominator,
   quantize_weight,
   quantize_weight_8bit,
   straight_through,
+  wider,
 )
 
 small_normal = jax.nn.initializers.normal(0.01, jnp.float32)
@@ -78,7 +80,9 @@ def product(weights, x, kernel, alpha, quantum, multiply):
     case Apot(bits, gradient):
       kernel = quantize_weight(kernel, alpha, bits, gradient)
     case _ if weights is not None:
-      raise TypeError(f'weights={weights!r}: None, EightBit or Apot needed')
+      raise UserError(
+        f'weights={weights!r}, but they must be None, fs.EightBit() or fs.Apot'
+      )
   if quantum is None or not isinstance(weights, Apot):
     return multiply(*_same_dtype(x, kernel))
   step = alpha.astype(kernel.dtype) / apot_denominator(weights.bits)
@@ -90,7 +94,7 @@ def product(weights, x, kernel, alpha, quantum, multiply):
 def _same_dtype(x, kernel):
   """Both in the dtype of `x` if that is a half, else in the wider."""
   half = x.dtype.itemsize < 4
-  dtype = x.dtype if half else jnp.promote_types(x.dtype, kernel.dtype)
+  dtype = x.dtype if half else wider(x.dtype, kernel.dtype)
   return x.astype(dtype), kernel.astype(dtype)
 
 

@@ -86,6 +86,51 @@ def test_connections_of_a_convolution_are_exact_at_the_borders(
   )
 
 
+@pytest.mark.parametrize(
+  ('sides', 'window', 'settings'),
+  [
+    ((7, 5), (3, 1), {'stride': (2, 1), 'padding': (1, 0)}),
+    ((6, 5), (2, 3), {'padding': ((1, 0), (0, 2)), 'dilation': (1, 2)}),
+    ((6, 5), (3, 3), {'stride': 2, 'padding': 'SAME'}),
+    ((5, 5), (3, 3), {'padding': 'VALID', 'groups': 2}),
+    ((5, 4), (3, 3), {'groups': 4}),
+    ((9,), (3,), {'stride': 2}),
+    ((4, 3, 3), (2, 1, 3), {'padding': 'VALID'}),
+  ],
+)
+def test_connections_and_macs_of_every_form_are_counted_by_hand(
+  sides, window, settings
+):
+  groups = settings.get('groups', 1)
+  synapse = Conv(8, kernel=window, norm=False, **settings)
+  row = fs.Layer('last', synapse)
+  network = fs.Network((row,), fs.Relu())
+  shape = (*sides, 4)
+  variables = jax.eval_shape(
+    network.init, jax.random.key(0), jnp.zeros((1, *shape))
+  )
+  (fan,) = counting.connections(network, variables, shape)['last']
+  # One output at a time: which pixels reach it, by their effect on it.
+  ones = jnp.ones((*window, 4 // groups, 8))
+
+  def outputs(x):
+    return synapse._multiply(x[None], ones)[0]
+
+  reached = jax.jacobian(outputs)(jnp.zeros(shape))
+  assert set(np.unique(reached)) <= {0, 1}
+  np.testing.assert_array_equal(fan, np.sum(reached, range(len(shape))))
+  size = np.prod(reached.shape[: len(shape)])
+  taps = np.prod(window) * 4 // groups
+  macs = counting.macs(network, variables, shape)
+  assert macs == {'last': size * taps}
+
+
+def test_connections_of_average_pooling_are_its_windows():
+  (fan,) = connections(fs.AveragePool(3, 2, 1), (8, 8, 2))
+  side = [sum(abs(2 * i - y) <= 1 for i in range(4)) for y in range(8)]
+  np.testing.assert_array_equal(fan[..., 0], np.outer(side, side))
+
+
 def test_connections_of_a_dense_layer_are_its_features():
   (fan,) = connections(Dense(7, norm=False), (4, 4, 3))
   np.testing.assert_array_equal(fan, np.full((4, 4, 3), 7))

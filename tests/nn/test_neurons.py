@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.sharding import PartitionSpec as P
 from support import oracle
 
 import fastsnn_jax as fs
@@ -460,3 +461,137 @@ def test_a_quantised_neuron_out_of_range_is_refused_by_name(settings, message):
 def test_currents_without_time_or_fraction_are_refused(bad):
   with pytest.raises(fs.UserError, match='time first'):
     fs.integrate_and_fire(bad, 1.0)
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'max_count': 0},
+    {'max_count': 1.5},
+    {'negative_threshold': np.nan},
+    {'signed': None},
+  ],
+)
+def test_a_rule_out_of_range_is_refused_in_the_function_too(settings):
+  name = list(settings)[-1]
+  with pytest.raises(fs.UserError, match=f'{name}={settings[name]!r}'):
+    fs.integrate_and_fire(currents(3), 1.0, **settings)
+
+
+@pytest.mark.parametrize('theta', [0.0, -1, np.array([1.0, 0.0]), -np.inf])
+def test_a_threshold_that_is_not_positive_is_refused(theta):
+  with pytest.raises(fs.UserError, match='must be positive'):
+    fs.integrate_and_fire(currents(3, 2), theta)
+
+
+@all_modes
+@pytest.mark.parametrize('steps', [3, 20])
+def test_not_a_number_stays_one_from_its_step_on(mode, steps):
+  z = currents(steps)
+  clean = np.asarray(simulator(mode)(z, 1.0))
+  for at in {0, 1, steps - 2}:
+    z[at, at::7] = np.nan  # more and more neurons
+    spikes = np.asarray(simulator(mode)(z, 1.0))
+    lost = np.isnan(np.cumsum(z, 0))
+    np.testing.assert_array_equal(spikes, np.where(lost, np.nan, clean))
+
+
+@all_modes
+@pytest.mark.parametrize('theta', [0.0, -1.0, np.nan, np.inf])
+def test_a_threshold_without_meaning_gives_not_a_number(mode, theta):
+  assert np.isnan(simulator(mode)(currents(3), jnp.float32(theta))).all()
+
+
+# --- derivatives of higher order, and devices --------------------------------
+
+
+@pytest.mark.parametrize('mode', ['signed', 'settled'])
+def test_derivatives_of_every_order_follow_the_twin(mode):
+  steps = 2
+  with jax.enable_x64(True):
+    z, theta = jnp.asarray(currents(steps, 6), 'float64'), jnp.float64(0.9)
+    mix = jnp.asarray(np.random.default_rng(0).normal(size=(steps, 6)))
+    value = fs.integrate_and_fire(z, theta, **MODES[mode])
+
+    def twin(z, theta):  # each step has the rate's tangent
+      mean, stop = z.mean(0), jax.lax.stop_gradient
+      rate = theta * stop(jnp.clip(mean / theta, 0, 1))
+      ratio = stop(mean / theta)
+      level = stop(jnp.round(jnp.clip(ratio, 0, 1) * steps) / steps)
+      inside = stop((ratio > 0) & (ratio <= 1))
+      slope = jnp.where(ratio > 1, 1, level - jnp.maximum(ratio, 0))
+      rate = jnp.where(inside, mean, 0) + slope * theta
+      scaled = stop(theta * value - rate) + rate
+      return scaled / theta
+
+    def spikes(z, theta):
+      return fs.integrate_and_fire(z, theta, **MODES[mode])
+
+    def orders(function):
+      def loss(z, theta):
+        return jnp.sum(mix * (theta * function(z, theta) + z) ** 3)
+
+      def along(s):
+        return loss(z + s * mix, theta * (1 + s))
+
+      return (
+        jax.hessian(loss, (0, 1))(z, theta),
+        jax.jacrev(jax.jacfwd(loss, (0, 1)), (0, 1))(z, theta),
+        jax.grad(jax.grad(jax.grad(along)))(0.0),
+        jax.vmap(jax.hessian(loss, 1), (None, 0))(z, theta + jnp.zeros(2)),
+      )
+
+    got = jax.jit(lambda: orders(spikes))()
+    want = jax.jit(lambda: orders(twin))()
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    jax.tree.map(close, got, want)
+
+
+@pytest.mark.parametrize('where', ['currents', 'theta', 'both'])
+def test_spikes_and_gradients_within_shard_map(where):
+  z = currents(5, 8)
+  theta = np.linspace(0.3, 1, 8, dtype=np.float32)
+  if where == 'currents':
+    theta = theta[0]
+  mesh = jax.make_mesh((4,), ('d',), (jax.sharding.AxisType.Auto,))
+  specs = (
+    P() if where == 'theta' else P(None, 'd'),
+    P() if where == 'currents' else P('d'),
+  )
+  if where == 'theta':
+    z = z[:, :2]  # each device has two of the thresholds
+
+  def both(z, theta):
+    def loss(theta):
+      return jnp.sum(theta * fs.integrate_and_fire(z, theta))
+
+    return fs.integrate_and_fire(z, theta), jax.grad(loss)(theta)
+
+  out = P(None, 'd'), specs[1]
+  spikes, grad = jax.jit(
+    jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=out)
+  )(z, theta)
+  whole = np.tile(z, 4) if where == 'theta' else z
+  want, dtheta = both(whole, theta)
+  np.testing.assert_array_equal(spikes, want)
+  np.testing.assert_allclose(grad, dtheta, rtol=1e-5, atol=1e-6)
+
+
+def test_spikes_under_explicit_sharding():
+  z = currents(5, 8)
+  mesh = jax.make_mesh((4,), ('d',), (jax.sharding.AxisType.Explicit,))
+  with jax.set_mesh(mesh):
+    shared = jax.device_put(z, jax.NamedSharding(mesh, P(None, 'd')))
+    spikes = jax.jit(fs.integrate_and_fire)(shared, 0.7)
+    assert jax.typeof(spikes).sharding.spec == P(None, 'd')
+  np.testing.assert_array_equal(spikes, oracle.integrate_and_fire(z, 0.7))
+
+
+def test_ranks_are_promoted_explicitly():
+  z, theta = currents(4, 6).reshape(4, 2, 3), np.linspace(0.5, 1, 3)
+  want = fs.integrate_and_fire(z, theta)
+  neuron = fs.IntegrateAndFire(3, settle=1)
+  with jax.numpy_rank_promotion('raise'):
+    np.testing.assert_array_equal(fs.integrate_and_fire(z, theta), want)
+    jax.grad(lambda th: fs.integrate_and_fire(z, th).sum())(theta)
+    neuron.decode_over_time(neuron.respond(identity, (z[None],), theta))

@@ -444,6 +444,84 @@ def test_division_by_a_scalar_is_ieee_division_under_jit():
   )
 
 
+# --- derivatives of higher order --------------------------------------------
+
+
+def surrogate(name):
+  """The rule written out: what is rounded moves as what it stands for."""
+  stop = jax.lax.stop_gradient
+
+  def activation(x, alpha):
+    ratio = jnp.maximum(x, 0) / alpha
+    share = jnp.round(jnp.clip(ratio, 0, 1) * 7) / 7
+    inside = ratio + stop(share - ratio)
+    return alpha * jnp.where(ratio > 1, 1, jnp.where(x > 0, inside, 0))
+
+  def weight(bits, full):
+    def function(w, alpha):
+      mean, std = jnp.mean(w), jnp.std(w, ddof=1)
+      n = (w - mean) / std if full else (w - stop(mean)) / stop(std)
+      x = stop(n / alpha)
+      level = stop(fs.quantize_weight(w, alpha, bits) / alpha)
+      outside = jnp.abs(x) > 1
+      through = jnp.where(outside & full & (bits > 2), stop(n), n)
+      slope = jnp.where(outside, jnp.sign(x), level - x)
+      value = stop(level * alpha)
+      return value + through - stop(through) + slope * (alpha - stop(alpha))
+
+    return function
+
+  def eight_bit(w, alpha):
+    return w + stop(fs.quantize_weight_8bit(w) - w) + 0 * alpha
+
+  return {
+    'activation': activation,
+    'detached': weight(3, False),
+    'full': weight(3, True),
+    'ternary': weight(2, True),
+    '8bit': eight_bit,
+  }[name]
+
+
+@all_functions
+def test_derivatives_of_every_order_follow_the_rule(name):
+  with jax.enable_x64(True):
+    x, alpha = jnp.asarray(X[:8], 'float64'), jnp.float64(1.2)
+    mix = jnp.asarray(RANDOM.normal(size=8))
+
+    def orders(function):
+      def loss(x, alpha):
+        return jnp.sum(mix * function(x, alpha) ** 3)
+
+      def along(s):
+        return loss(x + s * mix, alpha * (1 + s))
+
+      return (
+        jax.hessian(loss, (0, 1))(x, alpha),
+        jax.jacrev(jax.jacfwd(loss, (0, 1)), (0, 1))(x, alpha),
+        jax.grad(jax.grad(jax.grad(along)))(0.0),
+        jax.vmap(jax.hessian(loss), (0, None))(jnp.stack([x, -x]), alpha),
+      )
+
+    got = jax.jit(lambda: orders(FUNCTIONS[name]))()
+    want = jax.jit(lambda: orders(surrogate(name)))()
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(want)) > 1
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    jax.tree.map(close, got, want)
+
+
+def test_the_second_derivative_of_an_activation_by_hand():
+  cube = jax.hessian(lambda x: fs.quantize_activation(x, 2.0, 3) ** 3)
+  np.testing.assert_allclose(cube(0.9), 6 * 6 / 7, rtol=1e-6)
+  assert cube(2.5) == cube(-1.0) == 0
+  third = jax.grad(jax.grad(jax.grad(lambda x: straight(x, x) ** 3)))
+  assert third(1.25) == 6
+
+
+def straight(value, proxy):
+  return quantize.straight_through(jnp.round(value), proxy)
+
+
 # --- bad input --------------------------------------------------------------
 
 
@@ -473,3 +551,37 @@ def test_not_a_number_stays_one(name, how):
   x[7] = np.nan
   value = compiled(how, FUNCTIONS[name])(x, jnp.float32(1.2))
   assert np.isnan(value[7])
+
+
+@how
+@pytest.mark.parametrize('alpha', [0.0, -1.0, np.nan, -np.inf])
+def test_a_clip_without_meaning_gives_not_a_number(alpha, how):
+  value = compiled(how, FUNCTIONS['activation'])(X, jnp.float32(alpha))
+  assert np.isnan(value).all()
+  if not alpha < 0:  # of weights, either sign is right
+    value = compiled(how, FUNCTIONS['full'])(X, jnp.float32(alpha))
+    assert np.isnan(value).all()
+
+
+@pytest.mark.parametrize(
+  'function', [fs.quantize_weight_8bit, lambda x: fs.quantize_weight(x, 1.0, 3)]
+)
+def test_tensors_without_a_scale_give_not_a_number(function):
+  assert np.isnan(function(jnp.zeros(5))).all()
+
+
+@all_functions
+@pytest.mark.parametrize('dtype', [np.int32, np.uint8, bool, np.complex64])
+def test_arrays_that_are_not_floats_are_refused(name, dtype):
+  with pytest.raises(fs.UserError, match='floating point'):
+    FUNCTIONS[name](np.ones(3, dtype), 1.0)
+
+
+def test_ranks_are_promoted_explicitly():
+  x, alpha = np.ones((2, 3, 4), np.float32), np.linspace(1, 2, 4)
+  want = fs.quantize_activation(x, alpha, 3)
+  with jax.numpy_rank_promotion('raise'):
+    np.testing.assert_array_equal(fs.quantize_activation(x, alpha, 3), want)
+    jax.grad(lambda a: fs.quantize_activation(x, a, 3).sum())(alpha)
+    one = fs.quantize_activation(np.float32(1), alpha, 3)
+  np.testing.assert_array_equal(one, want[0, 0])

@@ -75,7 +75,7 @@ class Classification(Task):
 
   def measure(self, predictions, batch):
     """Correct and counted images."""
-    correct = (predictions == batch['label']) * batch['mask']
+    correct = jnp.where(predictions == batch['label'], batch['mask'], 0)
     return {'correct': jnp.sum(correct), 'count': jnp.sum(batch['mask'])}
 
   def summarize(self, sums, kept=None):

@@ -46,9 +46,9 @@ def decode(offsets, grid, anchors):
   shape = (height, width, len(anchors))
   row, column, anchor = (i.reshape(-1) for i in jnp.indices(shape))
   cell = jnp.stack([column, row], -1).astype(offsets.dtype)
-  scale = jnp.asarray((width, height), offsets.dtype)
-  centre = (jax.nn.sigmoid(offsets[..., :2]) + cell) / scale
-  half = anchors[anchor] * jnp.exp(offsets[..., 2:]) / scale / 2
+  scale = jnp.asarray([[(width, height)]], offsets.dtype)
+  centre = (jax.nn.sigmoid(offsets[..., :2]) + cell[None]) / scale
+  half = anchors[anchor][None] * jnp.exp(offsets[..., 2:]) / scale / 2
   return jnp.concatenate([centre - half, centre + half], -1)
 
 
@@ -139,7 +139,7 @@ def suppress(boxes, *, threshold, overlap, limit=None):
   def step(alive, _):
     best = jnp.argmax(alive)
     some = alive[best] >= 0
-    shared = iou(boxes[best], boxes, epsilon=0, floor=_FLOOR)
+    shared = iou(boxes[best][None], boxes, epsilon=0, floor=_FLOOR)
     gone = (shared > overlap) & (classes == classes[best])
     gone |= jnp.arange(len(alive)) == best
     return jnp.where(gone, -1, alive), jnp.where(some, best, -1)

@@ -64,13 +64,14 @@ def assign(boxes, label, *, grid, anchors, stride, conflict='last') -> Targets:
     size = jnp.where(real, size, 1)
     column, row = cell = jnp.where(inside, jnp.floor(centre), 0).astype(int)
 
-    similar = iou(at_origin(size), at_origin(anchors))
+    similar = iou(at_origin(size)[None], at_origin(anchors))
     best = jnp.arange(len(anchors)) == jnp.argmax(similar)
 
     here = row * width + column
     old = table[here]
-    weight, shape = 2 - jnp.prod(size / scale), jnp.log(size / anchors).T
-    new = (1, label, *(centre - cell), *shape, weight, *box)
+    weight, shape = 2 - jnp.prod(size / scale), jnp.log(size[None] / anchors).T
+    at = centre - cell.astype(dtype)
+    new = (jnp.ones((), dtype), label.astype(dtype), *at, *shape, weight, *box)
     new = jnp.stack(jnp.broadcast_arrays(*new), -1)
     alone = (similar > _SIMILAR) & ~best
     if conflict == 'positive':
