@@ -15,9 +15,12 @@ def classify(network: Network, variables, images) -> np.ndarray:
   Args:
     network, variables: a classification network, float, quantised or spiking.
     images: [B, H, W, C], one [H, W, C], or a list of such; uint8 or floats in
-      0..255, at the size that the network was trained for.
+      0..255, at the size that the network was trained for. An empty batch has
+      an empty answer.
 
-  UserError for a network for another task, and for values that are no pixels.
+  UserError for a network for another task, and for values that are no pixels: a
+  negative one, NaN, or above 255. Floats of which none is above 1 are taken for
+  shares of 255, with a warning. The same holds wherever raw images come in.
 
   >>> import jax, jax.numpy as jnp
   >>> import fastsnn_jax as fs

@@ -17,12 +17,13 @@ import numpy as np
 import optax
 
 from fastsnn_jax import distributed, tasks
-from fastsnn_jax.data import as_split, crop_flip
+from fastsnn_jax.data import Arrays, as_split, crop_flip
 from fastsnn_jax.errors import UserError, check_fields
 from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.nn.network import IMAGE, Network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
+from fastsnn_jax.tasks.task import Pixels
 from fastsnn_jax.training.optimizer import sgd
 
 
@@ -202,6 +203,8 @@ def finetune(
   """
   task, tuning = task or tasks.for_network(ann), tuning or Tuning()
   data = as_split(data).in_memory()
+  (images,) = Pixels()(data['image'])  # in memory: one look at all
+  data = Arrays({**data.arrays, 'image': images})
   size, judged = len(data), tuning.accept == 'better'
   steps = size // tuning.batch
   if steps < 1:
@@ -216,7 +219,7 @@ def finetune(
     )
   distributed.check_batch('batch', tuning.batch)
   tuned = distributed.everywhere(variables)
-  given = variables, data['image']
+  given = variables, images
   variables, images = distributed.everywhere(given, alias=True)
 
   def score(tuned):

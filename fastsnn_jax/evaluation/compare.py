@@ -74,7 +74,7 @@ def compare(
         sums.setdefault(part, {}).setdefault('spiking', {})[label] = value
     return sums
 
-  total = accumulate(judge, split, batch, advance=advance)
+  total = accumulate(judge, split, batch, task, advance=advance)
   macs = operations.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _fans(ann, fans)}
   sums, rows = total['sums']['ann'], total.get('rows')

@@ -38,7 +38,7 @@ def evaluate(
   task = task or tasks.for_network(network)
   variables = distributed.everywhere(variables, alias=True)
   judge = functools.partial(_measure, variables, network=network, task=task)
-  total = accumulate(judge, as_split(data), batch)
+  total = accumulate(judge, as_split(data), batch, task)
   return task.summarize(total['sums'], total.get('rows'))
 
 
