@@ -1,7 +1,10 @@
 """Raw images in, answers out."""
 
+import numbers
+
 import numpy as np
 
+from fastsnn_jax.errors import UserError, check_whole
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import expect
 from fastsnn_jax.tasks.detection.task import Detections
@@ -29,7 +32,9 @@ def classify(network: Network, variables, images) -> np.ndarray:
   >>> fs.classify(network, variables, np.zeros((3, 8, 8, 1), np.uint8)).shape
   (3,)
   """
-  return expect(network, 'classify').answer(network, variables, images)
+  return expect(network, variables, 'classify').answer(
+    network, variables, images
+  )
 
 
 def detect(
@@ -65,8 +70,15 @@ def detect(
   >>> fs.detect(network, variables, image).boxes.shape
   (0, 4)
   """
+  if size is not None:
+    check_whole('size', size, 1)
+  check_whole('limit', limit, 1)
+  if not (isinstance(threshold, numbers.Real) and threshold == threshold):
+    raise UserError(f'threshold={threshold!r}, but it must be a number')
   options = {'size': size, 'threshold': threshold, 'limit': limit}
-  return expect(network, 'detect').answer(network, variables, images, **options)
+  return expect(network, variables, 'detect').answer(
+    network, variables, images, **options
+  )
 
 
 def segment(network: Network, variables, images) -> np.ndarray | list:
@@ -95,4 +107,6 @@ def segment(network: Network, variables, images) -> np.ndarray | list:
   >>> fs.segment(network, variables, np.zeros((20, 30, 3), np.uint8)).shape
   (20, 30)
   """
-  return expect(network, 'segment').answer(network, variables, images)
+  return expect(network, variables, 'segment').answer(
+    network, variables, images
+  )

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.layers import Synapse
+from fastsnn_jax.nn.layers import Synapse, declared
 
 
 class _Composed(Synapse):
@@ -14,7 +14,8 @@ class _Composed(Synapse):
 
   @property
   def affine(self):
-    return all(part.affine for part in self.parts if part is not None)
+    known = [declared(part) for part in self.parts if part is not None]
+    return False if False in known else None if None in known else True
 
 
 def run(part, *inputs, train, quanta):
@@ -111,6 +112,8 @@ class GlobalAveragePool(Synapse):
   [[1.0, 1.0]]
   """
 
+  affine: ClassVar[bool | None] = True
+
   def __call__(self, x, train=False):
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.mean(x, (1, 2), dtype=wide).astype(x.dtype)
@@ -130,6 +133,7 @@ class SpaceToDepth(Synapse):
   (1, 2, 2, 12)
   """
 
+  affine: ClassVar[bool | None] = True
   block: int = 2
 
   def __call__(self, x, train=False):
@@ -154,7 +158,7 @@ class MaxPool(Synapse):
   (1, 2, 2, 3)
   """
 
-  affine: ClassVar[bool] = False
+  affine: ClassVar[bool | None] = False
   window: int = 2
   stride: int = 2
 
