@@ -1,7 +1,10 @@
 """Raw images in, answers out."""
 
+import numbers
+
 import numpy as np
 
+from fastsnn_jax.errors import UserError, check_whole
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import expect
 from fastsnn_jax.tasks.detection.task import Detections
@@ -15,9 +18,12 @@ def classify(network: Network, variables, images) -> np.ndarray:
   Args:
     network, variables: a classification network, float, quantised or spiking.
     images: [B, H, W, C], one [H, W, C], or a list of such; uint8 or floats in
-      0..255, at the size that the network was trained for.
+      0..255, at the size that the network was trained for. An empty batch has
+      an empty answer.
 
-  UserError for a network for another task, and for values that are no pixels.
+  UserError for a network for another task, and for values that are no pixels: a
+  negative one, NaN, or above 255. Floats of which none is above 1 are taken for
+  shares of 255, with a warning. The same holds wherever raw images come in.
 
   >>> import jax, jax.numpy as jnp
   >>> import fastsnn_jax as fs
@@ -26,7 +32,9 @@ def classify(network: Network, variables, images) -> np.ndarray:
   >>> fs.classify(network, variables, np.zeros((3, 8, 8, 1), np.uint8)).shape
   (3,)
   """
-  return expect(network, 'classify').answer(network, variables, images)
+  return expect(network, variables, 'classify').answer(
+    network, variables, images
+  )
 
 
 def detect(
@@ -62,8 +70,15 @@ def detect(
   >>> fs.detect(network, variables, image).boxes.shape
   (0, 4)
   """
+  if size is not None:
+    check_whole('size', size, 1)
+  check_whole('limit', limit, 1)
+  if not (isinstance(threshold, numbers.Real) and threshold == threshold):
+    raise UserError(f'threshold={threshold!r}, but it must be a number')
   options = {'size': size, 'threshold': threshold, 'limit': limit}
-  return expect(network, 'detect').answer(network, variables, images, **options)
+  return expect(network, variables, 'detect').answer(
+    network, variables, images, **options
+  )
 
 
 def segment(network: Network, variables, images) -> np.ndarray | list:
@@ -92,4 +107,6 @@ def segment(network: Network, variables, images) -> np.ndarray | list:
   >>> fs.segment(network, variables, np.zeros((20, 30, 3), np.uint8)).shape
   (20, 30)
   """
-  return expect(network, 'segment').answer(network, variables, images)
+  return expect(network, variables, 'segment').answer(
+    network, variables, images
+  )

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastsnn_jax.architectures import deeplab, plain, resnet, yolo
@@ -117,11 +118,20 @@ def build(
   >>> build('cifar_resnet20', bits=2).neuron
   QuantRelu(bits=2, initial_theta=6.0)
   """
+  if not isinstance(model, str):
+    raise UserError(
+      f'model={model!r}, but it must be a name; fs.models() has them'
+    )
   made = _MODELS[model]
-  if bits not in BITS:
+  if not isinstance(bits, numbers.Integral) or bits not in BITS:
     raise UserError(f'bits={bits!r}: a network has one of {BITS} bits')
-  names = range(classes) if isinstance(classes, int) else classes
-  names = tuple(map(str, names))
+  bits, names = int(bits), _names(classes)
+  fields = {field.name for field in dataclasses.fields(Network)[5:]}
+  if strange := sorted(static.keys() - fields):
+    raise UserError(
+      f'build: {strange[0]!r} is no setting of a network; there are '
+      f'{sorted(fields)}'
+    )
   fields = {x: getattr(made, x) for x in ('task', 'stride', 'remainder')}
   known = {**fields, **made.static}
   least, needed = 2, 'two classes are'
@@ -144,6 +154,30 @@ def build(
   neuron = Relu() if bits == 32 else QuantRelu(bits, made.theta)
   layers = tuple(made.table(*sizes))
   return Network(layers, neuron, model, bits, names, **static)
+
+
+def _names(classes) -> tuple[str, ...]:
+  """The names of classes, from themselves or their number."""
+  if isinstance(classes, numbers.Integral):
+    return tuple(map(str, range(int(classes))))
+  odd = isinstance(classes, str | bytes | Mapping | set | frozenset)
+  names = () if odd or not isinstance(classes, Iterable) else tuple(classes)
+  if (
+    odd
+    or not isinstance(classes, Iterable)
+    or any(not isinstance(name, str | numbers.Integral) for name in names)
+  ):
+    raise UserError(
+      f'classes={classes!r}, but they must be a whole number, or a list of '
+      'names in the order of the labels'
+    )
+  names = tuple(map(str, names))
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise UserError(
+      f'classes: {twice[0]!r} is there {names.count(twice[0])} times, but each '
+      'class needs a name of its own'
+    )
+  return names
 
 
 def _anchors(model, known, anchors, classes):

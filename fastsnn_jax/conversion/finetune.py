@@ -9,6 +9,8 @@ docs/method.md tells the two schedules, 'sequential' and 'parallel', apart.
 
 import dataclasses
 import functools
+import math
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -17,12 +19,13 @@ import numpy as np
 import optax
 
 from fastsnn_jax import distributed, tasks
-from fastsnn_jax.data import as_split, crop_flip
-from fastsnn_jax.errors import UserError, check_fields
+from fastsnn_jax.data import Arrays, as_split, crop_flip
+from fastsnn_jax.errors import UserError, check_fields, check_whole
 from fastsnn_jax.evaluation.evaluate import evaluate
-from fastsnn_jax.nn.network import IMAGE, Network, own_variables
+from fastsnn_jax.nn.network import IMAGE, Network, check_network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
+from fastsnn_jax.tasks.task import Pixels
 from fastsnn_jax.training.optimizer import sgd
 
 
@@ -59,10 +62,14 @@ class Tuning:
 
   def __post_init__(self):
     known = self.schedule in ('sequential', 'parallel')
+    for name, low in (('epochs', 1), ('batch', 1), ('crop', 0)):
+      check_whole(f'Tuning: {name}', getattr(self, name), low)
+    for name in ('learning_rate', 'momentum', 'weight_decay'):
+      value = getattr(self, name)
+      real = isinstance(value, numbers.Real) and 0 <= value < math.inf
+      check_fields(self, (name, real, 'a finite number of at least 0'))
     check_fields(
       self,
-      ('epochs', self.epochs >= 1, 'at least 1'),
-      ('batch', self.batch >= 1, 'at least 1'),
       ('schedule', known, 'sequential or parallel'),
       ('batch_norm', self.batch_norm in ('train', 'eval'), 'train or eval'),
       ('accept', self.accept in ('better', 'always'), 'better or always'),
@@ -200,8 +207,21 @@ def finetune(
   >>> [(record['layer'], record['accepted']) for record in records]
   [('all', True)]
   """
-  task, tuning = task or tasks.for_network(ann), tuning or Tuning()
+  check_network(ann, variables, 'ann')
+  check_network(snn, variables, 'snn')
+  if ann.spiking or not snn.spiking:
+    raise UserError(
+      f'finetune: ann has {ann.neuron}, snn {snn.neuron}, but they must be the '
+      'quantised network and its spiking twin, in this order'
+    )
+  check_whole('seed', seed)
+  tuning = Tuning() if tuning is None else tuning
+  if not isinstance(tuning, Tuning):
+    raise UserError(f'tuning={tuning!r}, but it must be a Tuning(epochs=…, …)')
+  task = tasks.check(task) or tasks.for_network(ann)
   data = as_split(data).in_memory()
+  (images,) = Pixels()(data['image'])  # in memory: one look at all
+  data = Arrays({**data.arrays, 'image': images})
   size, judged = len(data), tuning.accept == 'better'
   steps = size // tuning.batch
   if steps < 1:
@@ -216,7 +236,7 @@ def finetune(
     )
   distributed.check_batch('batch', tuning.batch)
   tuned = distributed.everywhere(variables)
-  given = variables, data['image']
+  given = variables, images
   variables, images = distributed.everywhere(given, alias=True)
 
   def score(tuned):

@@ -1,9 +1,15 @@
 """From a quantised network to a spiking one: another neuron, nothing else."""
 
 import dataclasses
+import itertools
+
+import jax
+import numpy as np
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.network import Network
+from fastsnn_jax.nn import affine
+from fastsnn_jax.nn.layers import declared
+from fastsnn_jax.nn.network import IMAGE, Network, check_network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 
 
@@ -25,32 +31,31 @@ def to_spiking(
 
   Raises:
     UserError: the network is not quantised, has a layer whose synapse is not
-      affine, or the mode or a setting is unknown.
+      affine, or the mode or a setting is unknown. A class of one's own that
+      does not say `affine = True` is tried at random inputs here, if a usual
+      size of images fits the table, and at the first images in any case.
 
   >>> import fastsnn_jax as fs
   >>> fs.to_spiking(fs.build('small_resnet8', bits=2)).neuron.steps
   3
   """
+  check_network(network)
   if not isinstance(network.neuron, QuantRelu):
     raise UserError(
       f'to_spiking: the neuron is {network.neuron}, but only a network with '
       'QuantRelu neurons has the levels that spikes count; build it with bits '
       'of 2 to 5'
     )
+  shapes = _input_shapes(network)
   for layer in network.layers:
-    if not getattr(layer.synapse, 'affine', False):
-      raise UserError(
-        f'to_spiking: layer {layer.name!r} ({type(layer.synapse).__name__}) is '
-        'not affine, so the mean of its outputs over time is not its output at '
-        'the mean; use a strided convolution or average pooling there'
-      )
+    affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
   presets = {
     'unsigned': {'signed': False},
     'signed': {},
     'settled': {'negative_threshold': 0.0, 'max_count': steps, 'settle': 8},
   }
-  if mode not in presets:
+  if not isinstance(mode, str) or mode not in presets:
     raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
   settings = {'steps': steps, **presets[mode], **neuron_settings}
   fields = {field.name for field in dataclasses.fields(IntegrateAndFire)}
@@ -60,3 +65,29 @@ def to_spiking(
       f'{sorted(fields)}'
     )
   return dataclasses.replace(network, neuron=IntegrateAndFire(**settings))
+
+
+def _input_shapes(network):
+  """{row: shapes of its inputs} at images that fit; {} where none is needed.
+
+  A table does not say what images it is for, and its rows may fit few.
+  """
+  if all(declared(layer.synapse) is not None for layer in network.layers):
+    return {}
+  sides = [network.size] * bool(network.size) + [8, 32, 16, 28, 64, 224, 4]
+  step = network.stride
+  sides = [-(-side // step) * step + network.remainder for side in sides]
+  channels = (len(network.mean),) if network.mean else (3, 1, 4, 8, 16, 32)
+  for axes, count, side in itertools.product((2, 1, 0, 3), channels, sides):
+    image = jax.ShapeDtypeStruct((1, *[side] * axes, count), np.float32)
+    try:
+      variables = jax.eval_shape(network.init, jax.random.key(0), image)
+      _, found = jax.eval_shape(network.apply, variables, image)
+    except Exception:  # whatever a synapse makes of it
+      continue
+    found[IMAGE] = image
+    return {
+      layer.name: [found[name].shape for name in layer.inputs]
+      for layer in network.layers
+    }
+  return {}

@@ -47,8 +47,9 @@ def as_split(data) -> Split:
   `data` are a dict of arrays; a list of examples, or another iterable of them
   such as a generator or a `grain.IterDataset`, which is read into memory once;
   or a sequence of examples, with `len` and `[i]`, such as a `grain.MapDataset`,
-  which is read as it is needed. An example is a dict, {'image': [H, W, C],
-  'label': …}; images are uint8 or floats in 0..255.
+  which is read as it is needed. An iterable may give batches of examples, as
+  a loader does. An example is a dict, {'image': [H, W, C], 'label': …}; images
+  are uint8 or floats in 0..255.
 
   Raises:
     UserError: something else, or examples that do not fit together.
@@ -77,7 +78,17 @@ def as_split(data) -> Split:
     raise UserError(
       f'{sorted(names)} and {sorted(odd[0])}: all must have the same labels'
     )
+  if examples[0]['image'].ndim == 4:  # batches, as a loader gives them
+    examples = [row for batch in examples for row in _rows(batch)]
+    names = examples[0].keys()
   return as_split({name: [e[name] for e in examples] for name in names})
+
+
+def _rows(batch):
+  """The examples of a batch, without those that fill it up."""
+  mask = batch.pop('mask', np.ones(len(batch['image'])))
+  for i in np.flatnonzero(mask):
+    yield {name: x[i] for name, x in batch.items()}
 
 
 def as_dataset(data, name: str = 'own') -> Dataset:

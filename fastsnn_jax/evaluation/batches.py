@@ -11,11 +11,13 @@ import jax
 import numpy as np
 
 from fastsnn_jax import distributed
+from fastsnn_jax.errors import UserError, check_whole
+from fastsnn_jax.tasks.task import Pixels
 
 _JOIN = {'sums': np.add, 'max': np.maximum}
 
 
-def accumulate(function, split, size: int, *, advance=lambda: None):
+def accumulate(function, split, size: int, task, *, advance=lambda: None):
   """Sums the 'sums' of every batch, takes the largest 'max', keeps the 'rows'.
 
   Args:
@@ -24,13 +26,20 @@ def accumulate(function, split, size: int, *, advance=lambda: None):
       those of all images, without the filled-up ones.
     split: of a data set.
     size: images per batch, or the next number that the devices can share out.
+    task: whose labels each batch must have.
     advance: called without arguments after each batch.
+
+  Each batch is checked on the host, on its way to the devices, see
+  `tasks.task.Pixels`: there is no pass for that.
   """
-  total, kept = {}, []
+  check_whole('batch', size, 1)
+  total, kept, pixels = {}, [], Pixels()
 
   def started():
     for batch in split.batches(distributed.even(size)):
-      batch = distributed.by_row(batch)
+      check_labels(task, batch)
+      (image,) = pixels(batch['image'])
+      batch = distributed.by_row({**batch, 'image': image})
       yield function(batch), batch['mask']
 
   runs = itertools.chain(started(), [None])
@@ -44,9 +53,29 @@ def accumulate(function, split, size: int, *, advance=lambda: None):
         tree = jax.tree.map(_JOIN[part], total[part], tree)
       total[part] = tree
     advance()
+  if not total:
+    raise UserError('the data have 0 images: at least one is needed')
   if kept:
     total['rows'] = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
   return total
+
+
+def check_labels(task, batch) -> None:
+  """Raises a UserError where a batch lacks labels that the task needs."""
+  for name, dimensions in task.labels.items():
+    label = batch.get(name)
+    numbers = label is not None and label.dtype.kind in 'biuf'
+    if not numbers or label.ndim != 1 + dimensions:
+      found = (
+        'there are none'
+        if label is None
+        else f'they are {label.dtype} of shape {label.shape[1:]}'
+      )
+      raise UserError(
+        f'data: {type(task).__name__} needs {name!r}, numbers of {dimensions} '
+        f'dimensions for each image, but {found}; the data have '
+        f'{sorted(batch.keys() - {"mask"})}'
+      )
 
 
 def kept_rows(task, batch, **rows):

@@ -1,7 +1,7 @@
 """How near spiking networks come to their quantised network, step by step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,9 +10,10 @@ import numpy as np
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import as_split
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import operations
 from fastsnn_jax.evaluation.batches import accumulate, kept_rows
-from fastsnn_jax.nn.network import IMAGE, Network
+from fastsnn_jax.nn.network import IMAGE, Network, check_network
 from fastsnn_jax.tasks import Task
 
 
@@ -56,7 +57,8 @@ def compare(
   >>> rows['settled']['agreement'], rows['settled']['steps']
   (1.0, 11)
   """
-  task = task or tasks.for_network(ann)
+  _check(ann, ann_variables, spiking)
+  task = tasks.check(task) or tasks.for_network(ann)
   split = as_split(data)
   raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
   shape = jax.eval_shape(task.present, raw).shape[1:]
@@ -74,7 +76,7 @@ def compare(
         sums.setdefault(part, {}).setdefault('spiking', {})[label] = value
     return sums
 
-  total = accumulate(judge, split, batch, advance=advance)
+  total = accumulate(judge, split, batch, task, advance=advance)
   macs = operations.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _fans(ann, fans)}
   sums, rows = total['sums']['ann'], total.get('rows')
@@ -86,6 +88,37 @@ def compare(
     label: _row(network, total, label, task, of_ann, macs, neurons)
     for label, (network, _) in spiking.items()
   }
+
+
+def _check(ann, variables, spiking):
+  """Raises a UserError where these are no networks that can be compared."""
+  check_network(ann, variables, 'ann')
+  if ann.spiking:
+    raise UserError(
+      'compare: ann is spiking, but it must be the quantised network; the '
+      'spiking ones stand behind its variables, {label: (network, variables)}'
+    )
+  pairs = spiking.values() if isinstance(spiking, Mapping) else [None]
+  if not all(
+    isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+  ):
+    raise UserError(
+      f'spiking of type {type(spiking).__name__}, but it must be a dict '
+      '{label: (network, variables)}'
+    )
+  for label, (network, own) in spiking.items():
+    name = f'spiking[{label!r}]'
+    check_network(network, own, name)
+    rows, known = ([x.name for x in n.layers] for n in (network, ann))
+    if not network.spiking or (rows, len(network.classes)) != (
+      known,
+      len(ann.classes),
+    ):
+      raise UserError(
+        f'{name} must be a spiking twin of ann, as fs.to_spiking gives it, but '
+        f'its neuron is {network.neuron}, its rows are {rows}, those of ann '
+        f'{known}'
+      )
 
 
 def _fans(network, fans):

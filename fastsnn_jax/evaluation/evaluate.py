@@ -7,7 +7,7 @@ import jax
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import as_split
 from fastsnn_jax.evaluation.batches import accumulate, kept_rows
-from fastsnn_jax.nn.network import Network
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.tasks import Task
 
 
@@ -35,10 +35,11 @@ def evaluate(
   >>> fs.evaluate(network, variables, data)
   {'accuracy': 0.75}
   """
-  task = task or tasks.for_network(network)
+  check_network(network, variables)
+  task = tasks.check(task) or tasks.for_network(network)
   variables = distributed.everywhere(variables, alias=True)
   judge = functools.partial(_measure, variables, network=network, task=task)
-  total = accumulate(judge, as_split(data), batch)
+  total = accumulate(judge, as_split(data), batch, task)
   return task.summarize(total['sums'], total.get('rows'))
 
 

@@ -120,6 +120,14 @@ class Stage(Settings):
   """step: a tenth at each milestone; poly: (share of steps left) ** 0.9."""
   milestones: Annotated[tuple[Share, ...], _RISE] = (0.5, 0.75)
   """Shares of the epochs, for the schedule step."""
+  spiking: bool = False
+  """Train the signed spiking network of 2^bits - 1 steps itself, by its twin's
+  derivative; it is saved as the quantised twin, on the same variables."""
+
+  def __post_init__(self):
+    super().__post_init__()
+    words = 'False for 32 bits: only a quantised network has a spiking twin'
+    self.check('spiking', lambda v: not (v and self.bits == 32), words)
 
 
 @dataclasses.dataclass(frozen=True)

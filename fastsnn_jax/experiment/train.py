@@ -9,6 +9,7 @@ import jax
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.checkpoint import networks, store
+from fastsnn_jax.conversion.to_spiking import to_spiking
 from fastsnn_jax.data import Shuffle
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.evaluate import evaluate
@@ -37,7 +38,8 @@ def train(
       for TensorBoard or Perfetto, into workdir/profile.
 
   Returns:
-    {'ann32': metric on the test images, …}; they are looked at once, here.
+    {'ann32': metric on the test images, …}; they are looked at once, here. A
+    stage that is `spiking` has the metric of the spiking network.
 
   UserError if the workdir is of another experiment, the data are missing, or
   the loss is not finite; SystemExit after SIGTERM or SIGINT, with all saved.
@@ -71,7 +73,7 @@ def train(
         network = files.network_of(config, stage.bits, dataset)
         task = tasks.for_network(network)
         variables, score = run_stage(
-          network,
+          _moving(network, stage),
           initial(config, stage, network, fitting, variables),
           task.for_training(
             dataset.train, smoothing=config.smoothing, balance=config.balance
@@ -91,7 +93,7 @@ def train(
         networks.save(workdir / name, network, variables, **meta)
         _forget(workdir, name)
         session = session._replace(trace=None)
-      trained[name] = network, variables
+      trained[name] = _moving(network, stage), variables
   results, batch = {}, config.data.eval_batch
   for name, (network, variables) in trained.items():
     _, results[name] = measure(network, variables, dataset.test, batch, 'test')
@@ -146,6 +148,11 @@ def initial(config, stage, network, split, previous):
   if config.pretrained:
     return with_trunk(variables, network, config.pretrained)
   return variables
+
+
+def _moving(network, stage):
+  """The network that a stage trains: the one that is saved, or its twin."""
+  return to_spiking(network) if stage.spiking else network
 
 
 def _score(config, network, split, variables, epoch):

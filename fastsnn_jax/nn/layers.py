@@ -206,12 +206,13 @@ class Synapse(nn.Module):
   """Base of all synapses: the activities of some layers -> a layer's current.
 
   A Linen module that knows nothing of time. One of your own defines
-  `__call__(*inputs, train=False)`, affine in the inputs at inference (or says
-  `affine = False`, and conversion refuses it). If it is `quantal`, the call
-  also takes `quanta`: what each input is a multiple of throughout, or None.
+  `__call__(*inputs, train=False)`. Conversion takes it if it is affine in the
+  inputs at inference: it says so, `affine = True` in the class itself, or shows
+  it at random inputs. If it is `quantal`, the call also takes `quanta`: what
+  each input is a multiple of throughout, or None.
   """
 
-  affine: ClassVar[bool] = True
+  affine: ClassVar[bool | None] = None
   quantal: ClassVar[bool] = False
 
   @property
@@ -227,7 +228,18 @@ class Synapse(nn.Module):
     )
 
 
+def declared(synapse) -> bool | None:
+  """Whether a synapse is affine, as its own class says; None if it does not.
+
+  What a class of one's own inherits says nothing: it may do something else.
+  """
+  kind = type(synapse)
+  ours = kind.__module__.startswith('fastsnn_jax.')
+  return synapse.affine if ours or 'affine' in vars(kind) else None
+
+
 class _Weighted(Synapse):
+  affine: ClassVar[bool | None] = True
   quantal: ClassVar[bool] = True
 
   features: int

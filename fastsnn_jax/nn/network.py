@@ -6,14 +6,18 @@ they share one tree of variables, and a conversion replaces the neuron.
 
 import dataclasses
 import functools
+import math
+from collections.abc import Mapping
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
 
@@ -117,6 +121,23 @@ class Network:
 
   def __post_init__(self):
     object.__setattr__(self, 'layers', tuple(self.layers))
+    if odd := [x for x in self.layers if not isinstance(x, Layer)]:
+      raise UserError(
+        f'layers: a {type(odd[0]).__name__}, but each row must be a '
+        'Layer(name, synapse, inputs)'
+      )
+    if isinstance(self.neuron, type) or not hasattr(self.neuron, 'respond'):
+      raise UserError(
+        f'neuron={self.neuron!r}, but it must be Relu(), QuantRelu(bits=…) or '
+        'IntegrateAndFire(steps=…)'
+      )
+    for name in ('mean', 'std'):
+      self._settle(name)
+    if len(self.mean) != len(self.std) or min(self.std, default=1) <= 0:
+      raise UserError(
+        f'mean={self.mean}, std={self.std}, but they must have one number for '
+        'each channel, those of std above 0'
+      )
     if not self.layers:
       raise UserError('a network of 0 layers, but at least one row is needed')
     names = {IMAGE}
@@ -134,6 +155,19 @@ class Network:
           f'up; there are {sorted(names)}'
         )
       names.add(layer.name)
+
+  def _settle(self, name):
+    """Makes a field a tuple of finite numbers, which can be compared."""
+    value = getattr(self, name)
+    try:
+      numbers = tuple(map(float, value))
+    except (TypeError, ValueError):
+      numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+      raise UserError(
+        f'{name}={value!r}, but it must be finite numbers, one for each channel'
+      )
+    object.__setattr__(self, name, numbers)
 
   @property
   def spiking(self) -> bool:
@@ -183,7 +217,8 @@ class Network:
       images: [B, H, W, C], normalised; maps of other axes, [B, L, C], and
         plain features, [B, F], where the table takes them. With bfloat16, only
         neurons and statistics are computed in float32.
-      train: batch norm takes the batch's statistics and updates its own.
+      train: batch norm takes the batch's statistics and updates its own; in a
+        spiking network those of all B T rows, a row on images only those of B.
       remat: with `train`, the gradient computes what is inside a row again.
 
     Returns:
@@ -192,7 +227,7 @@ class Network:
       spikes of -theta, 0, theta. With `train`, a third: the new batch_stats.
 
     Raises:
-      UserError: images of another kind; `train` with a spiking network.
+      UserError: images or variables of another kind; `train` with settling.
     """
     self._check_shape(images, variables.get('params', {}))
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -200,11 +235,13 @@ class Network:
         f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
         'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
       )
-    if train and self.spiking:
+    if train and self.spiking and self.neuron.settle:
       raise UserError(
-        'train=True with a spiking network: batch norm cannot follow single '
-        'steps; train the quantised network, then convert and fine-tune'
+        f'train=True with settle={self.neuron.settle}: the steps without input '
+        "are no statistics of batch norm; train the twin of mode 'signed', "
+        'whose variables are the same'
       )
+    check_network(self, variables)
     quanta = {
       name: self.neuron.quantum(own['theta'])
       for name, own in variables['params'].items()
@@ -214,18 +251,37 @@ class Network:
     for layer in self.layers:
       name, inputs = layer.name, self.inputs_of(layer, activations)
       unit, mine = self.unit(layer).apply, own_variables(variables, name)
+      if self.spiking:
+        affine.check(layer, self._shapes(layer, inputs))
       if train:
         unit = functools.partial(unit, train=True, mutable=['batch_stats'])
         unit = jax.checkpoint(unit) if remat else unit
-        activations[name], new = unit(mine, *inputs)
-        if 'batch_stats' in new:
-          statistics[name] = new['batch_stats']
       else:
         own = tuple(map(quanta.get, layer.inputs))
-        activations[name] = unit(mine, *inputs, quanta=own)
+        unit = functools.partial(unit, quanta=own)
+      try:
+        found = unit(mine, *inputs)
+      except flax.errors.FlaxError as error:
+        reason = str(error).partition(' (http')[0]
+        raise UserError(
+          f'layer {name!r}: images of shape {np.shape(images)}, or the '
+          f'variables, do not fit it ({reason}); give variables of this '
+          'network, and images of the size that it was made for'
+        ) from error
+      activations[name], new = found if train else (found, {})
+      if 'batch_stats' in new:
+        statistics[name] = new['batch_stats']
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)
+
+  def _shapes(self, layer, inputs):
+    """Of what a spiking row's synapse gets: time is folded into the batch."""
+    last = layer is self.layers[-1]
+    return [
+      x.shape if last or name == IMAGE else x.shape[1:]
+      for name, x in zip(layer.inputs, inputs, strict=True)
+    ]
 
   def _check_shape(self, images, params=None):
     shape = np.shape(images)
@@ -264,6 +320,28 @@ class Network:
     mine = own_variables(variables, readout.name)
     output = self.unit(readout).apply(mine, *folded)
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
+
+
+_UNKNOWN: dict[str, Any] = {'params': {}}
+
+
+def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:
+  """Raises a UserError for what is no network, or no variables of it."""
+  if not isinstance(network, Network):
+    raise UserError(
+      f'{name} is of type {type(network).__name__}, but it must be a Network, '
+      'as fs.build and fs.load give it; the network stands before its variables'
+    )
+  tree = variables.get('params') if isinstance(variables, Mapping) else None
+  rows = {layer.name for layer in network.layers}
+  strange = isinstance(tree, Mapping) and tree and not tree.keys() & rows
+  if strange or not isinstance(tree, Mapping):  # more rows do no harm
+    found = sorted(tree or ()) if isinstance(tree, Mapping) else 'no "params"'
+    raise UserError(
+      f'the variables of {name} are of type {type(variables).__name__} with '
+      f"{found}, but they must be {{'params': …, 'batch_stats': …}} of rows "
+      f'{sorted(rows)}, as its init or fs.load gives them'
+    )
 
 
 @functools.partial(jax.jit, static_argnames=('unit', 'shapes'))

@@ -14,6 +14,7 @@ from fastsnn_jax.nn.layers import (
   Synapse,
   check_map,
   check_window,
+  declared,
   each,
   window_pads,
 )
@@ -25,7 +26,8 @@ class _Composed(Synapse):
 
   @property
   def affine(self):
-    return all(part.affine for part in self.parts if part is not None)
+    known = [declared(part) for part in self.parts if part is not None]
+    return False if False in known else None if None in known else True
 
   @property
   def axes(self):
@@ -153,6 +155,8 @@ class GlobalAveragePool(Synapse):
   [[1.0, 1.0]]
   """
 
+  affine: ClassVar[bool | None] = True
+
   def __call__(self, x, train=False):
     check_map(self, x, None)
     wide = wider(x.dtype, jnp.float32)
@@ -204,6 +208,8 @@ class AveragePool(_Pool):
   (1, 2, 2, 3)
   """
 
+  affine: ClassVar[bool | None] = True
+
   def __call__(self, x, train=False):
     wide = x.astype(wider(x.dtype, jnp.float32))
     count = math.prod(each(self.window, x.ndim - 2))
@@ -224,6 +230,7 @@ class SpaceToDepth(Synapse):
   (1, 2, 2, 12)
   """
 
+  affine: ClassVar[bool | None] = True
   block: int = 2
 
   @property
@@ -255,7 +262,7 @@ class MaxPool(_Pool):
   (1, 2, 2, 3)
   """
 
-  affine: ClassVar[bool] = False
+  affine: ClassVar[bool | None] = False
   stride: int | tuple[int, ...] | None = 2
 
   def __call__(self, x, train=False):

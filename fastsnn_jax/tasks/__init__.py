@@ -1,12 +1,13 @@
 """Tasks by name: what a problem asks of data and of a network's output."""
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.network import check_network
 from fastsnn_jax.tasks.classification.task import Classification
 from fastsnn_jax.tasks.detection.task import Detection
 from fastsnn_jax.tasks.segmentation.task import Segmentation
 from fastsnn_jax.tasks.task import Task
 
-__all__ = ['Task', 'expect', 'for_network', 'named', 'register']
+__all__ = ['Task', 'check', 'expect', 'for_network', 'named', 'register']
 
 _TASKS: dict[str, type[Task]] = {
   'classification': Classification,
@@ -54,12 +55,24 @@ def for_network(network, **options) -> Task:
   return named(network.task).of(network, **options)
 
 
-def expect(network, verb: str) -> Task:
+def check(task) -> Task | None:
+  """A task or None, as `task=` takes it; UserError for anything else."""
+  if task is not None and not isinstance(task, Task):
+    raise UserError(
+      f'task={task!r}, but it must be a Task, as tasks.for_network(network) '
+      'gives it; leave it out for the one that the network names'
+    )
+  return task
+
+
+def expect(network, variables, verb: str) -> Task:
   """The task of a network, if `verb` is what answers it.
 
   Raises:
-    UserError: another public function does.
+    UserError: another public function does, or they are no network and its
+      variables.
   """
+  check_network(network, variables)
   task = for_network(network)
   if task.verb != verb:
     raise UserError(

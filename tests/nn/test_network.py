@@ -147,9 +147,9 @@ def test_images_that_are_not_a_batch_of_floats_are_refused(images):
     table().apply({}, images)
 
 
-def test_training_a_spiking_network_is_refused():
-  with pytest.raises(fs.UserError, match='train=True with a spiking'):
-    fs.to_spiking(table()).apply({}, IMAGES, train=True)
+def test_training_a_network_that_settles_is_refused():
+  with pytest.raises(fs.UserError, match='train=True with settle=8'):
+    fs.to_spiking(table(), 'settled').apply({}, IMAGES, train=True)
 
 
 @pytest.mark.parametrize('wrap', ['bare', 'chain', 'residual'])
