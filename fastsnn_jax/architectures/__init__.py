@@ -28,7 +28,10 @@ class Model(NamedTuple):
 
 class _Registry(dict):
   def __missing__(self, name):
-    raise UserError(f'model={name!r}: no such model; {", ".join(self)}')
+    raise UserError(
+      f'model={name!r}: no such model; there are {", ".join(self)}; one of '
+      'your own is registered first (fs.register_model, or a --config FILE)'
+    )
 
 
 _MODELS: dict[str, Model] = _Registry()

@@ -150,8 +150,8 @@ class Arrays(Split):
     lengths = {name: len(x) for name, x in self.arrays.items()}
     if 'image' not in lengths or len(set(lengths.values())) != 1:
       raise UserError(
-        f"arrays of lengths {lengths}; a split needs 'image' and labels, with "
-        'the same number of rows in each'
+        f"arrays of lengths {lengths}; a split needs 'image' and labels, under "
+        'these names, with the same number of rows in each'
       )
 
   def __len__(self):

@@ -109,8 +109,10 @@ def as_dataset(data, name: str = 'own') -> Dataset:
   if isinstance(data, Dataset):
     return data
   if not isinstance(data, Mapping) or not {'train', 'test'} <= set(data):
+    is_dict = isinstance(data, Mapping)
+    what = f'{list(data)}' if is_dict else f'type {type(data).__name__}'
     raise UserError(
-      f'data of type {type(data).__name__}; give a Dataset, or a dict with '
+      f'data of {what}; give a Dataset, or a dict with '
       "'train' and 'test', such as {'train': {'image': …, 'label': …}, …}"
     )
   known = {field.name for field in dataclasses.fields(Dataset)} - {'notes'}
@@ -213,7 +215,8 @@ def _classes(name, columns, classes):
   classes = classes or tuple(map(str, range(high + 1)))
   if not classes:
     raise UserError(
-      f"{name}: its labels name no classes; give 'classes', their names"
+      f'{name}: the classes are not known, for the labels are no whole numbers '
+      "in memory; give their names, data={…, 'classes': ('cat', 'dog')}"
     )
   # Boxes have -1 for no object.
   if high >= len(classes) or (single and low < 0):

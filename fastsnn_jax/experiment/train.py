@@ -74,7 +74,7 @@ def train(
         task = tasks.for_network(network)
         variables, score = run_stage(
           _moving(network, stage),
-          initial(config, stage, network, fitting, variables),
+          initial(config, stage, _moving(network, stage), fitting, variables),
           task.for_training(
             dataset.train, smoothing=config.smoothing, balance=config.balance
           ),

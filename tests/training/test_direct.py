@@ -116,7 +116,7 @@ def test_a_float_stage_may_not():
 @pytest.mark.once
 def test_an_experiment_saves_the_quantised_twin(tmp_path):
   stage = fs.Stage(2, epochs=1, spiking=True)
-  config = fs.Experiment('tiny_resnet', fs.Data(batch=16), (stage,))
+  config = fs.Experiment('tiny_resnet', fs.Data(batch=16, crop=1), (stage,))
   data = {'train': drawn_data(), 'test': drawn_data(1)}
   with registered('tiny_resnet', tiny_resnet):
     result = fs.train(config, tmp_path, data=data)
