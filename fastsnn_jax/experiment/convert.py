@@ -14,6 +14,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.compare import compare
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion
+from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.experiment.train import measure, tell
 from fastsnn_jax.report import pages
 from fastsnn_jax.training.log import Bar, Log, say
@@ -46,7 +47,7 @@ def convert(
   widths = files.trained_bits(workdir, settings.bits)
   settings = dataclasses.replace(settings, bits=widths)
   dataset = files.open_data(config, data)
-  with files.locked(workdir):
+  with locked(workdir):
     return _convert(workdir, experiment, config, settings, dataset)
 
 

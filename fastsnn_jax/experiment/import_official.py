@@ -10,6 +10,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import recipes
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Stage
+from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.torch_interop.state_dict import load_torch
 
 
@@ -62,5 +63,5 @@ def adopt(
   origin = {'file': pathlib.Path(path).name, 'model': model}
   meta = {'dataset': dataset.name, 'imported': origin}
   meta['experiment'] = dataclasses.asdict(config)
-  with files.locked(workdir):
+  with locked(workdir):
     networks.save(workdir / f'ann{bits}', network, variables, **meta)

@@ -15,6 +15,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Experiment
+from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.torch_interop.imagenet_trunk import with_trunk
 from fastsnn_jax.training.log import Log, say, signals
 from fastsnn_jax.training.loop import Session, check_identity, run_stage
@@ -50,7 +51,7 @@ def train(
     say(f'{dataset.name}: {note}')
   fitting, variables, trained = None, None, {}
   with contextlib.ExitStack() as run:
-    run.enter_context(files.locked(workdir))
+    run.enter_context(locked(workdir))
     asked = run.enter_context(signals())
     log = run.enter_context(contextlib.closing(Log(workdir)))
     trace = workdir / 'profile' if profile else None

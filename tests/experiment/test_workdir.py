@@ -17,6 +17,7 @@ from support.jobs import one_line
 import fastsnn_jax as fs
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Data, Experiment, Stage
+from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.experiment.train import held_out
 
 HOLD = """
@@ -38,7 +39,7 @@ def no_flock(monkeypatch):
 
 
 def refused(workdir):
-  with pytest.raises(fs.UserError) as caught, files.locked(workdir):
+  with pytest.raises(fs.UserError) as caught, locked(workdir):
     pytest.fail('two at once')
   return one_line(caught)
 
@@ -46,11 +47,11 @@ def refused(workdir):
 def test_a_lock_names_its_process_and_goes_with_it(tmp_path):
   workdir = tmp_path / 'runs' / 'new'
   me = f'{os.getpid()} on {socket.gethostname()}'
-  with files.locked(workdir):
+  with locked(workdir):
     assert (workdir / 'lock').read_text().strip() == me
     assert me in refused(workdir)
   assert not list(workdir.iterdir())
-  with files.locked(workdir):
+  with locked(workdir):
     pass
 
 
@@ -66,13 +67,13 @@ def test_a_lock_is_let_go_at_a_kill(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
   assert (tmp_path / 'lock').exists()
-  with files.locked(tmp_path):
+  with locked(tmp_path):
     assert str(os.getpid()) in (tmp_path / 'lock').read_text()
 
 
 @pytest.mark.usefixtures('no_flock')
 def test_without_flock_the_living_process_counts(tmp_path):
-  with files.locked(tmp_path):
+  with locked(tmp_path):
     assert f'process {os.getpid()}' in refused(tmp_path)
   here, dead = socket.gethostname(), subprocess.Popen([sys.executable, '-V'])
   dead.wait()
@@ -85,7 +86,7 @@ def test_without_flock_the_living_process_counts(tmp_path):
   ):
     (tmp_path / 'lock').write_text(text)
     if free:
-      with files.locked(tmp_path):
+      with locked(tmp_path):
         pass
     else:
       assert 'works there' in refused(tmp_path)
@@ -104,7 +105,7 @@ def test_a_lock_is_not_a_file_of_the_users(tmp_path):
 def test_both_functions_take_it(tmp_path, monkeypatch):
   monkeypatch.setattr(files, 'experiment_of', lambda _: Experiment())
   monkeypatch.setattr(files, 'trained_bits', lambda *_: (2,))
-  with files.locked(tmp_path):
+  with locked(tmp_path):
     with pytest.raises(fs.UserError, match='works there'):
       fs.train(Experiment(), tmp_path)
     with pytest.raises(fs.UserError, match='works there'):
@@ -116,7 +117,7 @@ def test_a_workdir_that_was_removed_meanwhile_is_told(tmp_path, again):
   workdir = tmp_path / 'w'
 
   def remove():
-    with files.locked(workdir):
+    with locked(workdir):
       shutil.rmtree(workdir)
       if again:
         (workdir / 'unfinished').mkdir(parents=True)
@@ -141,7 +142,7 @@ def test_a_workdir_that_cannot_be_is_refused(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize('name', ['lr[0.1]', r'a\b', 'a*?', '#1 %20', 'é 中'])
 def test_any_other_name_will_do(tmp_path, name):
-  with files.locked(files.at(tmp_path / name)):
+  with locked(files.at(tmp_path / name)):
     assert (tmp_path / name / 'lock').is_file()
 
 
