@@ -123,8 +123,8 @@ class Network:
     object.__setattr__(self, 'layers', tuple(self.layers))
     if odd := [x for x in self.layers if not isinstance(x, Layer)]:
       raise UserError(
-        f'layers: a {type(odd[0]).__name__}, but each row must be a '
-        'Layer(name, synapse, inputs)'
+        f'layers: a {type(odd[0]).__name__}, but each row must be an '
+        'fs.Layer(name, synapse, inputs)'
       )
     if isinstance(self.neuron, type) or not hasattr(self.neuron, 'respond'):
       raise UserError(
@@ -261,6 +261,8 @@ class Network:
         unit = functools.partial(unit, quanta=own)
       try:
         found = unit(mine, *inputs)
+      except UserError as error:
+        raise UserError(f'layer {name!r}: {error}') from None
       except flax.errors.FlaxError as error:
         reason = str(error).partition(' (http')[0]
         raise UserError(

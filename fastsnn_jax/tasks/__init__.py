@@ -72,10 +72,11 @@ def expect(network, variables, verb: str) -> Task:
     UserError: another public function does, or they are no network and its
       variables.
   """
-  check_network(network, variables)
+  check_network(network)
   task = for_network(network)
   if task.verb != verb:
     raise UserError(
       f'{verb}: the network is for {network.task}; use fs.{task.verb}'
     )
+  check_network(network, variables)
   return task

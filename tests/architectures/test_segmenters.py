@@ -179,7 +179,8 @@ def test_only_what_stands_on_the_trunk_starts_as_in_pytorch():
   def starts(model):
     for layer in fs.build(model).layers:
       synapse = layer.synapse
-      synapse = getattr(synapse, 'parts', (None, synapse))[1]
+      if isinstance(synapse, fs.Chain):
+        synapse = synapse.parts[1]
       yield layer.name, getattr(synapse, 'body', synapse)
 
   for _, synapse in starts('deeplabv1_vgg9'):

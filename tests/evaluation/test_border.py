@@ -57,7 +57,7 @@ CALLS = {
   ),
   'classify, of another size': (
     lambda: fs.classify(FLAT, tree(FLAT), IMAGES[:, :6]),
-    "layer 'head': images of shape",
+    r"layer 'head': Dense: a kernel of shape \(192, 3\)",
   ),
   'classify, a path': (lambda: fs.classify(ANN, tree(), 'a.png'), 'images'),
   'evaluate, swapped': (lambda: fs.evaluate(tree(), ANN, DATA), 'network is'),

@@ -11,6 +11,7 @@ ORDER = (
   'neurons',
   'weights',
   'layers',
+  'affine',
   'synapses',
   'network',
 )

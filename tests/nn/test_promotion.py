@@ -14,6 +14,8 @@ import fastsnn_jax as fs
 from fastsnn_jax import tasks
 from fastsnn_jax.training.gradients import gradients
 
+pytestmark = pytest.mark.once
+
 SIDES = {'small_resnet8': 8, 'small_yolo': 32, 'small_deeplab': 33}
 MODES = ('float', 'quantised', 'unsigned', 'signed', 'settled')
 

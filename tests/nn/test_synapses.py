@@ -45,6 +45,7 @@ def table(sides, middle):
   return fs.Network(rows, fs.QuantRelu(2, 2.5))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('form', FORMS)
 def test_settled_is_quantised_in_every_form(form):
   sides, middle = FORMS[form]

@@ -144,7 +144,7 @@ def test_agreement_is_the_share_of_the_pixels_of_the_image(seed):
 @pytest.fixture(scope='module')
 def segmenter():
   network = fs.build(
-    'small_deeplab', 2, 'abcd', mean=(0.5,) * 3, std=(0.25,) * 3
+    'small_deeplab', 2, tuple('abcd'), mean=(0.5,) * 3, std=(0.25,) * 3
   )
   return network, network.init(jax.random.key(0), jnp.ones((1, 17, 17, 3)))
 
