@@ -57,7 +57,7 @@ def find(name, directory) -> list[pathlib.Path]:
 def _newest(name, directory):
   directory = pathlib.Path(directory)
   base, folders = directory / name, []
-  if inside(name):
+  if inside(name) and os.path.isdir(base):  # NUL and the like are none
     folders = [*base.glob('*'), *base.glob('*/*')]
   if directory.resolve().parent.name == name:
     folders.append(directory)
