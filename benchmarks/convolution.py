@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from timing import compare, show
 
-from fastsnn_jax.nn.layers import convolve
+from fastsnn_jax.nn.convolve import convolve
 
 
 def derived(x, kernel, stride, padding):

@@ -25,7 +25,7 @@ from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.nn.network import IMAGE, Network, check_network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
-from fastsnn_jax.tasks.task import Pixels
+from fastsnn_jax.tasks.pixels import Pixels
 from fastsnn_jax.training.optimizer import sgd
 
 

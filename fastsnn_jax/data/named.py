@@ -66,7 +66,7 @@ def load(name: str, path: str | None = None) -> Dataset:
       f'data set {name!r} needs the path of its directory; known names are '
       f'{", ".join(names())} (any directory of idx files)'
     )
-  directory = _directory(path, 'idx files or a prepared TFDS data set')
+  directory = directory_of(path, 'idx files or a prepared TFDS data set')
   if path is not None and idx.has_files(directory):
     found = idx.load(directory)
     if name == 'idx':
@@ -96,7 +96,7 @@ def records(name: str, path: str | None = None):
   UserError if neither is there, or it is not as it should be.
   """
   layout = f'pictures arranged as {folder.LAYOUT}'
-  directory = _directory(path, f'a prepared TFDS data set, or {layout}')
+  directory = directory_of(path, f'a prepared TFDS data set, or {layout}')
   if tfds.find(name, directory):
     train, test, classes = tfds.records(name, directory)
     return train, test, CLASSES.get(name) or classes
@@ -109,12 +109,11 @@ def records(name: str, path: str | None = None):
   )
 
 
-def _directory(path, what):
+def directory_of(path, what: str) -> pathlib.Path:
+  """Where the files are, or TFDS's default; UserError if no directory is."""
   if path is None:
     return tfds.default_directory()
   directory = pathlib.Path(path).expanduser()
   if not directory.is_dir():
-    raise UserError(
-      f'{path} is not a directory; give as path one which holds {what}'
-    )
+    raise UserError(f'{path} is not a directory; give one with {what}')
   return directory

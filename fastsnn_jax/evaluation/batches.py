@@ -12,7 +12,7 @@ import numpy as np
 
 from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError, check_whole
-from fastsnn_jax.tasks.task import Pixels
+from fastsnn_jax.tasks.pixels import Pixels
 
 _JOIN = {'sums': np.add, 'max': np.maximum}
 
@@ -30,7 +30,7 @@ def accumulate(function, split, size: int, task, *, advance=lambda: None):
     advance: called without arguments after each batch.
 
   Each batch is checked on the host, on its way to the devices, see
-  `tasks.task.Pixels`: there is no pass for that.
+  `tasks.pixels.Pixels`: there is no pass for that.
   """
   check_whole('batch', size, 1)
   total, kept, pixels = {}, [], Pixels()

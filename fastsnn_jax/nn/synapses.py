@@ -10,14 +10,14 @@ import numpy as np
 from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.layers import (
-  Synapse,
+from fastsnn_jax.nn.convolve import (
+  axes_of,
   check_map,
   check_window,
-  declared,
   each,
   window_pads,
 )
+from fastsnn_jax.nn.layers import Synapse, declared
 from fastsnn_jax.nn.quantizers import wider
 
 
@@ -179,7 +179,7 @@ class _Pool(Synapse):
 
   @property
   def axes(self):
-    return check_window(self, 'window', 'stride')
+    return axes_of(self.window, self.stride, self.padding)
 
   def _reduce(self, x, start, operation):
     check_map(self, x, self.axes)

@@ -1,11 +1,8 @@
 """Pictures in files, with boxes or with masks, as data sets."""
 
-import pathlib
-
 from fastsnn_jax.data import records
 from fastsnn_jax.data.dataset import MEAN_STD
 from fastsnn_jax.data.own import Dataset
-from fastsnn_jax.errors import UserError
 
 
 class Listed:
@@ -26,14 +23,6 @@ class Listed:
 
   def column(self, name):
     return self._known.get(name)
-
-
-def directory_of(path, layouts: str) -> pathlib.Path:
-  """Where the files are; UserError if there is no such directory."""
-  directory = pathlib.Path(path).expanduser()
-  if not directory.is_dir():
-    raise UserError(f'{path} is not a directory; give one with {layouts}')
-  return directory
 
 
 def dataset_of(name, found, split) -> Dataset:

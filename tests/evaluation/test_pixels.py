@@ -12,7 +12,7 @@ import pytest
 import fastsnn_jax as fs
 from fastsnn_jax.data import Stream
 from fastsnn_jax.data.stream import as_it_is
-from fastsnn_jax.tasks.task import Pixels
+from fastsnn_jax.tasks.pixels import Pixels
 
 # More than 4,096 numbers, of which XLA on a CPU may lose a NaN.
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from fastsnn_jax.nn.layers import convolve
+from fastsnn_jax.nn.convolve import convolve
 
 
 def reference(x, kernel, stride, padding, dilation=1):

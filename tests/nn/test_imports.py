@@ -10,6 +10,7 @@ ORDER = (
   'integrate_and_fire',
   'neurons',
   'weights',
+  'convolve',
   'layers',
   'affine',
   'synapses',

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import PartitionSpec as P
 from support import oracle
+from support.derivatives import every_order
 
 import fastsnn_jax as fs
 
@@ -531,13 +532,8 @@ def test_derivatives_of_every_order_follow_the_twin(mode):
       def loss(z, theta):
         return jnp.sum(mix * (theta * function(z, theta) + z) ** 3)
 
-      def along(s):
-        return loss(z + s * mix, theta * (1 + s))
-
       return (
-        jax.hessian(loss, (0, 1))(z, theta),
-        jax.jacrev(jax.jacfwd(loss, (0, 1)), (0, 1))(z, theta),
-        jax.grad(jax.grad(jax.grad(along)))(0.0),
+        *every_order(loss, z, theta, mix),
         jax.vmap(jax.hessian(loss, 1), (None, 0))(z, theta + jnp.zeros(2)),
       )
 

@@ -10,6 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from support import oracle
+from support.derivatives import every_order
 
 import fastsnn_jax as fs
 from fastsnn_jax.nn import quantizers as quantize
@@ -493,13 +494,8 @@ def test_derivatives_of_every_order_follow_the_rule(name):
       def loss(x, alpha):
         return jnp.sum(mix * function(x, alpha) ** 3)
 
-      def along(s):
-        return loss(x + s * mix, alpha * (1 + s))
-
       return (
-        jax.hessian(loss, (0, 1))(x, alpha),
-        jax.jacrev(jax.jacfwd(loss, (0, 1)), (0, 1))(x, alpha),
-        jax.grad(jax.grad(jax.grad(along)))(0.0),
+        *every_order(loss, x, alpha, mix),
         jax.vmap(jax.hessian(loss), (0, None))(jnp.stack([x, -x]), alpha),
       )
 

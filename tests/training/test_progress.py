@@ -174,32 +174,21 @@ def test_off_a_terminal_a_bar_is_a_line_now_and_then(capsys, clock):
 
 
 def test_on_a_terminal_a_bar_shows_title_note_and_lines(monkeypatch):
+  """As they are: a name in brackets is no markup."""
   terminal = Terminal()
   monkeypatch.setattr(sys, 'stderr', terminal)
   monkeypatch.setenv('COLUMNS', '120')
   monkeypatch.setenv('TERM', 'xterm')
-  with Bar('ann4', 10) as bar:
-    bar.advance(10, 'loss 0.4')
+  title, note, line = (
+    '[/a] [red]',
+    'loss 0.4 [/b] x[0]',
+    'lr[0.1] [/red] [bold]',
+  )
+  with Bar(title, 10) as bar:
+    bar.advance(10, note)
     bar.line('a line that stays')
-    bar.line('lr[0.1] [/red] [bold]')
-  for part in (
-    'ann4',
-    'loss 0.4',
-    '100%',
-    'a line that stays',
-    '[/red] [bold]',
-  ):
-    assert part in terminal.text
-
-
-def test_a_name_is_no_markup_of_the_bar(monkeypatch):
-  terminal = Terminal()
-  monkeypatch.setattr(sys, 'stderr', terminal)
-  monkeypatch.setenv('COLUMNS', '120')
-  monkeypatch.setenv('TERM', 'xterm')
-  with Bar('[/a] [red]', 10) as bar:
-    bar.advance(10, '[/b] layer[0]')
-  for part in ('[/a] [red]', '[/b] layer[0]'):
+    bar.line(line)
+  for part in (title, note, '100%', 'a line that stays', line):
     assert part in terminal.text
 
 

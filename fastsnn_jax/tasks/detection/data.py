@@ -3,11 +3,12 @@
 import functools
 
 from fastsnn_jax.data import decode, records, squares
+from fastsnn_jax.data.named import directory_of
 from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.readers import coco, scenes, tfds, voc
 from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.tasks.pictures import Listed, dataset_of, directory_of
+from fastsnn_jax.tasks.pictures import Listed, dataset_of
 
 
 def open_data(settings, size: int) -> Dataset:
@@ -53,11 +54,8 @@ def _squashed(row, draws, size):
 
 def _read(name, path):
   layouts = f'{voc.BOX_LAYOUT}, or with {coco.LAYOUT}'
-  directory = (
-    tfds.default_directory()
-    if path is None
-    else directory_of(path, f'a prepared TFDS data set, or with {layouts}')
-  )
+  what = f'a prepared TFDS data set, or with {layouts}'
+  directory = directory_of(path, what)
   if tfds.find(name, directory):
     return tfds.read_boxes(name, directory)
   if path is None:

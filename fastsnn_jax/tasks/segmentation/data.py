@@ -11,11 +11,12 @@ import numpy as np
 
 from fastsnn_jax.data import decode, records, squares
 from fastsnn_jax.data.dataset import MEAN_STD
+from fastsnn_jax.data.named import directory_of
 from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.data.readers import coco, scenes, voc
 from fastsnn_jax.data.stream import Stream
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.tasks.pictures import Listed, dataset_of, directory_of
+from fastsnn_jax.tasks.pictures import Listed, dataset_of
 
 _SCENE = 32  # sides of scenes are multiples of this
 _USUAL = 96
