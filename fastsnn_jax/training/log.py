@@ -145,8 +145,6 @@ class Log:
         writer.close()
     self._writers.clear()
 
-  __del__ = close
-
   def _writer(self, stage):
     """Writes at once: a thread that waits would fail where nobody listens."""
     if stage not in self._writers:

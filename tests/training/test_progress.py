@@ -123,6 +123,7 @@ def test_a_line_that_is_no_row_is_left_out(tmp_path, line):
   assert [row['step'] for row in log.rows()] == [1, 2]
   assert log.curves()['ann4']['step'] == [1, 2]
   log.rewind('ann4', 1)
+  log.close()
   assert [row['step'] for row in log.rows()] == [1]
 
 
@@ -155,6 +156,7 @@ def test_a_workdir_that_is_gone_is_not_made_anew(tmp_path, again):
     (tmp_path / 'w').mkdir()
   with pytest.raises(UserError, match=r'metrics\.jsonl: it cannot be written'):
     log.write('ann4', 2)
+  log.close()
 
 
 def test_off_a_terminal_a_bar_is_a_line_now_and_then(capsys, clock):
