@@ -5,9 +5,9 @@ import re
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
-from fastsnn_jax.torch_interop.files import state_dict
 from fastsnn_jax.torch_interop.names import COUNTER
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
+from fastsnn_jax.torch_interop.wrappers import state_dict
 
 _RULES = (
   (r'^conv1\.', 'layer0.block.0.'),

@@ -20,18 +20,14 @@ from fastsnn_jax.checkpoint.values import fault
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.synapses import Chain
-from fastsnn_jax.torch_interop.files import (
-  PREFIX,
-  entries,
-  state_dict,
-  write,
-)
+from fastsnn_jax.torch_interop.files import write
 from fastsnn_jax.torch_interop.names import (
   COUNTER,
   leaves,
   maps_out,
   official_names,
 )
+from fastsnn_jax.torch_interop.wrappers import PREFIX, entries, state_dict
 
 _Path = str | os.PathLike
 _Source = _Path | Mapping[str, Any]

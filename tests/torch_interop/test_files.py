@@ -17,7 +17,7 @@ import pytest
 from support.jobs import one_line
 
 import fastsnn_jax as fs
-from fastsnn_jax.torch_interop import files
+from fastsnn_jax.torch_interop import files, wrappers
 from fastsnn_jax.torch_interop.names import leaves
 
 MODEL = 'small_resnet8'
@@ -277,7 +277,7 @@ class Reader(pickle.Unpickler):
 )  # fmt: skip
 def test_arrays_of_numpy_in_a_pickle_are_read(array, protocol):
   data = pickle.dumps(array, protocol)
-  found = files._array('key', Reader(io.BytesIO(data)).load())
+  found = files.as_array('key', Reader(io.BytesIO(data)).load())
   np.testing.assert_array_equal(found, array)
 
 
@@ -296,7 +296,7 @@ def test_other_arrays_of_numpy_in_a_pickle_are_not_made(array):
   else:
     array = files._scalar(files._Dtype('(2,)f4'), b'')
   with pytest.raises(fs.UserError, match='no array of numbers'):
-    files._array('key', array)
+    files.as_array('key', array)
 
 
 def test_pytorch_reads_numpy_by_the_stand_ins_only(tmp_path):
@@ -324,4 +324,4 @@ def test_pytorch_reads_numpy_by_the_stand_ins_only(tmp_path):
 def test_every_name_of_a_layer_is_free_of_what_is_taken_off():
   for model in fs.models():
     for leaf in leaves(fs.build(model, 2)):
-      assert not files._ADDED & set(leaf.key.split('.'))
+      assert not wrappers._ADDED & set(leaf.key.split('.'))
