@@ -27,6 +27,7 @@ def convolve(x, kernel, stride, padding, dilation=1, groups: int = 1):
   numbers, pairs (before, after), or is 'SAME' or 'VALID'. UserError for a map
   that is smaller than the window.
 
+  >>> import jax.numpy as jnp
   >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), 1, 0, 2).shape
   (1, 1, 1, 1)
   """

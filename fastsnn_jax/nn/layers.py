@@ -138,6 +138,7 @@ class Conv(_Weighted):
     groups: parts of the channels that are convolved alone; C for a depthwise
       convolution.
 
+  >>> import jax
   >>> conv = Conv(16, stride=2, weights=Apot(3))
   >>> image = jnp.ones((1, 8, 8, 3))
   >>> conv.apply(conv.init(jax.random.key(0), image), image).shape
@@ -187,6 +188,7 @@ class Dense(_Weighted):
   y = x W + b, W of (inputs, features). Maps are flattened in (H, W, C) order,
   which binds the layer to one image size. Fields as in `Conv`.
 
+  >>> import jax
   >>> dense = Dense(10, norm=False)
   >>> maps = jnp.ones((2, 4, 4, 3))
   >>> dense.apply(dense.init(jax.random.key(0), maps), maps).shape

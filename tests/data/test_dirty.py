@@ -307,9 +307,11 @@ def test_boxes_and_masks_lie_on_turned_pictures(tmp_path, mark, stream):
   (root / 'JPEGImages/a.png').write_bytes(marked(red(), mark))
   (masks / 'JPEGImages/a.png').write_bytes(marked(red(), mark))
   found = open_boxes(dataclasses.replace(settings, path=str(root)), 20)
-  (row, *_) = found.train.in_memory()['image']
+  batch = found.train.in_memory()
+  row = batch['image'][0]
   assert (row[:9, :9] == (255, 0, 0)).all()
   assert not row[11:, 11:].any()
+  np.testing.assert_allclose(batch['boxes'][0, 0], [0, 0, 0.5, 0.5])
   assert not found.notes
   found = open_masks(dataclasses.replace(settings, path=str(masks)), Model())
   batch = found.train.in_memory()
@@ -568,9 +570,11 @@ def test_what_is_no_id_or_number_is_counted(
 ):
   root = outlines(tmp_path, lambda x: x[place][0].update({key: value}))
   found = read(root)
-  if kind == 'no_box' and read is coco.read_masks:
-    kind = None  # the outline decides
-  assert (kind in found.repairs) == bool(kind)
+  if kind == 'no_box' and read is coco.read_masks:  # the outline decides
+    assert not records.lines(found.repairs)
+    assert set(found.train[0].label) == {0, 2}
+  else:
+    assert kind in found.repairs
 
 
 @pytest.mark.parametrize('read', [coco.read_boxes, coco.read_masks])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.convolution import loops
 
 import fastsnn_jax as fs
 from fastsnn_jax.evaluation import operations as counting
@@ -110,16 +111,15 @@ def test_connections_and_macs_of_every_form_are_counted_by_hand(
     network.init, jax.random.key(0), jnp.zeros((1, *shape))
   )
   (fan,) = counting.connections(network, variables, shape)['last']
-  # One output at a time: which pixels reach it, by their effect on it.
-  ones = jnp.ones((*window, 4 // groups, 8))
-
-  def outputs(x):
-    return synapse._multiply(x[None], ones)[0]
-
-  reached = jax.jacobian(outputs)(jnp.zeros(shape))
+  # One pixel at a time: the outputs that it reaches, by the definition.
+  pixels = np.eye(np.prod(shape)).reshape(-1, *shape)
+  ones = np.ones((*window, 4 // groups, 8))
+  plain = {'stride': 1, 'padding': 1, 'dilation': 1, 'groups': 1, **settings}
+  reached = loops(pixels, ones, **plain)
   assert set(np.unique(reached)) <= {0, 1}
-  np.testing.assert_array_equal(fan, np.sum(reached, range(len(shape))))
-  size = np.prod(reached.shape[: len(shape)])
+  want = reached.reshape(len(pixels), -1).sum(1).reshape(shape)
+  np.testing.assert_array_equal(fan, want)
+  size = reached[0].size
   taps = np.prod(window) * 4 // groups
   macs = counting.macs(network, variables, shape)
   assert macs == {'last': size * taps}

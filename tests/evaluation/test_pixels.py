@@ -127,6 +127,12 @@ def test_shares_of_255_are_told_once_and_answered_rightly(user):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_shares_become_pixels():
+  with pytest.warns(UserWarning, match='shares of 255'):
+    (found,) = Pixels()(np.float32(IMAGES) / 255)
+  np.testing.assert_allclose(found, IMAGES, rtol=1e-6)
+
+
 def test_the_warning_is_an_error_of_ours_where_warnings_are_errors():
   with pytest.raises(fs.UserError, match='shares of 255'):
     Pixels()(IMAGES / 255)
@@ -145,7 +151,8 @@ def test_the_first_batch_that_is_not_black_decides_for_all():
   pixels = Pixels()
   pixels(0.0 * IMAGES)
   pixels(1.0 * IMAGES)
-  pixels(IMAGES / 255)  # dark, in a set of 0 to 255
+  (dark,) = pixels(IMAGES / 255)  # in a set of 0 to 255
+  np.testing.assert_array_equal(dark, IMAGES / 255)
   pixels = Pixels()
   with pytest.warns(UserWarning, match='shares of 255'):
     pixels(IMAGES / 255)

@@ -119,13 +119,29 @@ def test_a_synapse_that_is_affine_is_taken(name):
   assert shown(Map(name), MAPS)
 
 
-def test_one_in_a_residual_is_tried_with_both_inputs():
+def joined(synapse):
   rows = (
     fs.Layer('stem', fs.Conv(6)),
-    fs.Layer('own', fs.Residual(fs.Conv(6), Map('roll')), ('stem', 'stem')),
+    fs.Layer('own', synapse, ('stem', 'stem')),
     fs.Layer('head', fs.Dense(3, norm=False), ('own',)),
   )
-  assert fs.to_spiking(fs.Network(rows, fs.QuantRelu(2))).spiking
+  return fs.Network(rows, fs.QuantRelu(2))
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda part: fs.Residual(fs.Conv(6), part),
+    lambda part: fs.Residual(part),
+    lambda part: fs.Concat((None, part)),
+  ],
+  ids=['shortcut', 'body', 'concat'],
+)
+def test_a_part_of_two_inputs_is_tried_with_both(make):
+  assert fs.to_spiking(joined(make(Map('roll')))).spiking
+  for name in ('square', 'abs'):
+    with pytest.raises(fs.UserError, match=r"'own' .*not affine"):
+      fs.to_spiking(joined(make(Map(name))))
 
 
 def test_a_declared_one_is_not_tried(monkeypatch):

@@ -86,7 +86,7 @@ def test_an_own_loop_learns_and_is_traced_once():
 
 
 def test_a_stage_goes_on_to_the_same_bits(tmp_path):
-  config = experiment(epochs=2, spiking=True, batch=25)
+  config = experiment(spiking=True, batch=25)
   run = functools.partial(run_stage, config=config, network=SNN)
   whole, _ = run(tmp_path / 'whole')
   with pytest.raises(SystemExit):
