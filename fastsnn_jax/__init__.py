@@ -21,6 +21,7 @@ from fastsnn_jax.experiment.convert import convert
 from fastsnn_jax.experiment.train import train
 from fastsnn_jax.experiment.workdir import save
 from fastsnn_jax.inference import Detections, classify, detect, segment
+from fastsnn_jax.nn.folded.fold import fold
 from fastsnn_jax.nn.integrate_and_fire import integrate_and_fire
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import Layer, Network
@@ -57,4 +58,5 @@ __all__ += ['apot_levels', 'integrate_and_fire', 'quantize_activation']
 __all__ += ['quantize_weight', 'quantize_weight_8bit']
 __all__ += ['build', 'load', 'load_torch', 'models', 'register_model', 'save']
 __all__ += ['compare', 'convert', 'evaluate', 'finetune', 'to_spiking', 'train']
-__all__ += ['Detections', 'classify', 'detect', 'save_torch', 'segment']
+__all__ += ['Detections', 'classify', 'detect', 'fold', 'save_torch']
+__all__ += ['segment']

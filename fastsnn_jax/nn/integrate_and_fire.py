@@ -17,6 +17,7 @@ from fastsnn_jax.nn.quantizers import (
   quantize_uniform,
   wider,
 )
+from fastsnn_jax.nn.words import STEPS_PER_WORD, train
 
 
 def integrate_and_fire(
@@ -115,11 +116,8 @@ def at_each_step(theta, activity):
   return jnp.expand_dims(theta, 1) if theta.ndim else theta
 
 
-# Two bits hold a spike, of which -2 stands for NaN, so an int32 holds 16 steps;
-# stacking a float for each would cost more than the arithmetic. Unrolled, XLA's
-# CPU compiler computes a step again for each that follows: it pays up to three
-# (benchmarks/neuron.py).
-_STEPS_PER_WORD = 16
+# Unrolled, XLA's CPU compiler computes a step again for each that follows: it
+# pays up to three (benchmarks/neuron.py).
 _STEPS_TO_UNROLL = 3
 
 
@@ -132,6 +130,12 @@ def simulate(currents, theta, rule):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _integrate(currents, theta, rule):
+  words = scan_words(currents, theta, rule)
+  return train(words, rule.total_steps, currents.dtype)
+
+
+def scan_words(currents, theta, rule):
+  """`words.gather` by a scan over currents [B, T, ...], for any T."""
   constant, scaled = currents.shape[1] == 1, positive(theta)
   theta = scaled[:, 0] if scaled.ndim else scaled
   # Without a cap and with a threshold below 0, only NaN fires and takes back,
@@ -162,7 +166,7 @@ def _integrate(currents, theta, rule):
       spike = spike ^ -back if marked else spike - back
     if not marked:
       spike = jnp.where(jnp.isnan(voltage), -2, spike)
-    word |= (spike & 3) << (2 * (t % _STEPS_PER_WORD))
+    word |= (spike & 3) << (2 * (t % STEPS_PER_WORD))
     return (voltage, count, word), None
 
   # From the currents, whose devices and mesh axes the state shares.
@@ -170,23 +174,15 @@ def _integrate(currents, theta, rule):
   voltage = zeros + theta / 2
   nothing = count = jnp.zeros_like(voltage, jnp.int32)
   words = []
-  for start in range(0, rule.total_steps, _STEPS_PER_WORD):
-    stop = min(start + _STEPS_PER_WORD, rule.total_steps)
+  for start in range(0, rule.total_steps, STEPS_PER_WORD):
+    stop = min(start + STEPS_PER_WORD, rule.total_steps)
     times = jnp.arange(start, stop, dtype=jnp.int32)  # under x64 too
     state = (voltage, count, nothing)
     (voltage, count, word), _ = lax.scan(
       step, state, times, unroll=len(times) <= _STEPS_TO_UNROLL
     )
-    words.append(jnp.expand_dims(word, 1))
-
-  time = along_time(jnp.arange(rule.total_steps, dtype=jnp.int32), currents)
-  word = words[0]
-  for i, later in enumerate(words[1:], 1):
-    word = jnp.where(time < i * _STEPS_PER_WORD, word, later)
-  shift = 2 * (time % _STEPS_PER_WORD)
-  # Left, then arithmetically right: the upper of the two bits is the sign.
-  spikes = (word << (30 - shift)) >> 30
-  return jnp.where(spikes < -1, jnp.nan, spikes.astype(currents.dtype))
+    words.append(word)
+  return tuple(words)
 
 
 @_integrate.defjvp

@@ -18,6 +18,8 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
+from fastsnn_jax.nn.folded import run as folded
+from fastsnn_jax.nn.folded.kernels import is_folded
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
 
@@ -174,6 +176,11 @@ class Network:
     return isinstance(self.neuron, IntegrateAndFire)
 
   @property
+  def folded(self) -> bool:
+    """Whether `fs.fold` made it."""
+    return any(is_folded(layer.synapse) for layer in self.layers)
+
+  @property
   def firing(self) -> tuple[Layer, ...]:
     """The rows with a neuron: all but the read-out."""
     return self.layers[:-1]
@@ -242,6 +249,9 @@ class Network:
         'whose variables are the same'
       )
     check_network(self, variables)
+    if self.folded and not train and isinstance(self.neuron, Neuron):
+      trees = {x.name: own_variables(variables, x.name) for x in self.layers}
+      return folded.apply(self, trees, images, IMAGE)
     quanta = {
       name: self.neuron.quantum(own['theta'])
       for name, own in variables['params'].items()

@@ -234,10 +234,19 @@ def quantize_uniform(x, alpha, levels: int):
   return _uniform(x, alpha, levels)[1]
 
 
+def level(x, alpha, levels):
+  """round(clip(max(x, 0) / alpha, 0, 1) n), the whole number of a level."""
+  return _nearest_level(divide(jnp.maximum(x, 0), alpha), levels)
+
+
+def _nearest_level(ratio, levels):
+  return jnp.round(jnp.clip(ratio, 0, 1) * levels)
+
+
 def _uniform(x, alpha, levels):
   alpha = positive(alpha)
   ratio = divide(jnp.maximum(x, 0), alpha)
-  share = divide(jnp.round(jnp.clip(ratio, 0, 1) * levels), levels)
+  share = divide(_nearest_level(ratio, levels), levels)
   return ratio, share * alpha, share
 
 

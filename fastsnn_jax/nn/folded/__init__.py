@@ -1,0 +1,1 @@
+"""Networks for inference: kernels quantised once, spikes in words."""

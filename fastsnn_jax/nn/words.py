@@ -1,0 +1,97 @@
+"""Spikes of all steps of a neuron in one word, two bits a step.
+
+Trains of floats cost more to write and read than the arithmetic of a neuron.
+So the steps are unrolled into one fusion that reads currents and writes an
+int32 for 16 steps: 0, 1 and -1 as two's complement, and -2 for NaN.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+STEPS_PER_WORD = 16
+
+
+def gather(current, theta, rule, like):
+  """Words of `fs.integrate_and_fire`, bit for bit, without a scan.
+
+  Each word but the first goes through the steps before it again, by their
+  spikes: long runs are better scanned.
+
+  Args:
+    current: t -> the current of step t, for `rule.total_steps` steps.
+    theta: positive, or NaN; broadcasts against a current.
+    rule: what is static, an `integrate_and_fire.Rule`.
+    like: an array of a current's shape and the voltage's dtype.
+
+  Returns:
+    A tuple of int32 arrays of a current's shape, for 16 steps each.
+  """
+  words = []
+  for start in range(0, rule.total_steps, STEPS_PER_WORD):
+    stop = min(start + STEPS_PER_WORD, rule.total_steps)
+    voltage = jnp.zeros_like(like) + theta / 2
+    word = count = jnp.zeros(voltage.shape, jnp.int32)
+    for t in range(stop):
+      voltage = voltage + current(t)
+      known = code(words, t) if t < start else None
+      voltage, spike = _fire(voltage, count, theta, rule, known)
+      count = count + spike
+      if known is None:
+        spike = jnp.where(jnp.isnan(voltage), -2, spike)
+        word = word | ((spike & 3) << (2 * (t - start)))
+    # Else XLA would compute the steps again for each consumer of the word.
+    words.append(lax.optimization_barrier(word))
+  return tuple(words)
+
+
+def _fire(voltage, count, theta, rule, known):
+  """(voltage, spike) after a step whose current is in the voltage.
+
+  One expression for the spike makes XLA compute each step once.
+  """
+  low = rule.negative_threshold
+  fire = voltage >= theta
+  if rule.max_count is not None:
+    fire &= count < rule.max_count
+  if rule.signed and low > 0:  # what fires may be taken back at once
+    voltage = jnp.where(fire, voltage - theta, voltage)
+    spike = fire.astype(jnp.int32)
+    back = (voltage <= low) & (count + spike > 0)
+    voltage = jnp.where(back, voltage + theta, voltage)
+    return voltage, spike - back.astype(jnp.int32)
+  spike = fire.astype(jnp.int32)
+  if rule.signed:
+    if low == 0:  # firing from theta leaves 0, which is taken back
+      fire &= voltage != theta
+    back = (voltage <= low) & (count > 0)
+    spike = jnp.where(fire, 1, jnp.where(back, -1, 0))
+  if known is not None:
+    spike = known
+  return voltage - theta * spike.astype(voltage.dtype), spike
+
+
+def code(words, t):
+  """What a step's two bits say: -2 for NaN, -1, 0, 1; int32."""
+  word, place = words[t // STEPS_PER_WORD], t % STEPS_PER_WORD
+  # Left, then arithmetically right: the upper of the two bits is the sign.
+  return (word << (30 - 2 * place)) >> 30
+
+
+def step(words, t, dtype=jnp.float32):
+  """The spikes of one step, whole numbers as floats."""
+  return _as_float(code(words, t), dtype)
+
+
+def _as_float(codes, dtype):
+  return jnp.where(codes < -1, jnp.nan, codes.astype(dtype))
+
+
+def train(words, steps, dtype=jnp.float32):
+  """Words of shape [B, ...] -> the spikes of all steps, [B, steps, ...]."""
+  ndim = words[0].ndim
+  time = jnp.arange(steps, dtype=jnp.int32).reshape(1, -1, *(1,) * (ndim - 1))
+  word, *later = (jnp.expand_dims(word, 1) for word in words)
+  for i, more in enumerate(later, 1):
+    word = jnp.where(time < i * STEPS_PER_WORD, word, more)
+  shift = 2 * (time % STEPS_PER_WORD)
+  return _as_float((word << (30 - shift)) >> 30, dtype)
