@@ -5,10 +5,13 @@ So the steps are unrolled into one fusion that reads currents and writes an
 int32 for 16 steps: 0, 1 and -1 as two's complement, and -2 for NaN.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 STEPS_PER_WORD = 16
+_LOW = 0x55555555  # the lower of each two bits
+_ALL_NAN = -0x55555556  # 10 in all places
 
 
 def gather(current, theta, rule, like):
@@ -21,7 +24,7 @@ def gather(current, theta, rule, like):
     current: t -> the current of step t, for `rule.total_steps` steps.
     theta: positive, or NaN; broadcasts against a current.
     rule: what is static, an `integrate_and_fire.Rule`.
-    like: an array of a current's shape and the voltage's dtype.
+    like: of a current's shape and the voltage's dtype.
 
   Returns:
     A tuple of int32 arrays of a current's shape, for 16 steps each.
@@ -29,8 +32,8 @@ def gather(current, theta, rule, like):
   words = []
   for start in range(0, rule.total_steps, STEPS_PER_WORD):
     stop = min(start + STEPS_PER_WORD, rule.total_steps)
-    voltage = jnp.zeros_like(like) + theta / 2
-    word = count = jnp.zeros(voltage.shape, jnp.int32)
+    voltage = jnp.zeros(like.shape, like.dtype) + theta / 2
+    word = count = jnp.zeros(like.shape, jnp.int32)
     for t in range(stop):
       voltage = voltage + current(t)
       known = code(words, t) if t < start else None
@@ -39,9 +42,23 @@ def gather(current, theta, rule, like):
       if known is None:
         spike = jnp.where(jnp.isnan(voltage), -2, spike)
         word = word | ((spike & 3) << (2 * (t - start)))
-    # Else XLA would compute the steps again for each consumer of the word.
-    words.append(lax.optimization_barrier(word))
+    words.append(word)
   return tuple(words)
+
+
+def kept(words, theta, shape, steps):
+  """`words()`, computed once, however many read them.
+
+  XLA's CPU compiler removes barriers before it fuses, and would compute all
+  steps again for each reader; the result of a conditional it cannot fuse. NaN
+  is what a neuron without a positive theta gives.
+  """
+  count = -(-steps // STEPS_PER_WORD)
+
+  def nothing():
+    return (jnp.full(shape, _ALL_NAN, jnp.int32),) * count
+
+  return lax.cond(jnp.all(theta > 0), words, nothing)
 
 
 def _fire(voltage, count, theta, rule, known):
@@ -95,3 +112,15 @@ def train(words, steps, dtype=jnp.float32):
     word = jnp.where(time < i * STEPS_PER_WORD, word, more)
   shift = 2 * (time % STEPS_PER_WORD)
   return _as_float((word << (30 - shift)) >> 30, dtype)
+
+
+def total(words, dtype=jnp.float32):
+  """The sum of the spikes of all steps."""
+  count, broken = 0, False
+  for word in words:
+    low, high = word & _LOW, (word >> 1) & _LOW
+    # 1 is 01 and -1 is 11.
+    ones, minus = lax.population_count(low), lax.population_count(high)
+    count = count + ones - 2 * minus
+    broken |= (high & ~low) != 0
+  return jnp.where(broken, jnp.nan, count.astype(dtype))

@@ -94,33 +94,36 @@ class Folded(Synapse):
     return self.part._multiply(x, kernel.astype(dtype))
 
   def products(self, words, kernel, steps):
-    """The products of each step's spikes, several of them in one."""
-    if not self.base or self.steps_at_once == 1 or kernel.dtype == jnp.float32:
-      return self._one_by_one(words, kernel, steps)
+    """t -> the product of a step's spikes, several of them in one."""
+    if jnp.issubdtype(kernel.dtype, jnp.floating) or self.steps_at_once == 1:
+      x = packed.train(words, steps)
+      y = self.product(x.reshape(-1, *x.shape[2:]), kernel)
+      y = y.reshape(-1, steps, *y.shape[1:])
+      return lambda t: y[:, t]
     count = -(-steps // self.steps_at_once)
     size = -(-steps // count)
-    sums = []
     # Products stay apart: to join their inputs costs more than it saves.
-    for start in range(0, steps, size):
-      sums += self._at_once(words, kernel, start, min(start + size, steps))
-    return sums
+    sums = [
+      self.product(self._at_once(words, start, min(start + size, steps)), kernel)
+      for start in range(0, steps, size)
+    ]
+    return lambda t: self._digit(
+      sums[t // size], t % size, min(size, steps - t // size * size)
+    )
 
-  def _one_by_one(self, words, kernel, steps):
-    x = packed.train(words, steps)
-    y = self.product(x.reshape(-1, *x.shape[2:]), kernel)
-    y = y.reshape(-1, steps, *y.shape[1:])
-    return [y[:, t] for t in range(steps)]
-
-  def _at_once(self, words, kernel, start, stop):
+  def _at_once(self, words, start, stop):
+    """s_1 + P s_2 + P^2 s_3 + …"""
     x = packed.step(words, stop - 1)
     for t in reversed(range(start, stop - 1)):
       x = x * self.base + packed.step(words, t)
-    y, sums = self.product(x, kernel), []
-    for _ in range(start, stop - 1):
-      rest = jnp.round(y * (1 / self.base))
-      sums.append(y - rest * self.base)
-      y = rest
-    return [*sums, y]
+    return x
+
+  def _digit(self, y, place, count):
+    for _ in range(place):
+      y = jnp.round(y * (1 / self.base))
+    if place == count - 1:
+      return y
+    return y - jnp.round(y * (1 / self.base)) * self.base
 
   def connect(self, x):
     return self.part.connect(x)

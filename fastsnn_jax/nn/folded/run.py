@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 
 from fastsnn_jax.errors import UserError
@@ -61,11 +62,14 @@ def _respond(neuron, current, theta):
     theta, count = positive(theta.astype(x.dtype)), 2**neuron.bits - 1
     levels = level(x, theta, count)
     return Activity(levels, theta / count), divide(levels, count) * theta
-  like = current(0)
+  like = jax.eval_shape(lambda: current(0))
   theta = positive(theta.astype(like.dtype))
   steps = neuron.total_steps
   if steps <= _STEPS_TO_UNROLL:
-    words = packed.gather(current, theta, neuron, like)
+    words = packed.kept(
+      lambda: packed.gather(current, theta, neuron, like),
+      *(theta, like.shape, steps),
+    )
   else:
     currents = jnp.stack([current(t) for t in range(steps)], 1)
     words = scan_words(currents, theta, neuron)
@@ -113,21 +117,18 @@ def _folded(part, tree, x, rule):
     sums = part.products(x.values, kernel, x.steps)
   else:
     y = part.product(x.values, kernel)
-    sums = [y] if not x.steps else list(_split(y, x.steps))
+    if x.steps:
+      y = y.reshape(-1, x.steps, *y.shape[1:])
+    sums = lambda t: y[:, t] if x.steps else y
 
   def current(t):
-    (y,) = _widened(sums[t] if x.steps else sums[0])
+    (y,) = _widened(sums(t))
     y = y * against(scale, y.ndim)
     if t < rule.steps:
       y = y + against(tree['offset'], y.ndim)
     return y if x.steps or t < rule.steps else jnp.zeros_like(y)
 
   return current
-
-
-def _split(y, steps):
-  y = y.reshape(-1, steps, *y.shape[1:])
-  return (y[:, t] for t in range(steps))
 
 
 def _any(part, tree, inputs, rule):
