@@ -54,12 +54,11 @@ def _(stride, padding, dilation, groups, precision, sums, primals, tangents):
     primals, tangents = (
       [a.astype(sums) for a in pair] for pair in (primals, tangents)
     )
-  return z, _tangent(*primals, *tangents, *settings)
+  return z, _tangent(primals, tangents, *settings)
 
 
-def _tangent(
-  x, kernel, dx, dkernel, stride, padding, dilation, groups, precision
-):
+def _tangent(primals, tangents, stride, padding, dilation, groups, precision):
+  (x, kernel), (dx, dkernel) = primals, tangents
   settings = _geometry(x, kernel, stride, padding, dilation)
   settings |= {'feature_group_count': groups, 'precision': precision}
   last, sides = x.ndim - 1, tuple(range(1, x.ndim - 1))

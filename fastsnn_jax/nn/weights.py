@@ -86,7 +86,8 @@ def product(weights, x, kernel, alpha, quantum, multiply):
   if quantum is None:
     return multiply(*_same_dtype(x, kernel))
   if quantum.unit is None:
-    return float_product(*_same_dtype(x, kernel), quantum, multiply)
+    x, kernel = _same_dtype(x, kernel)
+    return float_product(x, kernel, quantum, multiply)
   if isinstance(weights, EightBit):
     quantum = dataclasses.replace(quantum, precision=quantum.of_ends)
   if not isinstance(weights, Apot) or quantum.unit.ndim:
