@@ -1,13 +1,12 @@
-"""What rows of a folded network hand on: whole numbers times a unit."""
+"""What rows of a folded network hand on: whole numbers, and what they stand
+for."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
 
 from fastsnn_jax.nn import words as packed
-from fastsnn_jax.nn.convolve import each
 from fastsnn_jax.nn.synapses import (
   AveragePool,
   Chain,
@@ -15,22 +14,22 @@ from fastsnn_jax.nn.synapses import (
   GlobalAveragePool,
   SpaceToDepth,
 )
+from fastsnn_jax.nn.whole import Quantum, join
 
 
 @dataclasses.dataclass(frozen=True)
 class Activity:
-  """values * unit.
+  """Numbers of a `Quantum`, or values of which nothing is known.
 
   Attributes:
-    values: [B, ...]; with `steps` [B steps, ...], or `packed` words of [B, ...].
-    unit: what whole numbers of `values` stand for, a scalar or one a channel;
-      None where they are no whole numbers.
+    values: [B, ...]; with `steps` [B steps, ...], or words of [B, ...].
     steps: how many, 0 for an activity without time.
+    quantum: what whole numbers stand for.
   """
 
   values: Any
-  unit: Any = None
   steps: int = 0
+  quantum: Quantum = dataclasses.field(default_factory=Quantum)
 
   @property
   def packed(self) -> bool:
@@ -49,29 +48,32 @@ class Activity:
     return dataclasses.replace(self, values=values)
 
   def scaled(self):
-    """[B, ...], or [B, steps, ...]: values * unit."""
-    values = self.folded().values
-    if self.unit is not None:
-      values = values * self.unit
+    """[B, ...], or [B, steps, ...], in the unit of the network."""
+    values = self._in_unit(self.folded().values)
     if self.steps:
       values = values.reshape(-1, self.steps, *values.shape[1:])
     return values
 
+  def _in_unit(self, values):
+    if self.quantum.unit is None:
+      return values
+    return self.quantum.scale(values, self.quantum.unit)
+
   def at(self, t):
-    """values * unit of one step, [B, ...]."""
+    """One step, [B, ...], in the unit of the network."""
     if not self.steps:
       values = self.values
     elif self.packed:
       values = packed.step(self.values, t)
     else:
       values = self.values.reshape(-1, self.steps, *self.shape[1:])[:, t]
-    return values if self.unit is None else values * self.unit
+    return self._in_unit(values)
 
-  def mean(self, steps):
-    """The sum over time by `steps`."""
+  def total(self):
+    """The sum over time."""
     if not self.steps:
       return self
-    return Activity(packed.total(self.values), self.unit / steps)
+    return Activity(packed.total(self.values), 0, self.quantum)
 
 
 def rearranged(part, inputs) -> Activity | None:
@@ -80,9 +82,10 @@ def rearranged(part, inputs) -> Activity | None:
     case None:
       return inputs[0]
     case SpaceToDepth():
-      return _each(part.connect, inputs[0])
-    case GlobalAveragePool() | AveragePool() if inputs[0].unit is not None:
-      return _pooled(part, inputs[0].folded())
+      return _through(part, inputs[0])
+    case GlobalAveragePool() | AveragePool():
+      x = inputs[0].folded()
+      return None if x.quantum.unit is None else _through(part, x)
     case Chain():
       for inner in part.parts:
         inputs = (rearranged(inner, inputs),)
@@ -96,31 +99,25 @@ def rearranged(part, inputs) -> Activity | None:
   return None
 
 
-def _each(function, x):
-  values = tuple(map(function, x.values)) if x.packed else function(x.values)
-  return dataclasses.replace(x, values=values)
-
-
-def _pooled(part, x):
-  sides = x.shape[1:-1]
-  window = each(getattr(part, 'window', sides), len(sides))
-  unit = x.unit / math.prod(window)
-  return dataclasses.replace(x, values=part.connect(x.values), unit=unit)
+def _through(part, x):
+  quantum = part.hands_on((x.quantum,), x)
+  if x.packed:
+    values = tuple(map(part.connect, x.values))
+  else:
+    values = part.connect(x.values)
+  return Activity(values, x.steps, quantum)
 
 
 def _joined(maps):
   """Channels side by side; None where they are of several kinds."""
-  if len({(x.steps, x.unit is None) for x in maps}) > 1:
+  if len({(x.steps, x.quantum.unit is None) for x in maps}) > 1:
     return None
   if len({x.packed for x in maps}) > 1:
     maps = [x.folded() for x in maps]
-  first, unit = maps[0], maps[0].unit
-  if any(x.unit is not unit for x in maps):
-    units = (jnp.broadcast_to(x.unit, x.shape[-1:]) for x in maps)
-    unit = jnp.concatenate(list(units))
+  quantum = join([x.quantum for x in maps], [x.shape[-1] for x in maps])
   values = [x.values for x in maps]
-  if first.packed:
+  if maps[0].packed:
     values = tuple(jnp.concatenate(w, -1) for w in zip(*values, strict=True))
   else:
     values = jnp.concatenate(values, -1)
-  return Activity(values, unit, first.steps)
+  return Activity(values, maps[0].steps, quantum)

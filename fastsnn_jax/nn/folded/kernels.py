@@ -1,15 +1,20 @@
 """A convolution or dense layer whose kernel, scale and offset are ready."""
 
+import dataclasses
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import words as packed
 from fastsnn_jax.nn.layers import Conv, Dense, Synapse
 from fastsnn_jax.nn.quantizers import against, wider
+from fastsnn_jax.nn.weights import EightBit
+from fastsnn_jax.nn.whole import Quantum, exact_product, float_product, spread
 
 _EXACT = 2**24  # float32 holds every whole number up to here
 
@@ -45,7 +50,7 @@ class Folded(Synapse):
     return count
 
   @nn.compact
-  def __call__(self, x, train=False, quanta=(None,)):
+  def __call__(self, x, train=False, quanta=()):
     if train:
       raise UserError(
         'train=True, but the network is folded: its weights are quantised and '
@@ -58,28 +63,36 @@ class Folded(Synapse):
       'scale': self.param('scale', ones, shape[-1:]),
       'offset': self.param('offset', zeros, shape[-1:]),
     }
-    if (unit := quanta[0]) is not None:
-      x = jnp.round(x / unit.astype(x.dtype))
-    kernel, scale = self.scaled(tree, unit)
-    y = self.product(x, kernel)
-    return y * against(scale, y.ndim) + against(tree['offset'], y.ndim)
+    quantum = (quanta and quanta[0]) or Quantum()
+    if quantum.unit is not None:
+      x = quantum.numbers(x)
+    kernel, scale = self.scaled(tree, quantum)
+    return self.affinely(self.product(x, kernel, quantum), scale, tree)
 
-  def scaled(self, tree, unit):
-    """(kernel, scale) for an input whose whole numbers stand for `unit`, or for
-    a unit a channel, which the kernel has to take in."""
-    kernel, scale = tree['kernel'], tree['scale']
+  def scaled(self, tree, quantum):
+    """(kernel, scale) for whole numbers of such an input; units of channels go
+    into the kernel, in both twins alike."""
+    kernel, scale, unit = tree['kernel'], tree['scale'], quantum.unit
     if unit is None:
       return kernel, scale
-    if not unit.ndim:
-      return kernel, scale * unit
-    groups = getattr(self.part, 'groups', 1)
-    inputs, outputs = kernel.shape[-2:]
-    unit = jnp.tile(unit, inputs * groups // len(unit))  # maps are flattened
-    unit = jnp.repeat(unit.reshape(groups, inputs).T, outputs // groups, 1)
-    return kernel * unit, scale
+    if unit.ndim:
+      kernel, unit = kernel * spread(unit.astype(scale.dtype), kernel), 1
+    parts = jnp.asarray(quantum.parts, scale.dtype)
+    if parts.ndim:  # one for each row of the batch
+      parts = parts[:, None]
+    return kernel, scale * (jnp.asarray(unit, scale.dtype) / parts)
 
-  def product(self, x, kernel):
-    """x * kernel, in the dtype of a half, or else in the wider one."""
+  def affinely(self, y, scale, tree, lit=True):
+    """scale y + offset, where there is light."""
+    wide = wider(y.dtype, scale.dtype, jnp.float32)
+    middle = (1,) * (y.ndim - 2)
+    scale = scale.reshape(-1, *middle, y.shape[-1])
+    y = y.astype(wide) * scale.astype(wide)
+    offset = against(tree['offset'].astype(wide), y.ndim)
+    return y + offset if lit else y
+
+  def product(self, x, kernel, quantum):
+    """x * kernel of a float x, or of whole numbers."""
     shape = self.part._operands(x)[1]
     if kernel.shape != shape:
       raise UserError(
@@ -87,35 +100,55 @@ class Folded(Synapse):
         f'input of shape {x.shape} needs {shape}; give inputs of the shape '
         'that the network was made for'
       )
-    dtype = x.dtype
-    if dtype.itemsize >= 4 and jnp.issubdtype(kernel.dtype, jnp.floating):
+    x, _ = self.part._operands(x)
+    dtype, largest, pieces = x.dtype, quantum.largest, quantum.pieces
+    if isinstance(self.part.weights, EightBit):
+      quantum = dataclasses.replace(quantum, precision=quantum.of_ends)
+    if jnp.issubdtype(kernel.dtype, jnp.integer):
+      largest, pieces = max(largest, jnp.iinfo(kernel.dtype).max), 1
+    elif dtype.itemsize >= 4:
       dtype = wider(dtype, kernel.dtype)
-    x, _ = self.part._operands(x.astype(dtype))
-    return self.part._multiply(x, kernel.astype(dtype))
+    x, kernel, multiply = x.astype(dtype), kernel.astype(dtype), self._multiply
+    if quantum.unit is None:
+      return float_product(x, kernel, quantum, multiply)
+    return exact_product(x, kernel, largest, quantum, pieces, multiply)
 
-  def products(self, words, kernel, steps):
+  def _multiply(self, *operands):
+    return self.part._multiply(*operands)
+
+  def products(self, words, kernel, quantum, steps):
     """t -> the product of a step's spikes, several of them in one."""
     if jnp.issubdtype(kernel.dtype, jnp.floating) or self.steps_at_once == 1:
-      x = packed.train(words, steps)
-      y = self.product(x.reshape(-1, *x.shape[2:]), kernel)
-      y = y.reshape(-1, steps, *y.shape[1:])
+      y = self._each(words, kernel, quantum, steps)
       return lambda t: y[:, t]
     count = -(-steps // self.steps_at_once)
     size = -(-steps // count)
-    # Products stay apart: to join their inputs costs more than it saves.
-    sums = [
-      self.product(self._at_once(words, start, min(start + size, steps)), kernel)
-      for start in range(0, steps, size)
-    ]
-    return lambda t: self._digit(
-      sums[t // size], t % size, min(size, steps - t // size * size)
-    )
+    parts = [range(i, min(i + size, steps)) for i in range(0, steps, size)]
 
-  def _at_once(self, words, start, stop):
+    # Products stay apart: to join their inputs costs more than it saves.
+    def together(kernel, *words):
+      find = functools.partial(packed.step, words)
+      inputs = (self._at_once(find, part) for part in parts)
+      return [self.product(x, kernel, quantum) for x in inputs]
+
+    def each(kernel, *words):
+      y = jnp.round(self._each(words, kernel, quantum, steps))
+      return [self._at_once(lambda t: y[:, t], part) for part in parts]
+
+    sums = lax.platform_dependent(kernel, *words, cpu=together, default=each)
+    return lambda t: self._digit(sums[t // size], t % size, len(parts[t // size]))
+
+  def _each(self, words, kernel, quantum, steps):
+    x = packed.train(words, steps)
+    y = self.product(x.reshape(-1, *x.shape[2:]), kernel, quantum)
+    return y.reshape(-1, steps, *y.shape[1:])
+
+  def _at_once(self, find, steps):
     """s_1 + P s_2 + P^2 s_3 + …"""
-    x = packed.step(words, stop - 1)
-    for t in reversed(range(start, stop - 1)):
-      x = x * self.base + packed.step(words, t)
+    *rest, last = steps
+    x = find(last)
+    for t in reversed(rest):
+      x = x * self.base + find(t)
     return x
 
   def _digit(self, y, place, count):

@@ -1,5 +1,6 @@
 """How a folded network runs: words and levels travel between its rows."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,58 +13,64 @@ from fastsnn_jax.nn.folded.activity import Activity, rearranged
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.integrate_and_fire import Rule, scan_words
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
-from fastsnn_jax.nn.quantizers import against, divide, level, positive, wider
+from fastsnn_jax.nn.quantizers import divide, level, positive, wider
 from fastsnn_jax.nn.synapses import Chain, Residual
+from fastsnn_jax.nn.whole import Quantum
 
 # Each 16 steps more go through all before them again.
 _STEPS_TO_UNROLL = 3 * packed.STEPS_PER_WORD
 
 
-def apply(network, trees, images, image_name):
+def apply(network, trees, quanta, shown):
   """(output, activations) of `Network.apply`, without training.
 
-  `trees` has {'params': …, 'batch_stats': …} of each row.
+  Args:
+    network: folded.
+    trees: {'params': …, 'batch_stats': …} of each row.
+    quanta: a tuple for each row, see `Network`.
+    shown: {the name of the network's input: images}.
   """
-  neuron, known, activations = network.neuron, {}, {}
-  known[image_name] = Activity(images)
+  known = {name: Activity(images) for name, images in shown.items()}
+  (dtype,) = (images.dtype for images in shown.values())
+  neuron, activations = network.neuron, {}
   for layer in network.layers:
-    inputs, tree = [known[name] for name in layer.inputs], trees[layer.name]
-    theta, rule = tree['params'].get('theta'), neuron
-    last = layer is network.layers[-1]
-    if last or not network.spiking:
-      rule = Rule(1)
-      inputs = [x.mean(neuron.steps) if x.steps else x for x in inputs]
+    tree, last = trees[layer.name], layer is network.layers[-1]
+    inputs = [
+      dataclasses.replace(known[name], quantum=quantum or Quantum())
+      for name, quantum in zip(layer.inputs, quanta[layer.name], strict=True)
+    ]
+    rule = neuron if network.spiking and not last else Rule(1)
+    if last:
+      inputs = [x.total() for x in inputs]
     try:
       if network.spiking:
         affine.check(layer, [x.shape for x in inputs])
       current = _current(layer.synapse, _own(tree, 'synapse'), inputs, rule)
-      if last:
-        return current(0), activations
-      fired, activity = _respond(neuron, current, theta)
     except UserError as error:
       raise UserError(f'layer {layer.name!r}: {error}') from None
-    half = images.dtype.itemsize < 4
-    activations[layer.name] = activity.astype(images.dtype) if half else activity
-    known[layer.name] = fired
+    if not last:
+      theta = tree['params'].get('theta')
+      known[layer.name], activity = _respond(neuron, current, theta)
+      half = dtype.itemsize < 4
+      activations[layer.name] = activity.astype(dtype) if half else activity
+  return current(0), activations
 
 
 def _own(tree, name):
   return {kind: part[name] for kind, part in tree.items() if name in part}
 
 
-def _respond(neuron, current, theta):
+def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
   """(what is handed on, what stands in the activations)."""
   if isinstance(neuron, Relu):
     activity = jnp.maximum(current(0), 0)
     return Activity(activity), activity
-  theta = jnp.asarray(theta)
-  if isinstance(neuron, QuantRelu):
-    x = current(0)
-    theta, count = positive(theta.astype(x.dtype)), 2**neuron.bits - 1
-    levels = level(x, theta, count)
-    return Activity(levels, theta / count), divide(levels, count) * theta
   like = jax.eval_shape(lambda: current(0))
-  theta = positive(theta.astype(like.dtype))
+  theta = positive(jnp.asarray(theta, like.dtype))
+  if isinstance(neuron, QuantRelu):
+    count = 2**neuron.bits - 1
+    levels = level(current(0), theta, count)
+    return Activity(levels), divide(levels, count) * theta
   steps = neuron.total_steps
   if steps <= _STEPS_TO_UNROLL:
     words = packed.kept(
@@ -73,8 +80,8 @@ def _respond(neuron, current, theta):
   else:
     currents = jnp.stack([current(t) for t in range(steps)], 1)
     words = scan_words(currents, theta, neuron)
-  fired = Activity(words, theta, steps)
-  return fired, fired.scaled()
+  fired = Activity(words, steps)
+  return fired, dataclasses.replace(fired, quantum=Quantum(theta)).scaled()
 
 
 def _current(part, tree, inputs, rule):
@@ -91,13 +98,18 @@ def _current(part, tree, inputs, rule):
       return lambda t: jnp.add(*_widened(*(one(t) for one in both)))
     case Chain():
       *before, last = part.parts
-      found = rearranged(Chain(tuple(before)), inputs)
+      found = _before(before, inputs)
       if found is not None and isinstance(last, Folded):
         own = _own(tree, f'parts_{len(before)}')
         return _folded(last, own['params'], found, rule)
   if (found := rearranged(part, inputs)) is not None:
-    return lambda t: _shown(found.at(t), found, t, rule)
+    return lambda t: _shown(*_widened(found.at(t)), found, t, rule)
   return _any(part, tree, inputs, rule)
+
+
+def _before(parts, inputs):
+  """What the last synapse of a chain gets, if no other has weights."""
+  return rearranged(Chain(tuple(parts)), inputs) if parts else inputs[0]
 
 
 def _widened(*arrays):
@@ -105,28 +117,27 @@ def _widened(*arrays):
   return [x.astype(wide) for x in arrays]
 
 
-def _shown(x, activity, t, rule):
+def _shown(current, activity, t, rule):
   """An input without time is shown for `rule.steps` steps."""
-  (x,) = _widened(x)
-  return x if activity.steps or t < rule.steps else jnp.zeros_like(x)
+  late = not activity.steps and t >= rule.steps
+  return jnp.zeros_like(current) if late else current
 
 
 def _folded(part, tree, x, rule):
-  kernel, scale = part.scaled(tree, x.unit)
+  kernel, scale = part.scaled(tree, x.quantum)
   if x.packed:
-    sums = part.products(x.values, kernel, x.steps)
+    product = part.products(x.values, kernel, x.quantum, x.steps)
   else:
-    y = part.product(x.values, kernel)
+    y = part.product(x.values, kernel, x.quantum)
     if x.steps:
       y = y.reshape(-1, x.steps, *y.shape[1:])
-    sums = lambda t: y[:, t] if x.steps else y
+
+    def product(t):
+      return y[:, t] if x.steps else y
 
   def current(t):
-    (y,) = _widened(sums(t))
-    y = y * against(scale, y.ndim)
-    if t < rule.steps:
-      y = y + against(tree['offset'], y.ndim)
-    return y if x.steps or t < rule.steps else jnp.zeros_like(y)
+    y = part.affinely(product(t), scale, tree, lit=t < rule.steps)
+    return _shown(y, x, t, rule)
 
   return current
 
@@ -134,7 +145,7 @@ def _folded(part, tree, x, rule):
 def _any(part, tree, inputs, rule):
   """Through a synapse that is not folded, as in a network that is not."""
   scaled = [x.scaled() for x in inputs]
-  quanta = tuple(x.unit for x in inputs)
+  quanta = tuple(x.quantum for x in inputs)
   settings = {'quanta': quanta} if part.quantal else {}
   synapse = functools.partial(part.apply, tree, train=False, **settings)
   if not any(x.steps for x in inputs):
