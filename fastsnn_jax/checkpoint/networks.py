@@ -11,8 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastsnn_jax import architectures
 from fastsnn_jax.checkpoint import store
+from fastsnn_jax.checkpoint.packed import pack, unpack
 from fastsnn_jax.checkpoint.values import as_wide, fault
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.folded.fold import with_kernels
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 from fastsnn_jax.nn.whole import PRECISIONS
@@ -43,6 +45,8 @@ def save(directory, network: Network, variables, **meta) -> None:
   activation = None if network.spiking else _named(network.neuron)
   known |= {'T': steps, 'neuron': neuron, 'activation': activation}
   meta = {**known, **meta}
+  if network.folded:
+    variables, meta = pack(variables), {**meta, 'folded': True}
   store.save(directory, variables, meta)
 
 
@@ -72,10 +76,23 @@ def load_with_meta(directory, network: Network | None = None):
       network = _rebuilt(meta)
     if (neuron := _neuron(meta, network)) != network.neuron:
       network = dataclasses.replace(network, neuron=neuron)
+    if meta.get('folded'):
+      tree = unpack(tree)
+      network = _with_kernels(network, tree)
     variables = _checked(network, tree, meta)
   except UserError as error:
     raise UserError(f'{directory}: {error}') from error
   return network, jax.tree.map(jnp.asarray, variables), meta
+
+
+def _with_kernels(network, tree):
+  try:
+    return with_kernels(network, tree)
+  except (KeyError, AttributeError):
+    raise UserError(
+      'its folded kernels are not those of the network; give the one that was '
+      'folded and saved'
+    ) from None
 
 
 def _numbers(value):
@@ -99,6 +116,7 @@ _ALWAYS: dict[str, tuple[Callable, str]] = {
   'neuron': (lambda x: x is None or isinstance(x, dict), 'settings or null'),
 }
 _SOMETIMES: dict[str, tuple[Callable, str]] = {
+  'folded': (lambda x: isinstance(x, bool), 'true or false'),
   'precision': (lambda x: x in PRECISIONS, f'one of {", ".join(PRECISIONS)}'),
   'anchors': (
     lambda x: isinstance(x, list) and all(map(_numbers, x)),

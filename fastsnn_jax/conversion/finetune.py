@@ -22,6 +22,7 @@ from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import Arrays, as_split, crop_flip
 from fastsnn_jax.errors import UserError, check_fields, check_whole
 from fastsnn_jax.evaluation.evaluate import evaluate
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.nn.network import IMAGE, Network, check_network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
@@ -209,6 +210,11 @@ def finetune(
   """
   check_network(ann, variables, 'ann')
   check_network(snn, variables, 'snn')
+  if ann.folded or snn.folded:
+    raise UserError(
+      'finetune: a folded network, but its weights cannot be trained; give the '
+      'networks and variables that fs.fold was given'
+    )
   if ann.spiking or not snn.spiking:
     raise UserError(
       f'finetune: ann has {ann.neuron}, snn {snn.neuron}, but they must be the '
@@ -241,7 +247,8 @@ def finetune(
 
   def score(tuned):
     if judged:
-      return evaluate(snn, tuned, data, task=task, batch=batch)[task.metric]
+      folded = ready(snn, tuned, known=False)
+      return evaluate(*folded, data, task=task, batch=batch)[task.metric]
 
   groups = [(layer,) for layer in snn.firing[1:]]
   if groups and tuning.schedule == 'parallel':

@@ -13,6 +13,7 @@ from fastsnn_jax.data import as_split
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import operations
 from fastsnn_jax.evaluation.batches import accumulate, kept_rows
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.nn.network import IMAGE, Network, check_network
 from fastsnn_jax.tasks import Task
 
@@ -63,8 +64,11 @@ def compare(
   raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
   shape = jax.eval_shape(task.present, raw).shape[1:]
   fans = operations.connections(ann, ann_variables, shape)
+  macs = operations.macs(ann, ann_variables, shape)
   put = functools.partial(distributed.everywhere, alias=True)
+  ann, ann_variables = ready(ann, ann_variables)
   ann_variables, fans = put((ann_variables, fans))
+  spiking = {label: ready(*pair) for label, pair in spiking.items()}
   spiking = {k: (network, put(tree)) for k, (network, tree) in spiking.items()}
 
   def judge(batch):
@@ -77,7 +81,6 @@ def compare(
     return sums
 
   total = accumulate(judge, split, batch, task, advance=advance)
-  macs = operations.macs(ann, ann_variables, shape)
   neurons = {name: float(np.size(fan)) for name, fan in _fans(ann, fans)}
   sums, rows = total['sums']['ann'], total.get('rows')
   kept = rows and {'found': rows['ann'], 'truth': rows['truth']}

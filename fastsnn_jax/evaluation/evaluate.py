@@ -7,6 +7,7 @@ import jax
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import as_split
 from fastsnn_jax.evaluation.batches import accumulate, kept_rows
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.tasks import Task
 
@@ -37,6 +38,7 @@ def evaluate(
   """
   check_network(network, variables)
   task = tasks.check(task) or tasks.for_network(network)
+  network, variables = ready(network, variables)
   variables = distributed.everywhere(variables, alias=True)
   judge = functools.partial(_measure, variables, network=network, task=task)
   total = accumulate(judge, as_split(data), batch, task)

@@ -16,6 +16,7 @@ from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion
 from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.experiment.train import measure, tell
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.report import pages
 from fastsnn_jax.training.log import Bar, Log, say
 from fastsnn_jax.version import __version__
@@ -264,5 +265,6 @@ def _raster(network, variables, task, batch) -> dict:
 
 def _run(network, variables, task, images):
   """Output and activations; on this process alone, whoever else has them."""
+  network, variables = ready(network, variables)
   run = jax.jit(lambda v, x: network.apply(v, task.present(x)))
   return run(jax.device_get(variables), images)

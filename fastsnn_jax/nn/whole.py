@@ -128,7 +128,9 @@ def whole_product(x, kernel, step, largest, quantum, multiply):
   n, k = quantum.numbers(x), kernel / step
   k = straight_through(jnp.round(k), k)
   n, k = (a.astype(jnp.promote_types(n.dtype, k.dtype)) for a in (n, k))
-  total = exact_product(n, k, max(quantum.largest, largest), quantum, 1, multiply)
+  total = exact_product(
+    n, k, max(quantum.largest, largest), quantum, 1, multiply
+  )
   total = straight_through(jnp.round(total), total)
   return quantum.scale(total, step * quantum.unit)
 

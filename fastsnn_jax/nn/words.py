@@ -29,7 +29,7 @@ def gather(current, theta, rule, like):
   Returns:
     A tuple of int32 arrays of a current's shape, for 16 steps each.
   """
-  words = []
+  words: list[jax.Array] = []
   for start in range(0, rule.total_steps, STEPS_PER_WORD):
     stop = min(start + STEPS_PER_WORD, rule.total_steps)
     voltage = jnp.zeros(like.shape, like.dtype) + theta / 2
@@ -116,7 +116,8 @@ def train(words, steps, dtype=jnp.float32):
 
 def total(words, dtype=jnp.float32):
   """The sum of the spikes of all steps."""
-  count, broken = 0, False
+  count = jnp.zeros_like(words[0])
+  broken = count != 0
   for word in words:
     low, high = word & _LOW, (word >> 1) & _LOW
     # 1 is 01 and -1 is 11.

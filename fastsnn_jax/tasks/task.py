@@ -17,6 +17,7 @@ import numpy as np
 from fastsnn_jax.data import normalize
 from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.tasks.pixels import Pixels, as_array
 
 
@@ -220,6 +221,7 @@ class Task(abc.ABC):
 
   def answers(self, network, variables, images):
     """An answer for each of a batch of raw images."""
+    network, variables = ready(network, variables)
     return np.asarray(_answers(variables, images, network=network, task=self))
 
 

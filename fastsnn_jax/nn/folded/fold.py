@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import Network, check_network, own_variables
@@ -22,32 +25,106 @@ from fastsnn_jax.nn.weights import Apot, EightBit
 
 
 def fold(network: Network, variables):
+  r"""The same network with its weights ready: for inference, and faster.
+
+    current = scale (x * kernel) + offset
+
+  Quantised kernels become whole numbers, int8 where they fit, whose step is in
+  the scale; float kernels stay as they are. Batch norm, gamma (y - mean) /
+  sqrt(var + 1e-5) + beta, becomes a scale and an offset a channel. `Conv` and
+  `Dense` are folded wherever they stand in a row; a synapse of your own stays.
+
+  Names of rows, thetas and `apply` are as before, and so are the levels and
+  spikes, but where a current lies within rounding of a threshold. In a spiking
+  network the spikes of all steps travel as words of two bits a step, and where
+  the kernel is whole several steps share one float32 product, s_1 + P s_2 + …,
+  exactly: P is a power of two above twice the largest sum of magnitudes of an
+  output channel. Only activations that are used become trains of floats.
+
+  `fs.evaluate`, `fs.compare`, `fs.classify`, `fs.detect`, `fs.segment` and
+  `fs.convert` fold by themselves; `fs.save` packs whole numbers. There is no
+  training, and no gradient of the weights, behind it.
+
+  Args:
+    network, variables: float, quantised or spiking; a folded one stays as it
+      is. Under `jit`, where kernels are not known, whole numbers stay floats
+      and each step has its own product.
+
+  Returns:
+    (network, variables): kernel, scale and offset in place of the parameters.
+
+  Raises:
+    UserError: no network, or not its variables; later, for train=True.
+
+  >>> import jax, jax.numpy as jnp
+  >>> import fastsnn_jax as fs
+  >>> network = fs.to_spiking(fs.build('small_resnet8', bits=2))
+  >>> images = jnp.ones((1, 8, 8, 1))
+  >>> variables = network.init(jax.random.key(0), images)
+  >>> folded, ready = fs.fold(network, variables)
+  >>> ready['params']['layer1.0.part1']['synapse']['kernel'].dtype.name
+  'int8'
+  >>> output, spikes = folded.apply(ready, images)
+  >>> spikes['layer1.0.part1'].shape
+  (1, 3, 8, 8, 16)
+  """
   check_network(network, variables)
   if network.folded:
     return network, variables
-  ready = _computed(variables, network=network)
-  return packed(network, _narrowed(ready))
+  ready = _narrowed(_computed(variables, network=network))
+  return with_kernels(network, ready), ready
 
 
-def packed(network, variables):
-  """(the table of `Folded` rows for such variables, these)."""
+def ready(network, variables, known=True):
+  """`fold`, for functions that are called again and again.
+
+  What was found for the last arrays is kept. Unless kernels are `known`, or
+  without spikes, no static field follows the weights: a network whose weights
+  change is compiled once.
+  """
+  if network.folded:
+    return network, variables
+  check_network(network, variables)
+  leaves = jax.tree.leaves(variables)
+  lasting = all(
+    isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    for x in leaves
+  )
+  key = network, jax.tree.structure(variables), known
+  last, refs, found = _LAST[0]
+  if last == key and all(x() is y for x, y in zip(refs, leaves, strict=True)):
+    return found
+  own = _narrowed(_computed(variables, network=network))
+  found = with_kernels(network, own, known and network.spiking), own
+  if lasting:  # what may be written to may change
+    _LAST[0] = key, [weakref.ref(x) for x in leaves], found
+  return found
+
+
+_SPLITS = 1, 2, 4, 8
+_CHANNELS = 32  # of a group at least: narrower products are slower
+_ENOUGH = 3  # steps in one product, for which kernels are split
+
+_LAST: list = [(None, (), None)]
+
+
+def with_kernels(network, variables, known=True):
+  """The table of `Folded` rows for such variables, whose kernels are known."""
   rows = []
   for layer in network.layers:
     own = variables['params'].get(layer.name, {}).get('synapse', {})
-    synapse = _synapse(layer.synapse, own)
+    synapse = _synapse(layer.synapse, own, known)
     rows.append(dataclasses.replace(layer, synapse=synapse))
-  return dataclasses.replace(network, layers=tuple(rows)), variables
+  return dataclasses.replace(network, layers=tuple(rows))
 
 
 def _inner(part):
   """[(name, part)] of what a synapse is made of."""
-  match part:
-    case Residual():
-      named = {'body': part.body, 'shortcut': part.shortcut}
-    case Chain() | Concat():
-      named = {f'parts_{i}': inner for i, inner in enumerate(part.parts)}
-    case _:
-      named = {}
+  named = {}
+  if type(part) is Residual:
+    named = {'body': part.body, 'shortcut': part.shortcut}
+  elif type(part) in (Chain, Concat):
+    named = {f'parts_{i}': inner for i, inner in enumerate(part.parts)}
   return {name: inner for name, inner in named.items() if inner is not None}
 
 
@@ -55,39 +132,64 @@ def _foldable(part):
   return type(part) in (Conv, Dense)
 
 
-def _synapse(part, tree):
+def _synapse(part, tree, known):
   if part is None:
     return None
+  if type(part) is Folded:
+    part = part.part
   if _foldable(part):
-    return Folded(part, _base(tree['kernel']))
-  inner = {k: _synapse(x, tree.get(k, {})) for k, x in _inner(part).items()}
-  match part:
-    case Residual():
-      return Residual(inner['body'], inner.get('shortcut'))
-    case Chain() | Concat():
-      count = range(len(part.parts))
-      return type(part)(tuple(inner.get(f'parts_{i}') for i in count))
+    return (
+      Folded(part, *_packing(part, tree['kernel'])) if known else Folded(part)
+    )
+  inner = {
+    name: _synapse(x, tree.get(name, {}), known)
+    for name, x in _inner(part).items()
+  }
+  if type(part) is Residual:
+    return Residual(inner['body'], inner.get('shortcut'))
+  if type(part) in (Chain, Concat):
+    names = (f'parts_{i}' for i in range(len(part.parts)))
+    return type(part)(tuple(map(inner.get, names)))
   return part
 
 
-def _base(kernel) -> int:
-  """The power of two above twice the largest sum of an output channel."""
+def _packing(part, kernel) -> tuple[int, int]:
+  """(base, split) of `Folded`: the split by which most steps fit."""
   if not jnp.issubdtype(kernel.dtype, jnp.integer):
-    return 0
-  whole = np.abs(np.asarray(kernel, np.int64))
-  most = whole.sum(tuple(range(whole.ndim - 1))).max(initial=0)
+    return 0, 1
+  whole, found = np.abs(np.asarray(kernel, np.int64)), []
+  for split in _SPLITS:
+    narrow = whole.shape[-2] % split or whole.shape[-2] // split < _CHANNELS
+    if split == 1 or not (narrow or getattr(part, 'groups', 1) > 1):
+      base = max(_base(x) for x in np.split(whole, split, -2))
+      steps = Folded(part, base).steps_at_once
+      found.append((min(steps, _ENOUGH), -split, base))
+  _, split, base = max(found)
+  return base, -split
+
+
+def _base(whole) -> int:
+  """The power of two above twice the largest sum of an output channel."""
+  most = np.sum(whole, tuple(range(whole.ndim - 1))).max(initial=0)
   return 2 ** int(2 * most).bit_length()
 
 
 @functools.partial(jax.jit, static_argnames='network')
 def _computed(variables, *, network):
   """The folded variables, but for the type of their whole numbers."""
-  folded = {'params': {}, 'batch_stats': {}}
+  folded: dict[str, dict[str, Any]] = {'params': {}, 'batch_stats': {}}
   for layer in network.layers:
     own = own_variables(variables, layer.name)
     if 'params' in own:
       folded['params'][layer.name] = dict(own['params'])
-    for kind, tree in _tree(layer.synapse, _own(own, 'synapse')).items():
+    try:
+      ready = _tree(layer.synapse, _own(own, 'synapse'))
+    except KeyError as error:
+      raise UserError(
+        f'layer {layer.name!r}: the variables have no {error} for it; give '
+        'those of this network, as its init or fs.load gives them'
+      ) from None
+    for kind, tree in ready.items():
       folded[kind].setdefault(layer.name, {})['synapse'] = tree
   return folded
 
@@ -99,7 +201,7 @@ def _own(tree, name):
 def _tree(part, tree):
   """{'params': …, 'batch_stats': …} of a synapse, folded."""
   if _foldable(part):
-    return {'params': _ready(part, **tree)}
+    return {'params': _ready(part, tree)}
   if not (inner := _inner(part)):
     return tree
   found = {name: _tree(x, _own(tree, name)) for name, x in inner.items()}
@@ -111,8 +213,9 @@ def _own_of(found, kind):
   return {name: own[kind] for name, own in found.items() if kind in own}
 
 
-def _ready(part, params, batch_stats=None):
+def _ready(part, tree):
   """kernel or, of whole numbers, 'whole'; scale and offset a channel."""
+  params = tree['params']
   kernel = params['kernel']
   kernel = kernel.astype(wider(kernel.dtype, jnp.float32))
   match part.weights:
@@ -130,7 +233,7 @@ def _ready(part, params, batch_stats=None):
   if not part.norm:
     bias = params['bias']
     return {**ready, 'scale': jnp.full(bias.shape, step), 'offset': bias}
-  norm, stats = params['norm'], batch_stats['norm']
+  norm, stats = params['norm'], tree['batch_stats']['norm']
   factor = norm['scale'] / jnp.sqrt(stats['var'] + 1e-5)
   offset = norm['bias'] - stats['mean'] * factor
   return {**ready, 'scale': step * factor, 'offset': offset}
@@ -145,9 +248,10 @@ def _narrowed(tree):
     return tree
   kernel = tree.pop('whole')
   if not isinstance(kernel, jax.core.Tracer):
-    largest = float(jnp.max(jnp.abs(kernel), initial=0))
-    for dtype in (jnp.int8, jnp.int16):
-      if largest <= jnp.iinfo(dtype).max:  # NaN is not
-        kernel = kernel.astype(dtype)
+    kernel = np.asarray(kernel)
+    largest = np.abs(kernel).max(initial=0)
+    for dtype in (np.int8, np.int16):
+      if largest <= np.iinfo(dtype).max:  # NaN is not
+        kernel = jnp.asarray(kernel.astype(dtype))
         break
   return {'kernel': kernel, **tree}

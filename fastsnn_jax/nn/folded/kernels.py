@@ -26,6 +26,8 @@ class Folded(Synapse):
     part: the synapse that it stands for.
     base: P, where the kernel is of whole numbers: a power of two above 2 M, M
       the largest sum of magnitudes of any output channel; 0 if unknown.
+    split: groups of input channels with products of their own, for a smaller M:
+      no more multiplications, and more steps in each.
   """
 
   affine: ClassVar[bool | None] = True
@@ -33,6 +35,7 @@ class Folded(Synapse):
 
   part: Conv | Dense
   base: int = 0
+  split: int = 1
 
   @property
   def axes(self):
@@ -57,9 +60,10 @@ class Folded(Synapse):
         'its batch norms are gone; train the network that fs.fold was given'
       )
     shape = self.part._operands(x)[1]
+    dtype = jnp.int8 if self.base else jnp.float32
     zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
     tree = {
-      'kernel': self.param('kernel', zeros, shape),
+      'kernel': self.param('kernel', zeros, shape, dtype),
       'scale': self.param('scale', ones, shape[-1:]),
       'offset': self.param('offset', zeros, shape[-1:]),
     }
@@ -76,6 +80,7 @@ class Folded(Synapse):
     if unit is None:
       return kernel, scale
     if unit.ndim:
+      kernel = kernel.astype(scale.dtype)
       kernel, unit = kernel * spread(unit.astype(scale.dtype), kernel), 1
     parts = jnp.asarray(quantum.parts, scale.dtype)
     if parts.ndim:  # one for each row of the batch
@@ -135,8 +140,25 @@ class Folded(Synapse):
       y = jnp.round(self._each(words, kernel, quantum, steps))
       return [self._at_once(lambda t: y[:, t], part) for part in parts]
 
-    sums = lax.platform_dependent(kernel, *words, cpu=together, default=each)
-    return lambda t: self._digit(sums[t // size], t % size, len(parts[t // size]))
+    groups = [
+      lax.platform_dependent(*operands, cpu=together, default=each)
+      for operands in self._split(kernel, words)
+    ]
+
+    def product(t):
+      place, count = t % size, len(parts[t // size])
+      return sum(self._digit(y[t // size], place, count) for y in groups)
+
+    return product
+
+  def _split(self, kernel, words):
+    """(kernel, *words) of each group of input channels."""
+    if isinstance(self.part, Dense):
+      words = [word.reshape(len(word), -1) for word in words]
+    kernels = jnp.split(kernel, self.split, -2)
+    return zip(
+      kernels, *(jnp.split(word, self.split, -1) for word in words), strict=True
+    )
 
   def _each(self, words, kernel, quantum, steps):
     x = packed.train(words, steps)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
 from fastsnn_jax.nn import words as packed
-from fastsnn_jax.nn.folded.activity import Activity, rearranged
+from fastsnn_jax.nn.folded.activity import Activity, ours, rearranged
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.integrate_and_fire import Rule, scan_words
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
@@ -86,6 +86,8 @@ def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
 
 def _current(part, tree, inputs, rule):
   """t -> the current of step t, [B, ...] and at least float32."""
+  if part is not None and not ours(part):
+    return _any(part, tree, inputs, rule)
   match part:
     case Folded():
       return _folded(part, tree['params'], inputs[0], rule)
@@ -103,7 +105,7 @@ def _current(part, tree, inputs, rule):
         own = _own(tree, f'parts_{len(before)}')
         return _folded(last, own['params'], found, rule)
   if (found := rearranged(part, inputs)) is not None:
-    return lambda t: _shown(*_widened(found.at(t)), found, t, rule)
+    return lambda t: _shown(_widened(found.at(t))[0], found, t, rule)
   return _any(part, tree, inputs, rule)
 
 

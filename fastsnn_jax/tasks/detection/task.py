@@ -16,6 +16,7 @@ import numpy as np
 
 from fastsnn_jax.data import resize
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.tasks.detection import anchors, coco_metrics, data
 from fastsnn_jax.tasks.detection.augment import augment_boxes
 from fastsnn_jax.tasks.detection.average_precision import voc
@@ -182,6 +183,7 @@ class Detection(Task):
     sides = (side, side) if side else tuple(x * self.stride for x in near)
     images = _resize(images, sides=sides)
     task = dataclasses.replace(self, limit=limit)
+    network, variables = ready(network, variables)
     found = _detect(variables, images, threshold, network=network, task=task)
     boxes, scores, classes = (
       np.asarray(found[name], kind)
