@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.coco import CAT, DOG, write
+from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import records, squares
@@ -162,7 +163,7 @@ def test_other_layouts_are_refused(tmp_path):
   def refused(match):
     with pytest.raises(fs.UserError, match=match) as error:
       coco.read_boxes(tmp_path)
-    assert '\n' not in str(error.value)
+    one_line(error)
 
   assert not coco.has_annotations(tmp_path)
   refused('no annotations to train on')

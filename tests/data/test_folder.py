@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.jobs import one_line
 from support.pictures import encode
 
 from fastsnn_jax import data
@@ -24,8 +25,7 @@ def _write(directory, *names):
 def _fails(*arguments):
   with pytest.raises(UserError) as error:
     named.records(*arguments)
-  assert '\n' not in str(error.value)
-  return str(error.value)
+  return one_line(error)
 
 
 def _content(source):
@@ -133,7 +133,7 @@ def test_in_memory_the_options_are_named_that_it_takes(tmp_path):
   with pytest.raises(UserError, match='folder of pictures') as error:
     data.load('pets', str(tmp_path))
   assert '--data.stream --data.size N' in str(error.value)
-  assert '\n' not in str(error.value)
+  one_line(error)
 
 
 def test_neither_a_set_nor_pictures(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.jobs import one_line
 
 import fastsnn_jax as fs
 
@@ -155,7 +156,7 @@ def test_what_does_not_fit_is_one_error_that_names_it(name):
   call, message = CALLS[name]
   with pytest.raises(fs.UserError, match=message) as caught:
     call()
-  assert '\n' not in str(caught.value)
+  one_line(caught)
 
 
 @pytest.mark.parametrize(

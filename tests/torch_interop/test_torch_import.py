@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import golden
+from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax.torch_interop.names import leaves
@@ -188,7 +189,7 @@ def test_a_wrong_file_is_refused_by_its_key(
     load_torch(state, model, bits)
   assert repr(key) in str(error.value)
   assert why in str(error.value)
-  assert '\n' not in str(error.value)
+  one_line(error)
 
 
 def test_a_negative_weight_alpha_is_valid(state):
