@@ -135,6 +135,13 @@ def test_vocdevkit_and_lists_of_classes(tmp_path):
   assert found.train[0].label.tolist() == [1]
 
 
+def test_classes_that_differ_in_case_only_are_refused(tmp_path):
+  write(tmp_path, {'train': {'a': [CAT]}, 'val': {'b': [CAT]}})
+  (tmp_path / 'classes.txt').write_text('Cat\ndog\ncat\n')
+  with pytest.raises(fs.UserError, match=r"classes\.txt: .* 'Cat' and 'cat'"):
+    voc.read_boxes(tmp_path)
+
+
 def test_other_layouts_are_refused(tmp_path):
   with pytest.raises(
     fs.UserError, match=r'has no ImageSets/Main with trainval'

@@ -222,7 +222,7 @@ def test_layer_names_of_a_deep_network_do_not_overlap():
     for i, e in enumerate(rng.uniform(0, 1, 109))
   ]
   row = MINIMAL['rows'][0] | {'layers': layers}
-  figure = plots.draw({'rows': [row]})['layer_error']
+  figure = plots.parts({'rows': [row]})['layer_error']()
   figure.draw_without_rendering()
   for ax in figure.axes:
     boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
