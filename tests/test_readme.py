@@ -8,6 +8,7 @@ from support.shared import ROOT
 README = (ROOT / 'README.md').read_text()
 
 
+@pytest.mark.once
 def test_the_library_example_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   code = re.findall(r'```python\n(.*?)```', README, re.S)[0]

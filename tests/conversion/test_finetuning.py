@@ -18,6 +18,8 @@ from fastsnn_jax.nn.network import IMAGE, own_variables
 from fastsnn_jax.nn.synapses import Residual
 from fastsnn_jax.nn.weights import Apot, EightBit
 
+pytestmark = pytest.mark.once
+
 CLASSES = 4
 
 

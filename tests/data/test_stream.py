@@ -576,6 +576,7 @@ def test_tfds_errors(tmp_path, monkeypatch):
 # ------------------------------------------------------------------ workers
 
 
+@pytest.mark.once
 def test_worker_processes_give_what_threads_give(tmp_path):
   rows = {'train': _jpegs(9), 'test': _jpegs(4)}
   rows['train'][4] = (b'damaged', 1)

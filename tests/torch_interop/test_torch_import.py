@@ -30,6 +30,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
   'model',
   [
@@ -197,6 +198,7 @@ def test_a_negative_weight_alpha_is_valid(state):
   load_torch({**state, key: np.float32(-1.4)}, 'cifar_resnet20', 2)
 
 
+@pytest.mark.once
 def test_variables_of_another_model_are_refused(state):
   variables = load_torch(state, 'cifar_resnet20', 2)
   for model, bits in (
