@@ -18,7 +18,7 @@ from support import coco as coco_files
 from support import voc as voc_files
 from support.masks import mask
 from support.masks import write as write_masks
-from support.pictures import encode, smooth
+from support.pictures import encode, smooth, write_named
 from support.voc import red
 
 import fastsnn_jax as fs
@@ -383,7 +383,7 @@ def test_truncated_pictures_among_boxes(tmp_path, form, split):
 
 @pytest.mark.parametrize('what', ['pipe', 'device', 'broken', 'itself'])
 def test_what_is_no_file_is_never_opened(tmp_path, what):
-  _classes(tmp_path / 'classes')
+  write_named(tmp_path / 'classes', *CLASSES)
   boxes(tmp_path / 'voc')
   for path in (
     tmp_path / 'classes/train/cat/x.png',
@@ -405,12 +405,7 @@ def test_what_is_no_file_is_never_opened(tmp_path, what):
   assert note.startswith('1 pictures left out that are devices')
 
 
-def _classes(root):
-  for split in ('train', 'test'):
-    for name in ('cat', 'dog'):
-      (root / split / name).mkdir(parents=True)
-      (root / split / name / 'a.png').write_bytes(encode(red()))
-  return root
+CLASSES = [f'{x}/{y}/a.png' for x in ('train', 'test') for y in ('cat', 'dog')]
 
 
 @pytest.mark.parametrize(
@@ -424,7 +419,7 @@ def _classes(root):
   ],
 )
 def test_links_that_lead_in_circles(tmp_path, links):
-  _classes(tmp_path)
+  write_named(tmp_path, *CLASSES)
   for name, target in links.items():
     path = tmp_path / 'train' / name
     path.parent.mkdir(exist_ok=True)
@@ -436,7 +431,7 @@ def test_links_that_lead_in_circles(tmp_path, links):
 
 
 def test_endings_of_no_picture_are_counted(tmp_path):
-  _classes(tmp_path)
+  write_named(tmp_path, *CLASSES)
   (tmp_path / 'train/cat/b.heic').write_bytes(b'')
   path = tmp_path / 'test/dog/Thumbs.db'
   path.write_bytes(b'')
