@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import fastsnn_jax as fs
 from fastsnn_jax import distributed
 
+pytestmark = pytest.mark.once
+
 COLLECTIVES = re.compile(
   r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|'
   r'collective-broadcast'

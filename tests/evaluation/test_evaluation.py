@@ -184,6 +184,7 @@ def recomputed(mode):
   }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', MODES)
 def test_compare_is_what_numpy_makes_of_the_spikes(mode):
   row, want = dict(judged()[0][mode]), dict(recomputed(mode))
@@ -201,6 +202,7 @@ def test_compare_is_what_numpy_makes_of_the_spikes(mode):
     )
 
 
+@pytest.mark.once
 def test_the_images_tell_the_modes_apart():
   rows, _ = judged()
   errors = {
@@ -213,6 +215,7 @@ def test_the_images_tell_the_modes_apart():
     assert rows[mode]['layers'][0]['differing'] == 0
 
 
+@pytest.mark.once
 def test_settled_is_lossless_and_says_when_it_is_quiet():
   row = judged()[0]['settled']
   assert row['agreement'] == 1
@@ -223,6 +226,7 @@ def test_settled_is_lossless_and_says_when_it_is_quiet():
   assert row['quiet_step'] <= row['steps'] == row['T'] + 8
 
 
+@pytest.mark.once
 def test_a_silent_network_is_quiet_from_the_start():
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.full_like(x, 1e9) if path[-1].key == 'theta' else x,
@@ -286,6 +290,7 @@ def test_any_label_may_name_a_spiking_network():
   assert rows['ann']['images'] == 3
 
 
+@pytest.mark.once
 @dataclasses.dataclass(frozen=True)
 class TwoAnswers(fs.Task):
   """A task of one's own, whose predictions are a dict."""
