@@ -4,6 +4,7 @@ Float, quantised and spiking networks are one table under three neurons, so
 they share one tree of variables, and a conversion replaces the neuron.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,6 +21,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
+from fastsnn_jax.nn.until_quiet import Settled, settled
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
@@ -57,7 +59,7 @@ class Unit(nn.Module):
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
     if self.neuron is None:
-      return run(self.synapse, *inputs, train=train, quanta=())
+      return run(self.synapse, *inputs, train=train, quanta=quanta)
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
       theta = self.param('theta', lambda _: jnp.float32(initial))
@@ -132,7 +134,7 @@ class Network:
         'IntegrateAndFire(steps=…)'
       )
     for name in ('mean', 'std'):
-      self._settle(name)
+      self._as_numbers(name)
     if len(self.mean) != len(self.std) or min(self.std, default=1) <= 0:
       raise UserError(
         f'mean={self.mean}, std={self.std}, but they must have one number for '
@@ -156,7 +158,7 @@ class Network:
         )
       names.add(layer.name)
 
-  def _settle(self, name):
+  def _as_numbers(self, name):
     """Makes a field a tuple of finite numbers, which can be compared."""
     value = getattr(self, name)
     try:
@@ -174,14 +176,21 @@ class Network:
     return isinstance(self.neuron, IntegrateAndFire)
 
   @property
+  def until_quiet(self) -> bool:
+    """Whether it runs until no neuron fires: IntegrateAndFire's 'auto'."""
+    return isinstance(self.neuron, IntegrateAndFire) and self.neuron.until_quiet
+
+  @property
   def firing(self) -> tuple[Layer, ...]:
     """The rows with a neuron: all but the read-out."""
     return self.layers[:-1]
 
   def unit(self, layer: Layer) -> nn.Module:
     static = tuple(name == IMAGE for name in layer.inputs)
-    last = layer is self.layers[-1]
-    return Unit(layer.synapse, None if last else self.neuron, static)
+    neuron = None if layer is self.layers[-1] else self.neuron
+    if neuron is not None and self.until_quiet:
+      neuron = dataclasses.replace(neuron, settle=0)  # the T steps
+    return Unit(layer.synapse, neuron, static)
 
   def inputs_of(self, layer: Layer, activations) -> list[Any]:
     """What feeds a row; the read-out gets means over time."""
@@ -224,29 +233,24 @@ class Network:
     Returns:
       (output, activations): the read-out, averaged over time in a spiking
       network, and every firing layer's activity, [B, …] or [B, T, …] with
-      spikes of -theta, 0, theta. With `train`, a third: the new batch_stats.
+      spikes of -theta, 0, theta; with settle='auto' [B, T + 1, …], at last the
+      sum of what was fired after the T steps. With `train`, a third: the new
+      batch_stats.
 
     Raises:
       UserError: images or variables of another kind; `train` with settling.
     """
-    self._check_shape(images, variables.get('params', {}))
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise UserError(
-        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
-        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
-      )
     if train and self.spiking and self.neuron.settle:
       raise UserError(
-        f'train=True with settle={self.neuron.settle}: the steps without input '
+        f'train=True with settle={self.neuron.settle!r}: the steps without input '
         "are no statistics of batch norm; train the twin of mode 'signed', "
         'whose variables are the same'
       )
-    check_network(self, variables)
-    quanta = {
-      name: self.neuron.quantum(own['theta'])
-      for name, own in variables['params'].items()
-      if 'theta' in own
-    }
+    self._check(variables, images)
+    if self.until_quiet:
+      found = settled(self, variables, images)
+      return found.output, found.activations
+    quanta = self._quanta(variables)
     activations, statistics = {IMAGE: images}, {}
     for layer in self.layers:
       name, inputs = layer.name, self.inputs_of(layer, activations)
@@ -256,26 +260,78 @@ class Network:
       if train:
         unit = functools.partial(unit, train=True, mutable=['batch_stats'])
         unit = jax.checkpoint(unit) if remat else unit
-      else:
+      elif layer is not self.layers[-1]:
         own = tuple(map(quanta.get, layer.inputs))
         unit = functools.partial(unit, quanta=own)
-      try:
+      with _told(name, images):
         found = unit(mine, *inputs)
-      except UserError as error:
-        raise UserError(f'layer {name!r}: {error}') from None
-      except flax.errors.FlaxError as error:
-        reason = str(error).partition(' (http')[0]
-        raise UserError(
-          f'layer {name!r}: images of shape {np.shape(images)}, or the '
-          f'variables, do not fit it ({reason}); give variables of this '
-          'network, and images of the size that it was made for'
-        ) from error
       activations[name], new = found if train else (found, {})
       if 'batch_stats' in new:
         statistics[name] = new['batch_stats']
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
     return (output, activations, statistics) if train else (output, activations)
+
+  def settle(self, variables, images) -> Settled:
+    """Runs a network with settle='auto' until none of its neurons fires.
+
+    T steps with input, then steps without, until all images of the batch are
+    quiet: L T at most, for L rows in a chain. That is enough where counts are
+    capped at T, as they are in mode 'settled'. `apply` is built on it.
+
+    Args:
+      variables, images: as for `apply`.
+
+    Returns:
+      (output, activations, spikes, steps, quiet), see `Settled`.
+
+    Raises:
+      UserError: as of `apply`; a network that does not settle in this way.
+
+    >>> import fastsnn_jax as fs
+    >>> network = fs.build('small_resnet8', bits=2)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    >>> variables = network.init(jax.random.key(1), images)
+    >>> found = fs.to_spiking(network, 'settled').settle(variables, images)
+    >>> found.steps.shape, found.quiet.tolist()
+    ((2,), [True, True])
+    """
+    if not self.until_quiet:
+      raise UserError(
+        f'settle: the neuron is {self.neuron}, but this is for networks as '
+        "fs.to_spiking(network, 'settled', settle='auto') makes them"
+      )
+    self._check(variables, images)
+    return settled(self, variables, images)
+
+  def currents(self, layer, variables, images):
+    """What turns a row's inputs, without a time axis, into its current."""
+    own = tuple(map(self._quanta(variables).get, layer.inputs))
+    own = () if layer is self.layers[-1] else own
+    mine, unit = own_variables(variables, layer.name), Unit(layer.synapse, None)
+
+    def run(*inputs):
+      affine.check(layer, [x.shape for x in inputs])
+      with _told(layer.name, images):
+        return unit.apply(mine, *inputs, quanta=own)
+
+    return run
+
+  def _quanta(self, variables):
+    return {
+      name: self.neuron.quantum(own['theta'])
+      for name, own in variables['params'].items()
+      if 'theta' in own
+    }
+
+  def _check(self, variables, images):
+    self._check_shape(images, variables.get('params', {}))
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
+        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
+      )
+    check_network(self, variables)
 
   def _shapes(self, layer, inputs):
     """Of what a spiking row's synapse gets: time is folded into the batch."""
@@ -322,6 +378,22 @@ class Network:
     mine = own_variables(variables, readout.name)
     output = self.unit(readout).apply(mine, *folded)
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
+
+
+@contextlib.contextmanager
+def _told(name, images):
+  """What goes wrong in a row names it."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f'layer {name!r}: {error}') from None
+  except flax.errors.FlaxError as error:
+    reason = str(error).partition(' (http')[0]
+    raise UserError(
+      f'layer {name!r}: images of shape {np.shape(images)}, or the '
+      f'variables, do not fit it ({reason}); give variables of this '
+      'network, and images of the size that it was made for'
+    ) from error
 
 
 _UNKNOWN: dict[str, Any] = {'params': {}}
