@@ -242,9 +242,9 @@ class Network:
     """
     if train and self.spiking and self.neuron.settle:
       raise UserError(
-        f'train=True with settle={self.neuron.settle!r}: the steps without input '
-        "are no statistics of batch norm; train the twin of mode 'signed', "
-        'whose variables are the same'
+        f'train=True with settle={self.neuron.settle!r}: the steps without '
+        'input are no statistics of batch norm; train the twin of mode '
+        "'signed', whose variables are the same"
       )
     self._check(variables, images)
     if self.until_quiet:

@@ -23,7 +23,6 @@ from fastsnn_jax.nn.quantizers import (
   wider,
 )
 
-
 _STEPS_TO_UNROLL = 16
 
 
@@ -187,12 +186,16 @@ class _Row:
     state = _State(voltage, count, jnp.zeros_like(count))
     return self.scaled(spikes), state
 
-  def go_on(self, inputs, state):
+  def go_on(self, inputs, busy, state):
     """(spikes of a step without input, the state after it)."""
     voltage, count, fired = state
+
+    def late(voltage):
+      current = self.synapse(*inputs) - self.bias
+      return voltage + current.astype(voltage.dtype)
+
     if self.bias is not None:
-      late = self.synapse(*inputs) - self.bias
-      voltage = voltage + late.astype(voltage.dtype)
+      voltage = lax.cond(busy, late, lambda voltage: voltage, voltage)
     voltage, count, spikes = self._fire(voltage, count)
     return spikes, _State(voltage, count, fired + jnp.abs(spikes))
 
@@ -239,13 +242,17 @@ def _settle(rows, images, states, most):
 
   def step(carry):
     t, states, last, _ = carry
-    t, after, activity, fired = t + 1, {}, {}, []
+    t, after, activity, fired = t + 1, {}, {}, {}
     for row in rows:
+      names = row.layer.inputs
       inputs = _inputs(row.layer, jnp.zeros_like(images), activity)
-      spikes, after[row.name] = row.go_on(inputs, states[row.name])
+      busy = [jnp.any(fired[name]) for name in names if name in fired]
+      busy = functools.reduce(jnp.logical_or, busy, jnp.bool_(False))
+      spikes, after[row.name] = row.go_on(inputs, busy, states[row.name])
       activity[row.name] = row.scaled(spikes)
-      fired.append(jnp.any(spikes != 0, range(1, spikes.ndim)))
-    last = jnp.where(functools.reduce(jnp.logical_or, fired), t, last)
+      fired[row.name] = jnp.any(spikes != 0, range(1, spikes.ndim))
+    any_fired = functools.reduce(jnp.logical_or, fired.values())
+    last = jnp.where(any_fired, t, last)
     return t, after, last, any_awake(after)
 
   def goes_on(carry):
