@@ -51,12 +51,8 @@ def to_spiking(
   for layer in network.layers:
     affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
-  presets = {
-    'unsigned': {'signed': False},
-    'signed': {},
-    'settled': {'negative_threshold': 0.0, 'max_count': steps},
-  }
-  presets['settled']['settle'] = 'auto'
+  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': 'auto'}
+  presets = {'unsigned': {'signed': False}, 'signed': {}, 'settled': settled}
   if not isinstance(mode, str) or mode not in presets:
     raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
   settings = {'steps': steps, **presets[mode], **neuron_settings}

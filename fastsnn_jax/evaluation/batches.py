@@ -60,6 +60,12 @@ def accumulate(function, split, size: int, task, *, advance=lambda: None):
   return total
 
 
+def applied(network, variables, images):
+  """What `network.apply` gives; no device waits for images of another."""
+  alone = distributed.each_alone if network.until_quiet else lambda run: run
+  return alone(network.apply)(variables, images)
+
+
 def check_labels(task, batch) -> None:
   """Raises a UserError where a batch lacks labels that the task needs."""
   for name, dimensions in task.labels.items():

@@ -21,7 +21,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
-from fastsnn_jax.nn.until_quiet import Settled, settled
+from fastsnn_jax.nn.until_quiet import Settled, bound, settled
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
@@ -181,6 +181,16 @@ class Network:
     return isinstance(self.neuron, IntegrateAndFire) and self.neuron.until_quiet
 
   @property
+  def most_steps(self) -> int:
+    """The steps that it runs at most, `until_quiet.bound` among them."""
+    neuron = self.neuron
+    if not isinstance(neuron, IntegrateAndFire):
+      return 1
+    return (
+      neuron.steps + bound(self) if self.until_quiet else neuron.total_steps
+    )
+
+  @property
   def firing(self) -> tuple[Layer, ...]:
     """The rows with a neuron: all but the read-out."""
     return self.layers[:-1]
@@ -188,7 +198,7 @@ class Network:
   def unit(self, layer: Layer) -> nn.Module:
     static = tuple(name == IMAGE for name in layer.inputs)
     neuron = None if layer is self.layers[-1] else self.neuron
-    if neuron is not None and self.until_quiet:
+    if isinstance(neuron, IntegrateAndFire) and neuron.until_quiet:
       neuron = dataclasses.replace(neuron, settle=0)  # the T steps
     return Unit(layer.synapse, neuron, static)
 
@@ -371,7 +381,10 @@ class Network:
     return kernels - {2} if params else {4}
 
   def output_over_time(self, variables, activations):
-    """A spiking network's answer after each step: [B, T + settle, …]."""
+    """A spiking network's answer after each step: [B, T + settle, …].
+
+    With settle='auto' [B, T + 1, …]: the last is the answer when all is quiet.
+    """
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]

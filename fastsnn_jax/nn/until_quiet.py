@@ -8,6 +8,7 @@ the last spike, and nothing is compiled for their number.
 
 import dataclasses
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,7 @@ def bound(network) -> int:
   moves its count by one a step until it rests: by the largest count at most. So
   where counts are capped at T, L rows in a chain are quiet after L T steps.
   """
-  depths = {}
+  depths: dict[str, int] = {}
   for layer in network.firing:
     before = (depths.get(name, 0) for name in layer.inputs)
     depths[layer.name] = 1 + max(before, default=0)
@@ -69,7 +70,8 @@ def settled(network, variables, images) -> Settled:
   The derivative is that of the quantised rows, each at the settled activity of
   what feeds it: a loop that ends by itself has none.
   """
-  neuron, rows, shown, states = network.neuron, [], {}, {}
+  neuron, rows, states = network.neuron, [], {}
+  shown: dict[str, Any] = {}
   for layer in network.firing:
     row = _Row(network, layer, variables, images)
     shown[row.name], states[row.name] = row.show(_inputs(layer, images, shown))
@@ -101,7 +103,8 @@ def _(network, primals, tangents):
   (variables, images), (dvariables, dimages) = primals, tangents
   neuron, readout = network.neuron, network.layers[-1]
   means = {name: neuron.decode(a) for name, a in found.activations.items()}
-  dmeans, dactivations = {}, {}
+  dmeans: dict[str, Any] = {}
+  dactivations: dict[str, Any] = {}
 
   def rate(layer, variables, *inputs):
     current = network.currents(layer, variables, images)(*inputs)
@@ -133,10 +136,13 @@ def _inputs(layer, images, activations):
 
 def _last(shown):
   """[B]: the last of the T steps with a spike, 0 for none."""
-  busy = (jnp.any(a != 0, range(2, a.ndim)) for a in shown.values())
-  busy = functools.reduce(jnp.logical_or, busy)
+  busy = _either(jnp.any(a != 0, range(2, a.ndim)) for a in shown.values())
   times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
   return jnp.max(jnp.where(busy, times, 0), 1)
+
+
+def _either(truths):
+  return functools.reduce(operator.or_, truths, False)
 
 
 class _State(NamedTuple):
@@ -179,7 +185,7 @@ class _Row:
     count = jnp.sum(spikes, 1, wide).astype(jnp.int32)
     # Once the input has ended, no spike means no current.
     dark = [
-      jnp.zeros_like(x[:1] if alone else x[:1, 0])
+      jnp.zeros((1, *x.shape[1 if alone else 2 :]), x.dtype)
       for x, alone in zip(inputs, self.static, strict=True)
     ]
     self.bias = None if all(self.static) else self.synapse(*dark)
@@ -237,22 +243,21 @@ def _settle(rows, images, states, most):
   """Steps without input: (states, the last step with a spike, who is awake)."""
 
   def any_awake(states):
-    awake = (row.awake(states[row.name]) for row in rows)
-    return functools.reduce(jnp.logical_or, awake)
+    return _either(row.awake(states[row.name]) for row in rows)
 
   def step(carry):
     t, states, last, _ = carry
-    t, after, activity, fired = t + 1, {}, {}, {}
+    t, after = t + 1, {}
+    activity: dict[str, Any] = {}
+    fired: dict[str, Any] = {}
     for row in rows:
       names = row.layer.inputs
       inputs = _inputs(row.layer, jnp.zeros_like(images), activity)
-      busy = [jnp.any(fired[name]) for name in names if name in fired]
-      busy = functools.reduce(jnp.logical_or, busy, jnp.bool_(False))
+      busy = _either(jnp.any(fired[name]) for name in names if name in fired)
       spikes, after[row.name] = row.go_on(inputs, busy, states[row.name])
       activity[row.name] = row.scaled(spikes)
       fired[row.name] = jnp.any(spikes != 0, range(1, spikes.ndim))
-    any_fired = functools.reduce(jnp.logical_or, fired.values())
-    last = jnp.where(any_fired, t, last)
+    last = jnp.where(_either(fired.values()), t, last)
     return t, after, last, any_awake(after)
 
   def goes_on(carry):
