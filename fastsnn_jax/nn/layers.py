@@ -54,8 +54,8 @@ class Synapse(nn.Module):
   A Linen module that knows nothing of time. One of your own defines
   `__call__(*inputs, train=False)`. Conversion takes it if it is affine in the
   inputs at inference: it says so, `affine = True` in the class itself, or shows
-  it at random inputs. If it is `quantal`, the call also takes `quanta`: what
-  each input is a multiple of throughout, or None.
+  it at random inputs. If it is `quantal`, the call also takes `quanta`: what is
+  known of each input, a `Quantum`, or None.
   """
 
   affine: ClassVar[bool | None] = None
@@ -65,6 +65,11 @@ class Synapse(nn.Module):
   def axes(self) -> int | None:
     """Sides of the map that it needs, None for any."""
     return None
+
+  def hands_on(self, quanta, *inputs):
+    """The `Quantum` of the output; of a current only the precision is known."""
+    known = [quantum for quantum in quanta if quantum is not None]
+    return known[0].float_only() if known else None
 
   def connect(self, *inputs):
     """The map with unit weights and no bias, to count connections by."""
@@ -177,9 +182,9 @@ class Conv(_Weighted):
     window = each(self.kernel, x.ndim - 2)
     return x, (*window, channels // self.groups, self.features)
 
-  def _multiply(self, x, kernel):
+  def _multiply(self, x, kernel, precision=None, sums=None):
     window = self.stride, self.padding, self.dilation
-    return convolve(x, kernel, *window, self.groups)
+    return convolve(x, kernel, *window, self.groups, precision, sums)
 
 
 class Dense(_Weighted):
@@ -203,5 +208,7 @@ class Dense(_Weighted):
     x = x.reshape(x.shape[0], -1)
     return x, (x.shape[-1], self.features)
 
-  def _multiply(self, x, kernel):
-    return x @ kernel
+  def _multiply(self, x, kernel, precision=None, sums=None):
+    return jnp.matmul(
+      x, kernel, precision=precision, preferred_element_type=sums
+    )

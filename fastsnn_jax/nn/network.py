@@ -22,6 +22,7 @@ from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
 from fastsnn_jax.nn.until_quiet import Settled, bound, settled
+from fastsnn_jax.nn.whole import Quantum, check_precision
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
@@ -65,7 +66,7 @@ class Unit(nn.Module):
       theta = self.param('theta', lambda _: jnp.float32(initial))
     synapse = functools.partial(run, self.synapse, train=train, quanta=quanta)
     activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
-    half = inputs[0].dtype.itemsize < 4  # half precision stays so
+    half = train and inputs[0].dtype.itemsize < 4  # half precision stays so
     return activity.astype(inputs[0].dtype) if half else activity
 
 
@@ -84,6 +85,11 @@ class Network:
     stride, remainder: an image's sides are a multiple of `stride`, the pixels
       of a cell of the output, and `remainder` more: 1 for a segmenter, else 0.
     anchors: (width, height) in cells of the boxes that a detector starts from.
+    precision: of the products at inference that are of no whole numbers; those
+      of levels and spikes with APoT weights are exact in any (docs/method.md).
+      'high': float kernels as two bfloat16 pieces, images in full float32, so
+      all devices agree; 'default': what the device takes, a bfloat16 piece on
+      accelerators: fastest; 'highest': full float32, in training too.
     overlap: IoU above which a detector keeps only the better of two boxes.
     size: side of the square that a detector sees of any image, and a segmenter
       pads smaller ones to; 0 for a side near the image's own.
@@ -120,8 +126,10 @@ class Network:
   anchors: tuple[tuple[float, float], ...] = ()
   overlap: float = 0.5
   size: int = 0
+  precision: str = 'high'
 
   def __post_init__(self):
+    check_precision(self.precision)
     object.__setattr__(self, 'layers', tuple(self.layers))
     if odd := [x for x in self.layers if not isinstance(x, Layer)]:
       raise UserError(
@@ -227,18 +235,25 @@ class Network:
     return variables
 
   def apply(
-    self, variables, images, *, train: bool = False, remat: bool = False
+    self,
+    variables,
+    images,
+    *,
+    train: bool = False,
+    remat: bool = False,
+    precision: str | None = None,
   ):
     """Runs the table.
 
     Args:
       variables: as from `init`.
       images: [B, H, W, C], normalised; maps of other axes, [B, L, C], and
-        plain features, [B, F], where the table takes them. With bfloat16, only
-        neurons and statistics are computed in float32.
+        plain features, [B, F], where the table takes them. With bfloat16 the
+        products take it, with sums, neurons and statistics in float32.
       train: batch norm takes the batch's statistics and updates its own; in a
         spiking network those of all B T rows, a row on images only those of B.
       remat: with `train`, the gradient computes what is inside a row again.
+      precision: in place of the network's own.
 
     Returns:
       (output, activations): the read-out, averaged over time in a spiking
@@ -257,22 +272,23 @@ class Network:
         "'signed', whose variables are the same"
       )
     self._check(variables, images)
+    precision = precision or self.precision
+    check_precision(precision)
     if self.until_quiet:
-      found = settled(self, variables, images)
+      network = dataclasses.replace(self, precision=precision)
+      found = settled(network, variables, images)
       return found.output, found.activations
-    quanta = self._quanta(variables)
     activations, statistics = {IMAGE: images}, {}
     for layer in self.layers:
       name, inputs = layer.name, self.inputs_of(layer, activations)
       unit, mine = self.unit(layer).apply, own_variables(variables, name)
       if self.spiking:
         affine.check(layer, self._shapes(layer, inputs))
+      quanta = self._quanta(layer, variables, images.dtype, precision, train)
+      unit = functools.partial(unit, quanta=quanta)
       if train:
         unit = functools.partial(unit, train=True, mutable=['batch_stats'])
         unit = jax.checkpoint(unit) if remat else unit
-      elif layer is not self.layers[-1]:
-        own = tuple(map(quanta.get, layer.inputs))
-        unit = functools.partial(unit, quanta=own)
       with _told(name, images):
         found = unit(mine, *inputs)
       activations[name], new = found if train else (found, {})
@@ -280,6 +296,8 @@ class Network:
         statistics[name] = new['batch_stats']
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
+    if images.dtype.itemsize < 4:
+      activations = {k: a.astype(images.dtype) for k, a in activations.items()}
     return (output, activations, statistics) if train else (output, activations)
 
   def settle(self, variables, images) -> Settled:
@@ -314,25 +332,21 @@ class Network:
     self._check(variables, images)
     return settled(self, variables, images)
 
-  def currents(self, layer, variables, images):
-    """What turns a row's inputs, without a time axis, into its current."""
-    own = tuple(map(self._quanta(variables).get, layer.inputs))
-    own = () if layer is self.layers[-1] else own
+  def currents(self, layer, variables, images, decoded=False):
+    """What turns a row's inputs, spikes or means over time, into its current.
+
+    Time is folded into the batch; the read-out always gets means.
+    """
     mine, unit = own_variables(variables, layer.name), Unit(layer.synapse, None)
+    like = images.dtype, self.precision
+    quanta = self._quanta(layer, variables, *like, decoded=decoded)
 
     def run(*inputs):
       affine.check(layer, [x.shape for x in inputs])
       with _told(layer.name, images):
-        return unit.apply(mine, *inputs, quanta=own)
+        return unit.apply(mine, *inputs, quanta=quanta)
 
     return run
-
-  def _quanta(self, variables):
-    return {
-      name: self.neuron.quantum(own['theta'])
-      for name, own in variables['params'].items()
-      if 'theta' in own
-    }
 
   def _check(self, variables, images):
     self._check_shape(images, variables.get('params', {}))
@@ -342,6 +356,29 @@ class Network:
         'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
       )
     check_network(self, variables)
+
+  def _quanta(
+    self, layer, variables, dtype, precision, train=False, decoded=False
+  ):
+    """What is known of each input, None for nothing.
+
+    In training, and where nothing is rounded, products are the device's own,
+    but for full precision.
+    """
+    plain = train or isinstance(self.neuron, Relu)
+    if plain and precision != 'highest':
+      return (None,) * len(layer.inputs)
+    if dtype.itemsize < 4:
+      precision = dtype.name
+    quanta, decoded = [], decoded or layer is self.layers[-1]
+    for name in layer.inputs:
+      theta = variables['params'].get(name, {}).get('theta')
+      if plain or theta is None or jnp.ndim(theta) > 1:
+        quantum = Quantum()
+      else:
+        quantum = self.neuron.quantum(jnp.asarray(theta), decoded) or Quantum()
+      quanta.append(dataclasses.replace(quantum, precision=precision))
+    return tuple(quanta)
 
   def _shapes(self, layer, inputs):
     """Of what a spiking row's synapse gets: time is folded into the batch."""
@@ -388,8 +425,18 @@ class Network:
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
-    mine = own_variables(variables, readout.name)
-    output = self.unit(readout).apply(mine, *folded)
+    mine, (batch, steps) = (
+      own_variables(variables, readout.name),
+      inputs[0].shape[:2],
+    )
+    time = jnp.tile(
+      jnp.minimum(jnp.arange(1, steps + 1), self.neuron.steps), batch
+    )
+    quanta = tuple(
+      q if q.unit is None else dataclasses.replace(q, parts=time)
+      for q in self._quanta(readout, variables, inputs[0].dtype, self.precision)
+    )
+    output = self.unit(readout).apply(mine, *folded, quanta=quanta)
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
 
 

@@ -6,7 +6,8 @@ converted by replacing one by another; they have the same four members:
   initial_theta                      None where the neuron has no threshold
   respond(synapse, inputs, theta)    currents through `synapse`, then activity
   decode(activity)                   activity -> the activation it stands for
-  quantum(theta)                     what all activity is a multiple of, or None
+  quantum(theta, decoded)            what it is a multiple of: a `Quantum`, or
+                                     None; `decoded`: of its means over time
 
 Time is the second axis, [B, T, ...], and folded into the batch as (B T) for the
 synapses: a batch sharded over devices then stays where it is.
@@ -26,6 +27,9 @@ from fastsnn_jax.nn.integrate_and_fire import (
   simulate,
 )
 from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
+from fastsnn_jax.nn.whole import Quantum
+
+_ANY = 2**24  # a count of which nothing is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Relu:
   def decode(self, activity):
     return activity
 
-  def quantum(self, theta):
+  def quantum(self, theta, decoded=False):
     return None
 
 
@@ -72,8 +76,9 @@ class QuantRelu:
   def decode(self, activity):
     return activity
 
-  def quantum(self, theta):
-    return theta / (2**self.bits - 1)
+  def quantum(self, theta, decoded=False):
+    levels = 2**self.bits - 1
+    return Quantum(theta, levels, levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +142,13 @@ class IntegrateAndFire(Rule):
       current = jnp.where(along_time(shown, current), current, late)
     return current
 
-  def quantum(self, theta):
-    return theta
+  def quantum(self, theta, decoded=False):
+    if decoded:
+      most = self.total_steps
+      if self.until_quiet:  # without a cap no one knows
+        most = self.max_count or _ANY
+      return Quantum(theta, self.steps, most)
+    return Quantum(theta, 1, 1)
 
   def decode(self, activity):
     """Mean over T, settled charge included: [B, T, ...] -> [B, ...]."""

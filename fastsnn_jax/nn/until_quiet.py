@@ -94,6 +94,8 @@ def settled(network, variables, images) -> Settled:
   means = {name: neuron.decode(a) for name, a in shown.items()}
   answer = network.currents(readout, variables, images)
   output = answer(*_inputs(readout, images, means))
+  if images.dtype.itemsize < 4:  # half precision stays so
+    shown = {name: a.astype(images.dtype) for name, a in shown.items()}
   return Settled(output, shown, fired, steps, quiet)
 
 
@@ -107,7 +109,8 @@ def _(network, primals, tangents):
   dactivations: dict[str, Any] = {}
 
   def rate(layer, variables, *inputs):
-    current = network.currents(layer, variables, images)(*inputs)
+    run = network.currents(layer, variables, images, decoded=True)
+    current = run(*inputs)
     if layer is readout:
       return current
     theta = jnp.asarray(variables['params'][layer.name]['theta'], current.dtype)
@@ -214,9 +217,7 @@ class _Row:
     """Activity, of the type that the next row gets in the T steps too."""
     spikes = spikes.astype(self.kind)
     theta = jnp.asarray(self.theta, self.kind)
-    activity = spikes * against(theta, spikes.ndim)
-    half = self.images.dtype.itemsize < 4  # half precision stays so
-    return activity.astype(self.images.dtype) if half else activity
+    return spikes * against(theta, spikes.ndim)
 
   def _threshold(self, voltage):
     theta = jnp.asarray(self.theta, voltage.dtype)

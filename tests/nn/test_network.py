@@ -553,7 +553,7 @@ def test_convolutions_run_in_the_images_precision(dtype, mode):
     if 'stablehlo.convolution' in line
   ]
   assert len(found) >= 4
-  assert {name for types in found for name in types} == {short}
+  assert {tuple(types) for types in found} == {(short, short, 'f32')}
   activations = lowered.out_info[1]
   assert {leaf.dtype.name for leaf in activations.values()} == {dtype}
 

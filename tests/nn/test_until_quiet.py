@@ -173,7 +173,7 @@ def test_nan_comes_out():
 
 
 def test_its_gradient_is_that_of_the_quantised_network():
-  network, variables = case()
+  network, variables = case(1)  # of APoT weights
 
   def loss(variables, images, network):
     output, activations = network.apply(variables, images)
