@@ -60,8 +60,8 @@ def compare(
   >>> data = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
   >>> settled = fs.to_spiking(ann, 'settled')
   >>> rows = fs.compare(ann, variables, {'settled': (settled, variables)}, data)
-  >>> rows['settled']['agreement'], rows['settled']['steps']
-  (1.0, 11)
+  >>> rows['settled']['agreement'], rows['settled']['not_quiet']
+  (1.0, 0)
   """
   _check(ann, ann_variables, spiking)
   task = tasks.check(task) or tasks.for_network(ann)

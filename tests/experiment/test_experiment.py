@@ -341,6 +341,27 @@ def test_a_threshold_that_is_not_positive_is_refused(drawn):
     )
 
 
+def test_what_is_not_quiet_is_told_with_the_remedy(monkeypatch, capsys):
+  network = fs.build('tiny_resnet', 2)
+  variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  row = dict.fromkeys(('accuracy', 'ann_accuracy', 'agreement'), 1.0)
+  row |= {'images': 9, 'steps': 5, 'not_quiet': 4}
+
+  def compare(ann, variables, spiking, *rest, **options):
+    (settled, _) = spiking['settled']
+    assert settled.neuron.settle == 2
+    return {'settled': row}
+
+  monkeypatch.setattr('fastsnn_jax.experiment.convert.compare', compare)
+  settings = Conversion(mode='settled', settle=2, tune='none')
+  test = data.load('digits').test
+  task = tasks.for_network(network)
+  convert_network(network, variables, task, test, None, EXPERIMENT, settings)
+  said = capsys.readouterr().err
+  assert '4 of 9 images still fired in the last of 5 steps' in said
+  assert '--settle auto' in said
+
+
 def test_convert_of_a_bit_width_that_was_not_trained_is_refused(job):
   with pytest.raises(fs.UserError, match='ann4') as caught:
     fs.convert(job[0], bits=(4,))
