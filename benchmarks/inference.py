@@ -47,6 +47,10 @@ def case(model, side, batch, widths):
     for mode in ('signed', 'settled'):
       snn = fs.to_spiking(ann, mode)
       name = f'{bits} bits: {mode}, T = {snn.neuron.steps}'
+      if snn.until_quiet:
+        name += (
+          f', {int(jax.jit(snn.settle)(variables, images).steps.max())} run'
+        )
       found[name] = (forward(snn), variables, images)
   return found
 

@@ -83,8 +83,8 @@ def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
   """(mean squared error of a layer's rate, its new batch_stats).
 
   `moving` are the layer's `movable` params, `tuned` the variables and `spikes`
-  the activations of the spiking network, image included; `target` is the
-  activation of the ANN. The gradient is that of the quantised twin.
+  the activations of the spiking network with both, image included; `target` is
+  the activation of the ANN. The gradient is that of the quantised twin.
   """
   mine = own_variables(tuned, layer.name)
   mine['params'] = {**mine['params'], **moving}
@@ -93,9 +93,7 @@ def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
     x if name == IMAGE else snn.neuron.decode(x)
     for name, x in zip(layer.inputs, inputs, strict=True)
   ]
-  # stop_gradient: the spiking unit has a derivative of its own, not wanted here
-  still = jax.lax.stop_gradient(mine)
-  rate = snn.neuron.decode(snn.unit(layer).apply(still, *inputs))
+  rate = snn.neuron.decode(spikes[layer.name])
   twin, new = ann.unit(layer).apply(
     mine, *means, train=batch_norm == 'train', mutable=['batch_stats']
   )

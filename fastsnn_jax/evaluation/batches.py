@@ -60,6 +60,12 @@ def accumulate(function, split, size: int, task, *, advance=lambda: None):
   return total
 
 
+def applied(network, variables, images):
+  """What `network.apply` gives; no device waits for images of another."""
+  alone = distributed.each_alone if network.until_quiet else lambda run: run
+  return alone(network.apply)(variables, images)
+
+
 def kept_rows(task, batch, **rows):
   """What is kept of each image, if the task keeps anything."""
   truth = task.truth(batch)

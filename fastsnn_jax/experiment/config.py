@@ -140,8 +140,8 @@ class Conversion(Settings):
   """Neurons to evaluate."""
   steps: Steps | None = None
   """T, steps with input; if not given 2^bits - 1, where settled is exact."""
-  settle: Steps = 8
-  """Steps after the T-th in settled mode."""
+  settle: Steps | Literal['auto'] = 'auto'
+  """Steps after the T-th in settled mode; auto: until no neuron fires."""
   tune: tuple[_Schedule, ...] = ('sequential',)
   """Fine-tune the signed network layer by layer; none for no fine-tuning."""
   tune_epochs: Epochs = 1

@@ -197,6 +197,7 @@ def _columns(rows, metric):
     'macs_per_image': ('ANN MACs per image', number),
     'synops_over_macs': ('SynOps / MACs', number),
     'quiet_step': ('All quiet at step', number),
+    'not_quiet': ('Images not quiet', number),
   }
   for row in rows:
     synops, macs = row.get('synops_per_image'), row.get('macs_per_image')

@@ -64,6 +64,11 @@ def _over_time(rows, metric):
     for row in groups[bits]:
       y = 100 * np.array(row.get(key) or [], float)
       canvas.line(ax, range(1, len(y) + 1), y, row)
+      if (
+        len(y) == row['T'] + 1 != row['steps']
+      ):  # one point for all steps after T
+        place = {'ha': 'center', 'va': 'bottom', 'fontsize': 7.5}
+        ax.text(len(y), 0, 'quiet', transform=ax.get_xaxis_transform(), **place)
     ax.axvline(first['T'], **canvas.MARK_T)
     ann = first.get(f'ann_{metric}')
     if ann is not None and key == 'over_time':

@@ -40,6 +40,7 @@ def make_row(rng, bits, mode, tuned):
     'synops_per_image': rng.uniform(1e6, 9e6),
     'macs_per_image': 12_345_678,
     'quiet_step': top + 4 if k else None,
+    'not_quiet': 7 if k else None,
     'over_time': np.sort(rng.uniform(0.1, 0.9, top + k)),
     'agreement_over_time': [math.nan, *np.linspace(0.2, 1, top + k - 1)],
     'layers': [
@@ -108,14 +109,17 @@ def numbers(row):
   counts = (row['spikes_per_image'], row['synops_per_image'])
   ratio = row['synops_per_image'] / row['macs_per_image']
   others = (row['max_logit_difference'], row['mean_firing_rate'], ratio)
-  quiet = '\u2013' if row['quiet_step'] is None else str(row['quiet_step'])
+  quiet = [
+    '\u2013' if row[name] is None else str(row[name])
+    for name in ('quiet_step', 'not_quiet')
+  ]
   return [
     str(row['steps']),
     *map(pages.percent, shares),
     *map(pages.number, others),
     *map(pages.number, counts),
     '12.3 M',
-    quiet,
+    *quiet,
   ]
 
 
@@ -206,6 +210,16 @@ def test_missing_numbers_are_dashes(tmp_path):
   pages.write(tmp_path, MINIMAL | {'rows': [first, second]})
   text = (tmp_path / 'report.md').read_text(encoding='utf-8')
   assert '| signed | none | \u2013 | 100.0 % |' in text
+
+
+def test_the_answer_of_all_that_comes_until_quiet_is_named():
+  first = MINIMAL['rows'][0] | {'over_time': [0.1, 0.2, 0.3]}
+  last = first | {'mode': 'settled', 'steps': 9, 'over_time': [0.1] * 4}
+  for rows, names in (([first], []), ([first, last], ['quiet'])):
+    figure = plots.draw(MINIMAL | {'rows': rows})['over_time']
+    texts = [text for ax in figure.axes for text in ax.texts]
+    assert [text.get_text() for text in texts] == names
+    assert all(text.get_position()[0] == 4 for text in texts)
 
 
 def test_names_are_escaped(tmp_path):
