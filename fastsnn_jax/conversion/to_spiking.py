@@ -22,9 +22,10 @@ def to_spiking(
 
     'unsigned': the classical neuron, which cannot take a spike back.
     'signed': Fast-SNN's neuron.
-    'settled': 8 steps without input answer late charge. With a threshold of 0
-      for taking back and the count capped at T, as in the ST-BIF neuron
-      (SpikeZIP), the count ends on the quantised level: nothing is lost.
+    'settled': steps without input answer late charge, until no neuron fires
+      (settle='auto'), or as many as `settle` says. With a threshold of 0 for
+      taking back and the count capped at T, as in the ST-BIF neuron (SpikeZIP),
+      the count ends on the quantised level: nothing is lost.
 
   The variables are the same. `neuron_settings` are fields of `IntegrateAndFire`
   that override the preset.
@@ -50,11 +51,8 @@ def to_spiking(
   for layer in network.layers:
     affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
-  presets = {
-    'unsigned': {'signed': False},
-    'signed': {},
-    'settled': {'negative_threshold': 0.0, 'max_count': steps, 'settle': 8},
-  }
+  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': 'auto'}
+  presets = {'unsigned': {'signed': False}, 'signed': {}, 'settled': settled}
   if not isinstance(mode, str) or mode not in presets:
     raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
   settings = {'steps': steps, **presets[mode], **neuron_settings}

@@ -47,7 +47,13 @@ def compare(
     MACs once), 'macs_per_image' of the ANN, 'layers' with name, error (mean
     |rate - activation| / theta), differing (share of counts that differ) and
     firing_rate; with settling 'quiet_histogram', the images whose last spike
-    came at step t, and 'quiet_step', the last of those steps.
+    came at step t, 'quiet_step', the last of those steps, and 'not_quiet', the
+    images that were not quiet after the last step: that fired in it, or with
+    settle='auto' would fire behind the bound. Where that is not 0, take
+    settle='auto' and max_count=T, the preset of mode 'settled'.
+
+    With settle='auto' 'steps' are those that the slowest image took, and what
+    is 'over_time' has T + 1 entries: the last one is for when all is quiet.
 
   >>> import fastsnn_jax as fs
   >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
@@ -55,8 +61,8 @@ def compare(
   >>> data = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
   >>> settled = fs.to_spiking(ann, 'settled')
   >>> rows = fs.compare(ann, variables, {'settled': (settled, variables)}, data)
-  >>> rows['settled']['agreement'], rows['settled']['steps']
-  (1.0, 11)
+  >>> rows['settled']['agreement'], rows['settled']['not_quiet']
+  (1.0, 0)
   """
   _check(ann, ann_variables, spiking)
   task = tasks.check(task) or tasks.for_network(ann)
@@ -150,22 +156,25 @@ def _ann(variables, batch, *, network, task):
 def _compare(variables, fans, batch, twin, *, network, task):
   """What is summed up of a spiking network beside its ANN, see `_ann`."""
   (output, targets, wanted), mask = twin, batch['mask']
-  _, activations = network.apply(variables, task.present(batch['image']))
+  shown = task.present(batch['image'])
+  activations, spikes, last, quiet = _run(network, variables, shown)
   outputs = network.output_over_time(variables, activations)
   outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
   predicted = jax.lax.map(task.predict, outputs)
   difference = jnp.abs(outputs[-1] - output)
   difference = difference.reshape(len(difference), -1).max(1) * mask
-  spikes = {name: (a != 0) for name, a in activations.items()}
-  counts = {k: jnp.sum(x, 1).astype(jnp.float32) for k, x in spikes.items()}
   leaving = _fans(network, fans)
-  synops = [_masked_sum(counts[name] * fan, mask) for name, fan in leaving]
+  synops = [_masked_sum(spikes[name] * fan, mask) for name, fan in leaving]
+  bins = jax.nn.one_hot(last, network.most_steps + 1)
   sums = {
     'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
     'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
-    'layers': _layer_sums(network, variables, activations, targets, mask),
+    'layers': _layer_sums(
+      network, variables, activations, spikes, targets, mask
+    ),
     'synops': sum(synops),
-    'quiet': _quiet(spikes, mask),
+    'quiet': jnp.sum(bins * mask[:, None], 0),
+    'not_quiet': jnp.sum(~quiet * mask),
   }
   result = {'sums': sums, 'max': jnp.max(difference)}
   if task.truth(batch):
@@ -173,7 +182,25 @@ def _compare(variables, fans, batch, twin, *, network, task):
   return result
 
 
-def _layer_sums(network, variables, activations, targets, mask):
+def _run(network, variables, images):
+  """(activations, how often each neuron fired, the last step at which any
+  neuron of an image did, 0 for none, and whether the image was quiet then)."""
+  if network.until_quiet:
+    run = distributed.each_alone(network.settle)
+    _, activations, fired, last, quiet = run(variables, images)
+  else:
+    _, activations = network.apply(variables, images)
+    spikes = {name: a != 0 for name, a in activations.items()}
+    fired = {name: jnp.sum(x, 1) for name, x in spikes.items()}
+    active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
+    active, steps = jnp.stack(active).any(0), network.most_steps
+    last = jnp.max(active * jnp.arange(1, steps + 1), 1)
+    quiet = last < steps
+  fired = {name: x.astype(jnp.float32) for name, x in fired.items()}
+  return activations, fired, last, quiet
+
+
+def _layer_sums(network, variables, activations, spikes, targets, mask):
   """Of each firing layer, over images: spikes, error, differing counts."""
   sums = {}
   for layer in network.firing:
@@ -181,7 +208,7 @@ def _layer_sums(network, variables, activations, targets, mask):
     theta = variables['params'][layer.name]['theta']
     off = jnp.abs(network.neuron.decode(activity) - target) / theta
     half_level = 0.5 / network.neuron.steps
-    summands = activity != 0, off, off > half_level
+    summands = spikes[layer.name], off, off > half_level
     sums[layer.name] = jnp.stack([_masked_sum(x, mask) for x in summands])
   return sums
 
@@ -191,17 +218,18 @@ def _masked_sum(x, mask):
   return jnp.sum(rows * mask)
 
 
-def _quiet(spikes, mask):
-  """[steps + 1]: how many images had their last spike at step t (0: none)."""
-  active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
-  steps = active[0].shape[1]
-  last = jnp.max(jnp.stack(active).any(0) * jnp.arange(1, steps + 1), 1)
-  return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
-
-
 def _row(network, total, label, task, of_ann, macs, neurons):
   mine, rows = total['sums']['spiking'][label], total.get('rows')
-  steps, images = network.neuron.total_steps, float(total['sums']['images'])
+  images, quiet = float(total['sums']['images']), {}
+  entries = steps = network.neuron.total_steps
+  if network.neuron.settle:  # else the last spike says nothing
+    last = int(np.flatnonzero(mine['quiet'])[-1])
+    steps = max(last, network.neuron.steps) if network.until_quiet else steps
+    quiet = {
+      'quiet_step': last,
+      'quiet_histogram': mine['quiet'][: steps + 1].tolist(),
+      'not_quiet': int(mine['not_quiet']),
+    }
 
   def at(t):
     """What the task takes for the answers after step t."""
@@ -211,7 +239,7 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     found = jax.tree.map(lambda x: x[:, t], rows['spiking'][label])
     return sums, {'found': found, 'truth': rows['truth']}
 
-  over_time = [task.summarize(*at(t))[task.metric] for t in range(steps)]
+  over_time = [task.summarize(*at(t))[task.metric] for t in range(entries)]
   layers, spikes = [], 0.0
   for layer in network.firing:
     per_image, name = mine['layers'][layer.name] / images, layer.name
@@ -221,10 +249,6 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     spikes += per_image[0]
   agree = np.divide(*mine['agree']).tolist()
   first_macs = next(iter(macs.values()))
-  quiet = {}
-  if network.neuron.settle:  # else the last spike says nothing
-    last = int(np.flatnonzero(mine['quiet'])[-1])
-    quiet = {'quiet_step': last, 'quiet_histogram': mine['quiet'].tolist()}
   return {
     'images': int(images),
     'T': network.neuron.steps,
@@ -238,7 +262,7 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     'macs_per_image': sum(macs.values()),
     **quiet,
     **of_ann,
-    **task.details(*at(steps - 1)),
+    **task.details(*at(entries - 1)),
     'over_time': over_time,
     'agreement_over_time': agree,
     'layers': layers,

@@ -4,6 +4,7 @@ Float, quantised and spiking networks are one table under three neurons, so
 they share one tree of variables, and a conversion replaces the neuron.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -22,6 +23,7 @@ from fastsnn_jax.nn.folded import run as folded
 from fastsnn_jax.nn.folded.kernels import is_folded
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
+from fastsnn_jax.nn.until_quiet import Settled, bound, settled
 from fastsnn_jax.nn.whole import Quantum, check_precision
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
@@ -108,7 +110,7 @@ class Network:
   >>> images = jnp.ones((1, 8, 8, 1))
   >>> variables = ann.init(jax.random.key(0), images)
   >>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
-  >>> output, activations = snn.apply(variables, images)
+  >>> output, activations = jax.jit(snn.apply)(variables, images)
   >>> output.shape, activations['sum'].shape
   ((1, 3), (1, 3, 8, 8, 8))
   """
@@ -142,7 +144,7 @@ class Network:
         'IntegrateAndFire(steps=…)'
       )
     for name in ('mean', 'std'):
-      self._settle(name)
+      self._as_numbers(name)
     if len(self.mean) != len(self.std) or min(self.std, default=1) <= 0:
       raise UserError(
         f'mean={self.mean}, std={self.std}, but they must have one number for '
@@ -166,7 +168,7 @@ class Network:
         )
       names.add(layer.name)
 
-  def _settle(self, name):
+  def _as_numbers(self, name):
     """Makes a field a tuple of finite numbers, which can be compared."""
     value = getattr(self, name)
     try:
@@ -189,14 +191,31 @@ class Network:
     return any(is_folded(layer.synapse) for layer in self.layers)
 
   @property
+  def until_quiet(self) -> bool:
+    """Whether it runs until no neuron fires: IntegrateAndFire's 'auto'."""
+    return isinstance(self.neuron, IntegrateAndFire) and self.neuron.until_quiet
+
+  @property
+  def most_steps(self) -> int:
+    """The steps that it runs at most, `until_quiet.bound` among them."""
+    neuron = self.neuron
+    if not isinstance(neuron, IntegrateAndFire):
+      return 1
+    return (
+      neuron.steps + bound(self) if self.until_quiet else neuron.total_steps
+    )
+
+  @property
   def firing(self) -> tuple[Layer, ...]:
     """The rows with a neuron: all but the read-out."""
     return self.layers[:-1]
 
   def unit(self, layer: Layer) -> nn.Module:
     static = tuple(name == IMAGE for name in layer.inputs)
-    last = layer is self.layers[-1]
-    return Unit(layer.synapse, None if last else self.neuron, static)
+    neuron = None if layer is self.layers[-1] else self.neuron
+    if isinstance(neuron, IntegrateAndFire) and neuron.until_quiet:
+      neuron = dataclasses.replace(neuron, settle=0)  # the T steps
+    return Unit(layer.synapse, neuron, static)
 
   def inputs_of(self, layer: Layer, activations) -> list[Any]:
     """What feeds a row; the read-out gets means over time."""
@@ -246,26 +265,26 @@ class Network:
     Returns:
       (output, activations): the read-out, averaged over time in a spiking
       network, and every firing layer's activity, [B, …] or [B, T, …] with
-      spikes of -theta, 0, theta. With `train`, a third: the new batch_stats.
+      spikes of -theta, 0, theta; with settle='auto' [B, T + 1, …], at last the
+      sum of what was fired after the T steps. With `train`, a third: the new
+      batch_stats.
 
     Raises:
       UserError: images or variables of another kind; `train` with settling.
     """
-    self._check_shape(images, variables.get('params', {}))
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise UserError(
-        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
-        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
-      )
     if train and self.spiking and self.neuron.settle:
       raise UserError(
-        f'train=True with settle={self.neuron.settle}: the steps without input '
-        "are no statistics of batch norm; train the twin of mode 'signed', "
-        'whose variables are the same'
+        f'train=True with settle={self.neuron.settle!r}: the steps without '
+        'input are no statistics of batch norm; train the twin of mode '
+        "'signed', whose variables are the same"
       )
-    check_network(self, variables)
+    self._check(variables, images)
     precision = precision or self.precision
     check_precision(precision)
+    if self.until_quiet:
+      network = dataclasses.replace(self, precision=precision)
+      found = settled(network, variables, images)
+      return found.output, found.activations
     if self._runs_folded(variables) and not train:
       find = functools.partial(self._quanta, variables=variables)
       quanta = {
@@ -285,17 +304,8 @@ class Network:
       if train:
         unit = functools.partial(unit, train=True, mutable=['batch_stats'])
         unit = jax.checkpoint(unit) if remat else unit
-      try:
+      with _told(name, images):
         found = unit(mine, *inputs)
-      except UserError as error:
-        raise UserError(f'layer {name!r}: {error}') from None
-      except flax.errors.FlaxError as error:
-        reason = str(error).partition(' (http')[0]
-        raise UserError(
-          f'layer {name!r}: images of shape {np.shape(images)}, or the '
-          f'variables, do not fit it ({reason}); give variables of this '
-          'network, and images of the size that it was made for'
-        ) from error
       activations[name], new = found if train else (found, {})
       if 'batch_stats' in new:
         statistics[name] = new['batch_stats']
@@ -312,7 +322,66 @@ class Network:
     known = isinstance(self.neuron, Neuron)
     return self.folded and known and all(jnp.ndim(x) < 2 for x in thetas)
 
-  def _quanta(self, layer, variables, dtype, precision, train=False):
+  def settle(self, variables, images) -> Settled:
+    """Runs a network with settle='auto' until none of its neurons fires.
+
+    T steps with input, then steps without, until all images of the batch are
+    quiet: L T at most, for L rows in a chain. That is enough where counts are
+    capped at T, as they are in mode 'settled'. `apply` is built on it.
+
+    Args:
+      variables, images: as for `apply`.
+
+    Returns:
+      (output, activations, spikes, steps, quiet), see `Settled`.
+
+    Raises:
+      UserError: as of `apply`; a network that does not settle in this way.
+
+    >>> import fastsnn_jax as fs
+    >>> network = fs.build('small_resnet8', bits=2)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    >>> variables = network.init(jax.random.key(1), images)
+    >>> found = fs.to_spiking(network, 'settled').settle(variables, images)
+    >>> found.steps.shape, found.quiet.tolist()
+    ((2,), [True, True])
+    """
+    if not self.until_quiet:
+      raise UserError(
+        f'settle: the neuron is {self.neuron}, but this is for networks as '
+        "fs.to_spiking(network, 'settled', settle='auto') makes them"
+      )
+    self._check(variables, images)
+    return settled(self, variables, images)
+
+  def currents(self, layer, variables, images, decoded=False):
+    """What turns a row's inputs, spikes or means over time, into its current.
+
+    Time is folded into the batch; the read-out always gets means.
+    """
+    mine, unit = own_variables(variables, layer.name), Unit(layer.synapse, None)
+    like = images.dtype, self.precision
+    quanta = self._quanta(layer, variables, *like, decoded=decoded)
+
+    def run(*inputs):
+      affine.check(layer, [x.shape for x in inputs])
+      with _told(layer.name, images):
+        return unit.apply(mine, *inputs, quanta=quanta)
+
+    return run
+
+  def _check(self, variables, images):
+    self._check_shape(images, variables.get('params', {}))
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
+        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
+      )
+    check_network(self, variables)
+
+  def _quanta(
+    self, layer, variables, dtype, precision, train=False, decoded=False
+  ):
     """What is known of each input, None for nothing.
 
     In training, and where nothing is rounded, products are the device's own,
@@ -323,13 +392,13 @@ class Network:
       return (None,) * len(layer.inputs)
     if dtype.itemsize < 4:
       precision = dtype.name
-    quanta, last = [], layer is self.layers[-1]
+    quanta, decoded = [], decoded or layer is self.layers[-1]
     for name in layer.inputs:
       theta = variables['params'].get(name, {}).get('theta')
       if plain or theta is None or jnp.ndim(theta) > 1:
         quantum = Quantum()
       else:
-        quantum = self.neuron.quantum(jnp.asarray(theta), last) or Quantum()
+        quantum = self.neuron.quantum(jnp.asarray(theta), decoded) or Quantum()
       quanta.append(dataclasses.replace(quantum, precision=precision))
     return tuple(quanta)
 
@@ -371,7 +440,10 @@ class Network:
     return kernels - {2} if params else {4}
 
   def output_over_time(self, variables, activations):
-    """A spiking network's answer after each step: [B, T + settle, …]."""
+    """A spiking network's answer after each step: [B, T + settle, …].
+
+    With settle='auto' [B, T + 1, …]: the last is the answer when all is quiet.
+    """
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
@@ -388,6 +460,22 @@ class Network:
     )
     output = self.unit(readout).apply(mine, *folded, quanta=quanta)
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
+
+
+@contextlib.contextmanager
+def _told(name, images):
+  """What goes wrong in a row names it."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f'layer {name!r}: {error}') from None
+  except flax.errors.FlaxError as error:
+    reason = str(error).partition(' (http')[0]
+    raise UserError(
+      f'layer {name!r}: images of shape {np.shape(images)}, or the '
+      f'variables, do not fit it ({reason}); give variables of this '
+      'network, and images of the size that it was made for'
+    ) from error
 
 
 _UNKNOWN: dict[str, Any] = {'params': {}}

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from fastsnn_jax.errors import check_fields
+from fastsnn_jax.errors import UserError, check_fields
 from fastsnn_jax.nn.integrate_and_fire import (
   Rule,
   along_time,
@@ -28,6 +28,8 @@ from fastsnn_jax.nn.integrate_and_fire import (
 )
 from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
 from fastsnn_jax.nn.whole import Quantum
+
+_ANY = 2**24  # a count of which nothing is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +89,15 @@ class IntegrateAndFire(Rule):
   https://arxiv.org/abs/2305.19868), with spikes of the height theta:
   [B, H, W, C] images or [B, T, ...] spikes -> [B, T + settle, ...].
 
+  With settle='auto' a network goes on until none of its neurons fires, see
+  `Network.settle`; what one layer fires after the T steps is then one entry.
+
   Attributes:
     steps: T, the steps during which the input is shown; rates divide by it.
     signed, negative_threshold, max_count: as of `fs.integrate_and_fire`.
     settle: steps after the T-th with zero input and no bias: the current is
-      synapse(x) - synapse(0) there, so that late charge is still answered.
+      synapse(x) - synapse(0) there, so that late charge is still answered. Or
+      'auto', as many as there are spikes.
 
   UserError for a field of another kind or out of range.
 
@@ -106,11 +112,17 @@ class IntegrateAndFire(Rule):
 
   def respond(self, synapse, inputs, theta, *, static=()):
     """Spikes; a static input has no time axis, and is shown for T steps."""
+    if self.until_quiet:
+      raise UserError(
+        "respond: settle='auto', but a layer alone does not know when the "
+        'network is quiet; use network.apply, or a number of steps'
+      )
     static = static or (False,) * len(inputs)
-    spikes = simulate(self._current(synapse, inputs, static), theta, self)
+    spikes = simulate(self.currents(synapse, inputs, static), theta, self)
     return spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
 
-  def _current(self, synapse, inputs, static):
+  def currents(self, synapse, inputs, static):
+    """[B, T + settle, ...], or [B, 1, ...] if it is the same for T steps."""
     if all(static):
       # The same current at each step: one synapse, and no copy per step.
       return jnp.expand_dims(synapse(*inputs), 1)
@@ -132,7 +144,10 @@ class IntegrateAndFire(Rule):
 
   def quantum(self, theta, decoded=False):
     if decoded:
-      return Quantum(theta, self.steps, self.total_steps)
+      most = self.total_steps
+      if self.until_quiet:  # without a cap no one knows
+        most = self.max_count or _ANY
+      return Quantum(theta, self.steps, most)
     return Quantum(theta, 1, 1)
 
   def decode(self, activity):

@@ -63,10 +63,12 @@ def trained(bits, weights):
 
 
 def spiking(network, mode):
+  if mode == 'settled 4':
+    return fs.to_spiking(network, 'settled', settle=4)
   return network if mode == 'quantised' else fs.to_spiking(network, mode)
 
 
-MODES = 'quantised', 'signed', 'settled'
+MODES = 'quantised', 'signed', 'settled', 'settled 4'
 
 
 @pytest.mark.parametrize('weights', [fs.Apot(2), None], ids=['whole', 'float'])
@@ -93,7 +95,7 @@ def test_levels_and_spikes_are_those_of_the_network(mode, weights):
 
 @pytest.mark.parametrize('weights', [fs.Apot(3), None], ids=['whole', 'float'])
 def test_settled_equals_quantised(weights):
-  network, variables, images = trained(3, weights)
+  network, variables, images = trained(2, weights)
   ann, ready = fs.fold(network, variables)
   neuron = fs.to_spiking(network, 'settled', settle=25).neuron
   output, levels = jax.jit(ann.apply)(ready, images)

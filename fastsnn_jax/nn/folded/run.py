@@ -154,5 +154,5 @@ def _any(part, tree, inputs, rule):
     (y,) = _widened(synapse(*scaled))
     return lambda t: y if t < rule.steps else jnp.zeros_like(y)
   static = tuple(not x.steps for x in inputs)
-  (y,) = _widened(rule._current(synapse, scaled, static))
+  (y,) = _widened(rule.currents(synapse, scaled, static))
   return lambda t: y[:, t]
