@@ -34,16 +34,23 @@ def images_of(side, batch):
   return jax.random.normal(jax.random.key(1), (batch, side, side, 3))
 
 
+def folded(network, variables, images):
+  """As evaluation runs it."""
+  network, ready = fs.fold(network, variables)
+  return forward(network), ready, images
+
+
 def case(model, side, batch, widths):
   """{name: (function, variables, images)}: the float network and its twins."""
   images = images_of(side, batch)
   plain = fs.build(model, 32)
   variables = variables_of(plain, images)
-  found = {'float': (forward(plain), variables, images)}
+  found = {'float, not folded': (forward(plain), variables, images)}
+  found['float'] = folded(plain, variables, images)
   for bits in widths:
     ann = fs.build(model, bits)
     variables = variables_of(ann, images)
-    found[f'{bits} bits: quantised'] = (forward(ann), variables, images)
+    found[f'{bits} bits: quantised'] = folded(ann, variables, images)
     for mode in ('signed', 'settled'):
       snn = fs.to_spiking(ann, mode)
       name = f'{bits} bits: {mode}, T = {snn.neuron.steps}'
@@ -51,7 +58,7 @@ def case(model, side, batch, widths):
         name += (
           f', {int(jax.jit(snn.settle)(variables, images).steps.max())} run'
         )
-      found[name] = (forward(snn), variables, images)
+      found[name] = folded(snn, variables, images)
   return found
 
 
