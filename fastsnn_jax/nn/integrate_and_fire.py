@@ -17,7 +17,7 @@ from fastsnn_jax.nn.quantizers import (
   quantize_uniform,
   wider,
 )
-from fastsnn_jax.nn.words import STEPS_PER_WORD, train
+from fastsnn_jax.nn.folded.words import STEPS_PER_WORD, train
 
 
 def integrate_and_fire(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastsnn_jax as fs
-from fastsnn_jax.nn import words
+from fastsnn_jax.nn.folded import words
 from fastsnn_jax.nn.integrate_and_fire import Rule
 
 RULES = {

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax.nn import words as packed
+from fastsnn_jax.nn.folded import words as packed
 from fastsnn_jax.nn.synapses import (
   AveragePool,
   Chain,

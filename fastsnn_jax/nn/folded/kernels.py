@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn import words as packed
+from fastsnn_jax.nn.folded import words as packed
 from fastsnn_jax.nn.layers import Conv, Dense, Synapse
 from fastsnn_jax.nn.quantizers import against, wider
 from fastsnn_jax.nn.weights import EightBit

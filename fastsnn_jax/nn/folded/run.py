@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
-from fastsnn_jax.nn import words as packed
+from fastsnn_jax.nn.folded import words as packed
 from fastsnn_jax.nn.folded.activity import Activity, ours, rearranged
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.integrate_and_fire import Rule, scan_words
