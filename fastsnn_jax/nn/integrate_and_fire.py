@@ -11,13 +11,13 @@ import numpy as np
 from jax import lax
 
 from fastsnn_jax.errors import UserError, check_fields
+from fastsnn_jax.nn.folded.words import STEPS_PER_WORD, train
 from fastsnn_jax.nn.quantizers import (
   against,
   positive,
   quantize_uniform,
   wider,
 )
-from fastsnn_jax.nn.folded.words import STEPS_PER_WORD, train
 
 
 def integrate_and_fire(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastsnn_jax as fs
-from fastsnn_jax.nn.folded import words
 from fastsnn_jax.nn.folded import fold as folding
+from fastsnn_jax.nn.folded import words
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.layers import Synapse
 from fastsnn_jax.nn.whole import Quantum
