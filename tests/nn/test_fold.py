@@ -184,11 +184,17 @@ def test_fold_twice_is_fold_once_and_nobody_trains_it():
 
 
 def test_only_activations_that_are_used_become_trains():
-  network, variables, images = trained(2, fs.Apot(2))
-  folded, ready = fs.fold(fs.to_spiking(network), variables)
-  run = jax.jit(lambda v, x: folded.apply(v, x)[0])
-  text = run.lower(ready, images).compile().as_text()
-  assert 'f32[4,3,8,8,8]' not in text  # [B, T, H, W, C] of the first rows
+  head = fs.Chain((fs.GlobalAveragePool(), fs.Dense(3, norm=False)))
+  rows = [*table(fs.Apot(2))[:3], fs.Layer('head', head, ('sum',))]
+  network = fs.to_spiking(fs.Network(rows, fs.QuantRelu(2)))
+  images = jnp.ones((4, 8, 8, 3))
+  variables = network.init(jax.random.key(0), images)
+  folded, ready = fs.fold(network, variables)
+  train = 'f32[4,3,8,8,8]'  # [B, T, H, W, C] of each row
+  for used, shown in ((0, False), (1, True)):
+    run = jax.jit(lambda v, x, used=used: folded.apply(v, x)[used])
+    text = run.lower(ready, images).compile().as_text()
+    assert (train in text) == shown
 
 
 def test_evaluation_folds_once_for_the_same_arrays():

@@ -95,7 +95,8 @@ def ready(network, variables, known=True):
   if last == key and all(x() is y for x, y in zip(refs, leaves, strict=True)):
     return found
   own = _narrowed(_computed(variables, network=network))
-  found = with_kernels(network, own, known and network.spiking), own
+  in_words = network.spiking and not network.until_quiet
+  found = with_kernels(network, own, known and in_words), own
   if lasting:  # what may be written to may change
     _LAST[0] = key, [weakref.ref(x) for x in leaves], found
   return found

@@ -106,9 +106,9 @@ class Folded(Synapse):
         'that the network was made for'
       )
     x, _ = self.part._operands(x)
-    dtype, largest, pieces = x.dtype, quantum.largest, quantum.pieces
-    if isinstance(self.part.weights, EightBit):
+    if isinstance(self.part.weights, EightBit) and quantum.unit is not None:
       quantum = dataclasses.replace(quantum, precision=quantum.of_ends)
+    dtype, largest, pieces = x.dtype, quantum.largest, quantum.pieces
     if jnp.issubdtype(kernel.dtype, jnp.integer):
       largest, pieces = max(largest, jnp.iinfo(kernel.dtype).max), 1
     elif dtype.itemsize >= 4:
