@@ -196,14 +196,21 @@ def finetune(
       out, or no labels to score with.
 
   >>> import fastsnn_jax as fs
-  >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
+  >>> rows = (
+  ...   fs.Layer('stem', fs.Conv(4)),
+  ...   fs.Layer('conv', fs.Conv(4), ('stem',)),
+  ...   fs.Layer('head', fs.Dense(3, norm=False), ('conv',)),
+  ... )
+  >>> ann = fs.Network(
+  ...   rows, fs.QuantRelu(2), classes=('a', 'b', 'c'), mean=(0.5,), std=(0.25,)
+  ... )
   >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
   >>> images = np.arange(16 * 64, dtype=np.uint8).reshape(16, 8, 8, 1)
   >>> tuned, records = fs.finetune(
   ...   ann, fs.to_spiking(ann), variables, {'image': images},
   ...   fs.Tuning('parallel', batch=16, accept='always'))
   >>> [(record['layer'], record['accepted']) for record in records]
-  [('all', True)]
+  [('conv', True)]
   """
   check_network(ann, variables, 'ann')
   check_network(snn, variables, 'snn')

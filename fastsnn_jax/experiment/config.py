@@ -7,7 +7,7 @@ import pathlib
 import runpy
 from typing import Annotated, Any, Literal
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 from fastsnn_jax.experiment.checks import Rule, Settings
 
 
@@ -298,7 +298,7 @@ def load(path) -> Experiment:
   except UserError as error:
     raise UserError(f'{name}: {error}') from error
   except (Exception, SystemExit) as error:  # a config has no say in our end
-    said = ' '.join(f'{type(error).__name__}: {error}'.split())
+    said = told(error)
     raise UserError(
       f'{name}: it cannot be run ({said}); it is to be Python that sets '
       'config = Experiment(…)'

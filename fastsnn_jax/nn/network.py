@@ -108,7 +108,7 @@ class Network:
   >>> images = jnp.ones((1, 8, 8, 1))
   >>> variables = ann.init(jax.random.key(0), images)
   >>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
-  >>> output, activations = snn.apply(variables, images)
+  >>> output, activations = jax.jit(snn.apply)(variables, images)
   >>> output.shape, activations['sum'].shape
   ((1, 3), (1, 3, 8, 8, 8))
   """

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.quantizers import against, straight_through
+from fastsnn_jax.nn.quantizers import against, straight_through, wider
 
 PRECISIONS = 'default', 'high', 'highest'
 
@@ -69,7 +69,7 @@ class Quantum:
 
   def numbers(self, x):
     """n of x; the derivative is that of the division."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(wider(x.dtype, jnp.float32))
     unit = against(self.unit.astype(wide.dtype), x.ndim)
     ratio = wide / (unit / self._parts(wide))
     return straight_through(jnp.round(ratio), ratio)
@@ -122,7 +122,7 @@ def whole_product(x, kernel, step, largest, quantum, multiply):
   """
   n, k = quantum.numbers(x), kernel / step
   k = straight_through(jnp.round(k), k)
-  n, k = (a.astype(jnp.promote_types(n.dtype, k.dtype)) for a in (n, k))
+  n, k = (a.astype(wider(n.dtype, k.dtype)) for a in (n, k))
   total = _product(n, k, max(quantum.largest, largest), quantum, 1, multiply)
   total = straight_through(jnp.round(total), total)
   return quantum.scale(total, step * quantum.unit)
@@ -134,9 +134,7 @@ def scaled_product(x, kernel, quantum, multiply):
   Units of channels of their own go into the kernel, in both twins alike.
   """
   n, unit = quantum.numbers(x), quantum.unit
-  n, kernel = (
-    a.astype(jnp.promote_types(n.dtype, kernel.dtype)) for a in (n, kernel)
-  )
+  n, kernel = (a.astype(wider(n.dtype, kernel.dtype)) for a in (n, kernel))
   if unit.ndim:
     kernel = kernel * _spread(unit.astype(kernel.dtype), kernel)
     unit = 1

@@ -16,7 +16,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
 _PAGES = 'report.md', 'report.html'
@@ -126,7 +126,7 @@ def _pages(directory, results, rasters, examples):
       path.unlink(missing_ok=True)
       if isinstance(error, OSError):
         raise
-      said = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+      said = told(error)
       problems.append(f'report/{name} cannot be drawn ({said})')
 
   def draw(make, *args):

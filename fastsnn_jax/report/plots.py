@@ -35,12 +35,6 @@ def parts(results: dict) -> dict[str, Callable]:
   return {name: partial(_with_legend, *call) for name, call in calls.items()}
 
 
-def draw(results: dict) -> dict:
-  """Every figure that the results have data for, by the name of its file."""
-  figures = {name: make() for name, make in parts(results).items()}
-  return {name: figure for name, figure in figures.items() if figure}
-
-
 def _with_legend(make, *args):
   if figure := make(*args):
     canvas.legend(figure)

@@ -33,6 +33,8 @@ from fastsnn_jax.evaluation import batches, compare, evaluate
 from fastsnn_jax.training import loop
 from fastsnn_jax.training.gradients import gradients
 
+pytestmark = pytest.mark.once  # programs for eight devices
+
 BATCH, EPOCH = 16, 4  # 2 real rows in the last batch
 
 NETWORK = fs.Network(

@@ -13,6 +13,8 @@ import fastsnn_jax as fs
 from fastsnn_jax import distributed
 from fastsnn_jax.evaluation.batches import applied
 
+pytestmark = pytest.mark.once
+
 COLLECTIVES = re.compile(
   r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|'
   r'collective-broadcast'

@@ -199,6 +199,7 @@ def recomputed(mode):
   }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', MODES)
 def test_compare_is_what_numpy_makes_of_the_spikes(mode):
   row, want = dict(judged()[0][mode]), dict(recomputed(mode))
@@ -216,6 +217,7 @@ def test_compare_is_what_numpy_makes_of_the_spikes(mode):
     )
 
 
+@pytest.mark.once
 def test_the_images_tell_the_modes_apart():
   rows, _ = judged()
   errors = {
@@ -228,6 +230,7 @@ def test_the_images_tell_the_modes_apart():
     assert rows[mode]['layers'][0]['differing'] == 0
 
 
+@pytest.mark.once
 def test_settled_is_lossless_and_says_when_it_is_quiet():
   row = judged()[0]['settled']
   assert row['agreement'] == 1
@@ -254,6 +257,7 @@ def test_what_still_fires_in_the_last_step_is_counted():
   assert 0 < row['not_quiet'] == row['quiet_histogram'][row['steps']] < 19
 
 
+@pytest.mark.once
 def test_a_silent_network_is_quiet_from_the_start():
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.full_like(x, 1e9) if path[-1].key == 'theta' else x,
@@ -320,6 +324,7 @@ def test_any_label_may_name_a_spiking_network():
   assert rows['ann']['images'] == 3
 
 
+@pytest.mark.once
 @dataclasses.dataclass(frozen=True)
 class TwoAnswers(fs.Task):
   """A task of one's own, whose predictions are a dict."""

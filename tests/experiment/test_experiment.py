@@ -382,6 +382,7 @@ def test_a_network_in_the_wrong_folder_is_refused(copy):
   one_line(caught)
 
 
+@pytest.mark.once
 def test_a_stage_cut_while_its_result_was_written_is_done_again(copy):
   """A kill between the last step and the rename of the checkpoint."""
   want = fs.load(copy / 'ann2')[1]
@@ -391,6 +392,7 @@ def test_a_stage_cut_while_its_result_was_written_is_done_again(copy):
   assert_equal_bits(fs.load(copy / 'ann2')[1], want)
 
 
+@pytest.mark.once
 def test_convert_keeps_the_network_asked_for(copy):
   less = {'mode': ('unsigned', 'signed'), 'tune': ('none',)}
   found = fs.convert(copy, bits=(), keep='unsigned', **less)
@@ -402,6 +404,7 @@ def test_convert_keeps_the_network_asked_for(copy):
   one_line(caught)
 
 
+@pytest.mark.once
 def test_convert_without_tuning_keeps_the_last_mode(copy):
   shutil.rmtree(copy / 'snn2')
   shutil.rmtree(copy / 'ann32')
@@ -414,6 +417,7 @@ def test_convert_without_tuning_keeps_the_last_mode(copy):
   assert_equal_bits(variables, fs.load(copy / 'ann2')[1])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('select', ['test', 'last'])
 def test_the_epoch_is_selected_as_asked_for(tmp_path, select):
   config = dataclasses.replace(

@@ -339,6 +339,7 @@ def test_settled_equals_the_ann_in_float64(bits):
     assert len(np.unique(levels['layer3.0.part2'])) == 2**bits
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', MODES)
 def test_the_answer_over_time_ends_on_the_output(mode):
   network = table()
@@ -394,6 +395,7 @@ WRAPPED = {  # name: (synapse, how many inputs, paths of PART in its tree)
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('name', WRAPPED)
 def test_products_are_as_exact_inside_other_synapses(name):
   synapse, inputs, paths = WRAPPED[name]
@@ -444,6 +446,7 @@ def loss(params, network, variables, images):
   return jnp.sum(jnp.sin(output))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', ['signed', 'settled'])
 def test_gradients_reach_every_parameter_of_a_spiking_network(mode):
   network = table()
@@ -456,6 +459,7 @@ def test_gradients_reach_every_parameter_of_a_spiking_network(mode):
     assert np.linalg.norm(leaf) > 1e-6, path
 
 
+@pytest.mark.once
 def test_a_settled_network_has_the_ann_s_gradient():
   # Equal mean currents, so equal derivatives in every layer.
   with jax.enable_x64(True):
@@ -473,6 +477,7 @@ def test_a_settled_network_has_the_ann_s_gradient():
 # --- transformations --------------------------------------------------------
 
 
+@pytest.mark.once
 def test_vmap_over_seeds_equals_a_loop():
   rows = (
     fs.Layer('a', Conv(4, weights=Apot(2))),
@@ -497,6 +502,7 @@ def test_vmap_over_seeds_equals_a_loop():
     np.testing.assert_allclose(outputs, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', [None, 'signed'])
 def test_images_do_not_see_each_other_at_inference(mode):
   network = table()
@@ -519,6 +525,7 @@ def flops(function, *arguments):
   return cost['flops']
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', [None, 'settled'])
 def test_an_early_activation_costs_only_its_prefix(mode):
   network = table()
@@ -538,6 +545,7 @@ def test_an_early_activation_costs_only_its_prefix(mode):
   )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', [None, 'signed', 'settled'])
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
 def test_convolutions_run_in_the_images_precision(dtype, mode):

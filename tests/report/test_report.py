@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from support.jobs import one_line
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.report import canvas, pages, plots
@@ -235,7 +236,7 @@ def test_layer_names_of_a_deep_network_do_not_overlap():
     for i, e in enumerate(rng.uniform(0, 1, 109))
   ]
   row = MINIMAL['rows'][0] | {'layers': layers}
-  figure = plots.draw({'rows': [row]})['layer_error']
+  figure = plots.parts({'rows': [row]})['layer_error']()
   figure.draw_without_rendering()
   for ax in figure.axes:
     boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
@@ -363,7 +364,7 @@ def test_what_stands_in_the_way_is_found_before_the_work(tmp_path, name):
   path.write_text('') if name == 'plots' else path.mkdir()
   with pytest.raises(UserError, match='cannot write the report') as caught:
     pages.check(tmp_path / 'report')
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
 
 
 MARKUP = ['<script>alert(1)</script>', '<img src=x onerror=f()>', '&lt;b>']
