@@ -327,7 +327,6 @@ def test_any_label_may_name_a_spiking_network():
   assert rows['ann']['images'] == 3
 
 
-@pytest.mark.once
 @dataclasses.dataclass(frozen=True)
 class TwoAnswers(fs.Task):
   """A task of one's own, whose predictions are a dict."""
@@ -353,6 +352,7 @@ class TwoAnswers(fs.Task):
     return {'share': float(sums['right'] / sums['count'])}
 
 
+@pytest.mark.once
 def test_a_registered_task_is_judged_and_compared(monkeypatch):
   monkeypatch.setattr(tasks, '_TASKS', dict(tasks._TASKS))
   fs.register_task('two answers', TwoAnswers)

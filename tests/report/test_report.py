@@ -335,6 +335,7 @@ def test_no_number_is_lost_for_a_picture(tmp_path, monkeypatch):
   assert not (tmp_path / 'report.md').exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('cut', [KeyboardInterrupt, MemoryError, UserError])
 def test_pages_never_stand_beside_what_they_are_not_of(tmp_path, cut):
   rng = np.random.default_rng(0)
