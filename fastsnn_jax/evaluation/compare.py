@@ -56,7 +56,14 @@ def compare(
     is 'over_time' has T + 1 entries: the last one is for when all is quiet.
 
   >>> import fastsnn_jax as fs
-  >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
+  >>> rows = (
+  ...   fs.Layer('stem', fs.Conv(4)),
+  ...   fs.Layer('conv', fs.Conv(4), ('stem',)),
+  ...   fs.Layer('head', fs.Dense(4, norm=False), ('conv',)),
+  ... )
+  >>> ann = fs.Network(
+  ...   rows, fs.QuantRelu(2), classes=tuple('abcd'), mean=(0.5,), std=(0.25,)
+  ... )
   >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
   >>> data = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
   >>> settled = fs.to_spiking(ann, 'settled')

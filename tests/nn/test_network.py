@@ -251,6 +251,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('model', COUNTS)
 def test_parameters_are_as_many_as_counted_by_hand(model):
   for bits, expected in zip((32, 2), COUNTS[model], strict=True):
@@ -315,7 +316,9 @@ def test_the_first_layer_s_rates_are_the_ann_s_activations():
       )
 
 
-@pytest.mark.parametrize('bits', [4, 3, 2])
+@pytest.mark.parametrize(
+  'bits', [2, *(pytest.param(b, marks=pytest.mark.once) for b in (3, 4))]
+)
 def test_settled_equals_the_ann_in_float64(bits):
   with jax.enable_x64(True):
     network = fs.build('small_resnet8', bits=bits)
