@@ -85,7 +85,7 @@ def test_levels_and_spikes_are_those_of_the_network(mode, weights):
   differing = total = 0
   for name, activity in expected.items():
     assert found[name].shape == activity.shape
-    theta = ready['params'][name].get('theta', 1)
+    theta = ready['params'].get(name, {}).get('theta', 1)
     differing += np.sum(np.abs(found[name] - activity) > 1e-3 * theta)
     total += activity.size
   assert differing <= total / 1000  # near-ties

@@ -49,7 +49,7 @@ def apply(network, trees, quanta, shown):
     except UserError as error:
       raise UserError(f'layer {layer.name!r}: {error}') from None
     if not last:
-      theta = tree['params'].get('theta')
+      theta = tree.get('params', {}).get('theta')
       known[layer.name], activity = _respond(neuron, current, theta)
       half = dtype.itemsize < 4
       activations[layer.name] = activity.astype(dtype) if half else activity
