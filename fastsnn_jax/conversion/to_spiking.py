@@ -11,10 +11,15 @@ from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.layers import declared
 from fastsnn_jax.nn.network import IMAGE, Network, check_network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
+from fastsnn_jax.tracing.function import FunctionNetwork, check_differences
 
 
 def to_spiking(
-  network: Network, mode: str = 'signed', **neuron_settings
+  network: Network,
+  mode: str = 'signed',
+  *,
+  allow_differences: bool = True,
+  **neuron_settings,
 ) -> Network:
   """The spiking twin of a quantised network, on the same variables.
 
@@ -27,7 +32,9 @@ def to_spiking(
       (SpikeZIP), the count ends on the quantised level: nothing is lost.
 
   The variables are the same. `neuron_settings` are fields of `IntegrateAndFire`
-  that override the preset.
+  that override the preset. In a network of `fs.from_function`, what is not
+  linear sends graded differences; `allow_differences=False` refuses them, but
+  for max pooling.
 
   Raises:
     UserError: the network is not quantised, has a layer whose synapse is not
@@ -46,9 +53,12 @@ def to_spiking(
       'QuantRelu neurons has the levels that spikes count; build it with bits '
       'of 2 to 5'
     )
-  shapes = _input_shapes(network)
-  for layer in network.layers:
-    affine.check(layer, shapes.get(layer.name))
+  if isinstance(network, FunctionNetwork):
+    check_differences(network, allow_differences)
+  else:
+    shapes = _input_shapes(network)
+    for layer in network.layers:
+      affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
   presets = {
     'unsigned': {'signed': False},

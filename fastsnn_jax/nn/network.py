@@ -121,11 +121,6 @@ class Network:
 
   def __post_init__(self):
     object.__setattr__(self, 'layers', tuple(self.layers))
-    if odd := [x for x in self.layers if not isinstance(x, Layer)]:
-      raise UserError(
-        f'layers: a {type(odd[0]).__name__}, but each row must be an '
-        'fs.Layer(name, synapse, inputs)'
-      )
     if isinstance(self.neuron, type) or not hasattr(self.neuron, 'respond'):
       raise UserError(
         f'neuron={self.neuron!r}, but it must be Relu(), QuantRelu(bits=…) or '
@@ -138,15 +133,18 @@ class Network:
         f'mean={self.mean}, std={self.std}, but they must have one number for '
         'each channel, those of std above 0'
       )
+    self._check_rows()
+
+  def _check_rows(self):
+    if odd := [x for x in self.layers if not isinstance(x, Layer)]:
+      raise UserError(
+        f'layers: a {type(odd[0]).__name__}, but each row must be an '
+        'fs.Layer(name, synapse, inputs)'
+      )
     if not self.layers:
       raise UserError('a network of 0 layers, but at least one row is needed')
     names = {IMAGE}
     for layer in self.layers:
-      if not isinstance(layer, Layer):
-        raise UserError(
-          f'a row of the table is a {type(layer).__name__}, but it must be a '
-          'fs.Layer(name, synapse, inputs)'
-        )
       if layer.name in names:
         raise UserError(f'layer {layer.name!r}: the name is taken; choose one')
       if missing := [name for name in layer.inputs if name not in names]:
@@ -314,8 +312,33 @@ class Network:
     kernels = {np.ndim(x) for path, x in leaves if path[-1].key == 'kernel'}
     return kernels - {2} if params else {4}
 
-  def output_over_time(self, variables, activations):
-    """A spiking network's answer after each step: [B, T + settle, …]."""
+  def thetas(self, variables) -> dict[str, Any]:
+    """The threshold, or clip, of each firing layer that has one."""
+    return {
+      layer.name: variables['params'][layer.name]['theta']
+      for layer in self.firing
+      if 'theta' in variables['params'].get(layer.name, ())
+    }
+
+  def check_variables(self, variables, name: str = 'network') -> None:
+    """Raises a UserError for what are no variables of this network."""
+    tree = variables.get('params') if isinstance(variables, Mapping) else None
+    rows = {layer.name for layer in self.layers}
+    strange = isinstance(tree, Mapping) and tree and not tree.keys() & rows
+    if strange or not isinstance(tree, Mapping):  # more rows do no harm
+      found = sorted(tree or ()) if isinstance(tree, Mapping) else 'no "params"'
+      raise UserError(
+        f'the variables of {name} are of type {type(variables).__name__} with '
+        f"{found}, but they must be {{'params': …, 'batch_stats': …}} of rows "
+        f'{sorted(rows)}, as its init or fs.load gives them'
+      )
+
+  def output_over_time(self, variables, activations, images=None):
+    """A spiking network's answer after each step: [B, T + settle, …].
+
+    `images`, which gave the activations, are needed only where the output hangs
+    on them directly.
+    """
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
@@ -324,7 +347,7 @@ class Network:
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
 
 
-_UNKNOWN: dict[str, Any] = {'params': {}}
+_UNKNOWN = object()
 
 
 def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:
@@ -334,16 +357,8 @@ def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:
       f'{name} is of type {type(network).__name__}, but it must be a Network, '
       'as fs.build and fs.load give it; the network stands before its variables'
     )
-  tree = variables.get('params') if isinstance(variables, Mapping) else None
-  rows = {layer.name for layer in network.layers}
-  strange = isinstance(tree, Mapping) and tree and not tree.keys() & rows
-  if strange or not isinstance(tree, Mapping):  # more rows do no harm
-    found = sorted(tree or ()) if isinstance(tree, Mapping) else 'no "params"'
-    raise UserError(
-      f'the variables of {name} are of type {type(variables).__name__} with '
-      f"{found}, but they must be {{'params': …, 'batch_stats': …}} of rows "
-      f'{sorted(rows)}, as its init or fs.load gives them'
-    )
+  if variables is not _UNKNOWN:
+    network.check_variables(variables, name)
 
 
 @functools.partial(jax.jit, static_argnames=('unit', 'shapes'))
