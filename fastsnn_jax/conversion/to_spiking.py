@@ -8,7 +8,7 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
-from fastsnn_jax.nn.layers import declared
+from fastsnn_jax.nn.layers import convertible
 from fastsnn_jax.nn.network import IMAGE, Network, check_network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 from fastsnn_jax.tracing.function import FunctionNetwork, check_differences
@@ -82,7 +82,7 @@ def _input_shapes(network):
 
   A table does not say what images it is for, and its rows may fit few.
   """
-  if all(declared(layer.synapse) is not None for layer in network.layers):
+  if all(convertible(layer.synapse) is not None for layer in network.layers):
     return {}
   sides = [network.size] * bool(network.size) + [8, 32, 16, 28, 64, 224, 4]
   step = network.stride

@@ -13,7 +13,7 @@ from fastsnn_jax.data import as_split
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import operations
 from fastsnn_jax.evaluation.batches import accumulate, kept_rows
-from fastsnn_jax.nn.network import IMAGE, Network, check_network
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.tasks import Task
 
 
@@ -45,7 +45,8 @@ def compare(
     'synops_per_image' (spikes times their connections, plus the first layer's
     MACs once), 'macs_per_image' of the ANN, 'layers' with name, error (mean
     |rate - activation| / theta), differing (share of counts that differ) and
-    firing_rate; with settling 'quiet_histogram', the images whose last spike
+    firing_rate; 'graded', operations of a function that send differences, if
+    there are any; with settling 'quiet_histogram', the images whose last spike
     came at step t, and 'quiet_step', the last of those steps.
 
   >>> import fastsnn_jax as fs
@@ -62,7 +63,7 @@ def compare(
   split = as_split(data)
   raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
   shape = jax.eval_shape(task.present, raw).shape[1:]
-  fans = operations.connections(ann, ann_variables, shape)
+  fans = operations.leaving(ann, ann_variables, shape)
   put = functools.partial(distributed.everywhere, alias=True)
   ann_variables, fans = put((ann_variables, fans))
   spiking = {k: (network, put(tree)) for k, (network, tree) in spiking.items()}
@@ -78,7 +79,7 @@ def compare(
 
   total = accumulate(judge, split, batch, task, advance=advance)
   macs = operations.macs(ann, ann_variables, shape)
-  neurons = {name: float(np.size(fan)) for name, fan in _fans(ann, fans)}
+  neurons = {name: float(np.size(fan)) for name, fan in fans.items()}
   sums, rows = total['sums']['ann'], total.get('rows')
   kept = rows and {'found': rows['ann'], 'truth': rows['truth']}
   metric = task.summarize(sums, kept)[task.metric]
@@ -121,14 +122,6 @@ def _check(ann, variables, spiking):
       )
 
 
-def _fans(network, fans):
-  """(name, array of the layer's shape) for every input from a firing layer."""
-  for layer in network.layers:
-    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
-      if name != IMAGE:
-        yield name, fan
-
-
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
 def _ann(variables, batch, *, network, task):
   """((output, activations, predictions), what is summed up of them)."""
@@ -147,16 +140,18 @@ def _ann(variables, batch, *, network, task):
 def _compare(variables, fans, batch, twin, *, network, task):
   """What is summed up of a spiking network beside its ANN, see `_ann`."""
   (output, targets, wanted), mask = twin, batch['mask']
-  _, activations = network.apply(variables, task.present(batch['image']))
-  outputs = network.output_over_time(variables, activations)
-  outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
+  images = task.present(batch['image'])
+  _, activations = network.apply(variables, images)
+  outputs = network.output_over_time(variables, activations, images)
+  # A step at a time.
+  outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), outputs)
   predicted = jax.lax.map(task.predict, outputs)
-  difference = jnp.abs(outputs[-1] - output)
-  difference = difference.reshape(len(difference), -1).max(1) * mask
+  pairs = jax.tree.map(lambda x, y: jnp.abs(x[-1] - y), outputs, output)
+  difference = [x.reshape(len(x), -1).max(1) for x in jax.tree.leaves(pairs)]
+  difference = jnp.max(jnp.stack(difference), 0) * mask
   spikes = {name: (a != 0) for name, a in activations.items()}
   counts = {k: jnp.sum(x, 1).astype(jnp.float32) for k, x in spikes.items()}
-  leaving = _fans(network, fans)
-  synops = [_masked_sum(counts[name] * fan, mask) for name, fan in leaving]
+  synops = [_masked_sum(counts[k] * fan, mask) for k, fan in fans.items()]
   sums = {
     'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
     'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
@@ -172,10 +167,10 @@ def _compare(variables, fans, batch, twin, *, network, task):
 
 def _layer_sums(network, variables, activations, targets, mask):
   """Of each firing layer, over images: spikes, error, differing counts."""
-  sums = {}
+  sums, thetas = {}, network.thetas(variables)
   for layer in network.firing:
     activity, target = activations[layer.name], targets[layer.name]
-    theta = variables['params'][layer.name]['theta']
+    theta = thetas[layer.name]
     off = jnp.abs(network.neuron.decode(activity) - target) / theta
     half_level = 0.5 / network.neuron.steps
     summands = activity != 0, off, off > half_level
@@ -222,6 +217,9 @@ def _row(network, total, label, task, of_ann, macs, neurons):
   if network.neuron.settle:  # else the last spike says nothing
     last = int(np.flatnonzero(mine['quiet'])[-1])
     quiet = {'quiet_step': last, 'quiet_histogram': mine['quiet'].tolist()}
+  graded = getattr(network, 'graded', ())
+  if graded:  # not driven by spikes
+    quiet |= {'graded': list(graded)}
   return {
     'images': int(images),
     'T': network.neuron.steps,

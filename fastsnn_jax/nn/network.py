@@ -4,6 +4,8 @@ Float, quantised and spiking networks are one table under three neurons, so
 they share one tree of variables, and a conversion replaces the neuron.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
@@ -21,6 +23,9 @@ from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
 
+# Set while a function is traced: rounding to whole numbers, which changes no
+# value, would hide from the walk that a product is linear.
+_PLAIN = contextvars.ContextVar('plain', default=False)
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
 Neuron = Relu | QuantRelu | IntegrateAndFire
@@ -243,7 +248,7 @@ class Network:
     quanta = {
       name: self.neuron.quantum(own['theta'])
       for name, own in variables['params'].items()
-      if 'theta' in own
+      if 'theta' in own and not _PLAIN.get()
     }
     activations, statistics = {IMAGE: images}, {}
     for layer in self.layers:
@@ -348,6 +353,16 @@ class Network:
 
 
 _UNKNOWN = object()
+
+
+@contextlib.contextmanager
+def plain_products():
+  """Tables that run inside multiply as they are, not in whole numbers."""
+  token = _PLAIN.set(True)
+  try:
+    yield
+  finally:
+    _PLAIN.reset(token)
 
 
 def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:

@@ -3,15 +3,15 @@
 from fastsnn_jax.tracing import jaxprs
 from fastsnn_jax.tracing.walk import Walk
 
-IMAGES = 'images'
+IMAGES, SPIKES = 'images', 'spikes'
 NOTHING = frozenset()
 
 
 class Dependence(Walk):
   """A walk over sets of names: leaves of the parameters by number, `IMAGES`.
 
-  A site's answer depends on nothing, so `inputs` and `clips` have, for each
-  site, what lies between it and the sites before.
+  A site's answer depends on `SPIKES` only, so `inputs` and `clips` have, for
+  each site, what lies between it and the sites before.
   """
 
   def __init__(self):
@@ -36,7 +36,7 @@ class Dependence(Walk):
 
   def site(self, site, x, theta):
     self.inputs[site.name], self.clips[site.name] = x, theta
-    return NOTHING
+    return frozenset({SPIKES})
 
 
 def of(jaxpr, constants, leaves: int):
@@ -45,6 +45,9 @@ def of(jaxpr, constants, leaves: int):
   The first `leaves` of its arguments are parameters, the last is the images.
   """
   walk = Dependence()
+  return walk, NOTHING.union(*run(walk, jaxpr, constants, leaves))
+
+
+def run(walk, jaxpr, constants, leaves: int) -> list:
   arguments = [frozenset({i}) for i in range(leaves)] + [frozenset({IMAGES})]
-  found = walk.run(jaxpr, [NOTHING] * len(constants), arguments)
-  return walk, NOTHING.union(*found)
+  return walk.run(jaxpr, [NOTHING] * len(constants), arguments)

@@ -30,6 +30,8 @@ class FunctionNetwork(Network):
     image: shape of one image, and dtype.
     leaves: path and shape of each of the parameters.
     sees_images: the output depends on the images by ways without a neuron.
+    segments: for each site the numbers of the parameters that lie between it
+      and the sites before, without those of thetas.
     operations: what runs, as `fs.explain` shows it.
   """
 
@@ -37,6 +39,7 @@ class FunctionNetwork(Network):
   image: tuple[tuple[int, ...], str] = ((), 'float32')
   leaves: tuple[tuple[str, tuple[int, ...]], ...] = ()
   sees_images: bool = False
+  segments: tuple[tuple[int, ...], ...] = ()
   operations: tuple[Operation, ...] = dataclasses.field(
     default=(), compare=False, repr=False
   )
@@ -48,6 +51,13 @@ class FunctionNetwork(Network):
   def firing(self) -> tuple[Site, ...]:
     """The sites: each has a neuron."""
     return self.layers
+
+  @property
+  def graded(self) -> tuple[str, ...]:
+    """Operations that make graded messages, and where they stand."""
+    return tuple(
+      f'{x.name}, {x.place}' for x in self.operations if x.makes_graded
+    )
 
   def unit(self, layer):
     raise UserError(
@@ -272,6 +282,7 @@ def from_function(
     image=(images.shape[1:], images.dtype.name),
     leaves=leaves_of(params),
     sees_images=dependence.IMAGES in needed,
+    segments=_segments(walk),
     operations=operations,
     **fields,
   )
@@ -340,6 +351,14 @@ def _operations(jaxpr, constants, tree, params, images, bits):
   jax.eval_shape(run, jax.tree.leaves(params), images)
   shapes = [x.aval for x in jaxpr.outvars]
   return tuple(walk.operations), jax.tree.unflatten(tree, shapes)
+
+
+def _segments(walk):
+  clips = frozenset().union(*walk.clips.values())
+  return tuple(
+    tuple(sorted(i for i in walk.inputs[site.name] - clips if type(i) is int))
+    for site in walk.sites
+  )
 
 
 def _classes(classes, task, output) -> tuple[str, ...]:

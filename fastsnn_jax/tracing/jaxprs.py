@@ -23,9 +23,11 @@ CALLS = {
   'remat': 'jaxpr',
   'remat2': 'jaxpr',
 }
+# JAX and what is installed beside it, this library, and Python's own.
 _LIBRARIES = (
-  os.path.dirname(jax.__file__),
+  os.path.dirname(os.path.dirname(jax.__file__)),
   os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+  os.path.dirname(os.__file__),
 )
 
 
@@ -107,15 +109,15 @@ def joined(*scopes) -> str:
   return '/'.join(filter(None, scopes))
 
 
-def written_in_jax(jaxpr) -> bool:
-  """Whether a function of JAX's own was traced: its lines are of no use, and
+def written_in_library(jaxpr) -> bool:
+  """Whether a library's function was traced: its lines are of no use, and
   those above it are of whoever called it first."""
   info = str(getattr(jaxpr.debug_info, 'func_src_info', ''))
   return any(f' at {path}' in info for path in _LIBRARIES)
 
 
 def place_of(equation) -> str:
-  """'file.py:12', the innermost line outside of JAX and this library."""
+  """'file.py:12', the innermost line outside of libraries."""
   traceback = equation.source_info.traceback
   for frame in traceback.frames if traceback is not None else ():
     if not frame.file_name.startswith(_LIBRARIES):

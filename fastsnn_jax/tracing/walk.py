@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Literal
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.network import plain_products
 from fastsnn_jax.nn.quantizers import quantize_uniform
 from fastsnn_jax.tracing import jaxprs
 
@@ -104,7 +106,7 @@ class Walk:
 
   def _called(self, call, values):
     place = self.place
-    if not jaxprs.written_in_jax(call[0]):
+    if not jaxprs.written_in_library(call[0]):
       self.place = ''  # the lines inside are the user's own
     found = self.run(*call, values)
     self.place = place
@@ -266,5 +268,9 @@ def trace(function, params, images):
       'the function join it'
     )
   traced = jax.make_jaxpr(function, return_shape=True)
-  closed, shapes = traced(params, images)
-  return closed.jaxpr, closed.consts, jax.tree.structure(shapes)
+  with plain_products():
+    closed, shapes = traced(params, images)
+  jaxpr = closed.jaxpr
+  # Without what nothing uses.
+  jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+  return jaxpr, closed.consts, jax.tree.structure(shapes)

@@ -1,14 +1,17 @@
 """A function as a network: its values, its neurons and its rules."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from support.training import devices
 
 import fastsnn_jax as fs
+from fastsnn_jax import distributed
 from fastsnn_jax.evaluation.evaluate import evaluate
 
 BITS, STEPS = 3, 7
@@ -245,6 +248,26 @@ def test_seeds_by_vmap_and_a_gradient_through_spikes():
   assert apart(jax.tree.map(lambda x: x[1], many), one) < 1e-9
 
 
+def test_its_spiking_twin_is_exported():
+  network, variables, images = made()
+  spiking = fs.to_spiking(network)
+  run = jax.jit(lambda variables, images: spiking.apply(variables, images)[0])
+  exported = jax.export.export(run)(variables, images)
+  again = jax.export.deserialize(exported.serialize())
+  wanted = run(variables, images)
+  assert apart(again.call(variables, images), wanted) < 1e-12
+
+
+def test_devices_share_a_batch_out_without_talking():
+  network, variables, _ = made()
+  spiking = fs.to_spiking(network, 'settled', settle=2)
+  with devices(4):
+    images = distributed.by_row(np.zeros((8, 8, 8, 2)))
+    variables = distributed.everywhere(variables)
+    program = jax.jit(spiking.apply).lower(variables, images).compile()
+  assert not re.search('all-|collective-|reduce-scatter', program.as_text())
+
+
 def test_other_sizes_of_batches_are_traced_anew():
   network, variables, images = made()
   output, _ = network.apply(variables, images[:1])
@@ -364,3 +387,10 @@ def test_it_is_evaluated_and_compared_and_answers():
   assert evaluate(network, variables, data)['accuracy'] == 1
   settled = fs.to_spiking(network, 'settled', settle=24)
   assert evaluate(settled, variables, data)['accuracy'] == 1
+  rows = fs.compare(network, variables, {'settled': (settled, variables)}, data)
+  row = rows['settled']
+  assert row['agreement'] == 1
+  assert row['max_logit_difference'] < 1e-5
+  assert 'graded' not in row
+  macs = 64 * 9 * 2 * 4 + 16 * 9 * 4 * 4 * 2 + 4 * 5
+  assert row['macs_per_image'] == macs
