@@ -1,13 +1,13 @@
 """Gradients of a convolution inside a scan: ours beside those JAX derives.
 
-python benchmarks/convolution.py
+python -m benchmarks.convolution
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from timing import compare, show
 
+from benchmarks.timing import compare, show, table
 from fastsnn_jax.nn.convolve import convolve
 
 
@@ -38,18 +38,16 @@ def main():
   x = jax.random.normal(jax.random.key(0), (64, 8, 8, 16))
   kernel = 0.1 * jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
   count = 10
-  seconds = {
-    **compare({'derived, one step': (steps(derived, x, 1), kernel)}),
-    **compare({'ours, one step': (steps(convolve, x, 1), kernel)}),
-  }
-  scanned = compare(
+  took = compare(
     {
-      'derived, in a scan': (steps(derived, x, count), kernel),
-      'ours, in a scan': (steps(convolve, x, count), kernel),
+      'derived, one step': (steps(derived, x, 1), kernel),
+      'ours, one step': (steps(convolve, x, 1), kernel),
+      f'derived, {count} steps in a scan': (steps(derived, x, count), kernel),
+      f'ours, {count} steps in a scan': (steps(convolve, x, count), kernel),
     }
   )
-  seconds |= {name: took / count for name, took in scanned.items()}
-  show('A step of two 3 x 3 layers, 64 x 8 x 8 x 16', seconds, 'ours, one step')
+  title = 'Gradients of two 3 x 3 layers, 64 x 8 x 8 x 16'
+  show(table(title, took, 'ours, one step'))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """What suppression costs beside the quantised forward pass in front of it.
 
-python benchmarks/detection.py [--model yolov2_tiny] [--batch 16] [--size 416]
+python -m benchmarks.detection [--model yolov2_tiny] [--batch 16] [--size 416]
 """
 
 import argparse
@@ -8,9 +8,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from timing import compare, show
 
 import fastsnn_jax as fs
+from benchmarks.timing import compare, show, table
 from fastsnn_jax.tasks.detection import task as detection
 
 
@@ -43,7 +43,7 @@ def main():
     label = f'{limit or "all"} of {boxes} boxes kept'
     alternatives[label] = (jax.jit(predict), output)
   title = f'{args.model}, {args.bits} bits, batch {args.batch}, {args.size} px'
-  show(title, compare(alternatives, 5), 'forward pass')
+  show(table(title, compare(alternatives, 5), 'forward pass', args.batch))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Images per second and core: our input beside a plain loop with Pillow.
 
-python benchmarks/input.py [--images 300] [--scale 1] [--dir DIR]
+python -m benchmarks.input [--images 300] [--scale 1] [--dir DIR]
 
 Both read the same JPEGs (of their own making, or those below DIR), cut a random
 part out of each and resize it. Seconds are those of the processor, of all

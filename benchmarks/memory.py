@@ -1,6 +1,6 @@
 """What a step of training, judging or fine-tuning needs, beside the formula.
 
-  python benchmarks/memory.py
+  python -m benchmarks memory
 
 Temporary memory as the compiled program states it, in units of the formula of
 docs/scale.md: training B * N * 4 bytes, with N all neurons of an image; spiking
@@ -62,10 +62,16 @@ def training(network, image, batch):
   return needed, needed / (4 * batch * sum(neurons))
 
 
+def twin_of(network, mode):
+  """The spiking twin; a settled one runs 8 steps more, row by row."""
+  settle = {'settle': 8} if mode == 'settled' else {}
+  return fs.to_spiking(network, mode, **settle)
+
+
 def spiking(network, image, batch, mode):
   """Of the network alone."""
   variables, neurons, rows = shapes(network, image, batch)
-  network = fs.to_spiking(network, mode)
+  network = twin_of(network, mode)
   needed = temporary(
     lambda tree, x: network.apply(tree, x)[0], variables, rows['image']
   )
@@ -80,7 +86,7 @@ def comparing(network, image, batch, mode):
   task = tasks.for_network(network)
   ann = functools.partial(compare._ann, network=network, task=task)
   seen, _ = jax.eval_shape(ann, variables, rows)
-  twin = fs.to_spiking(network, mode)
+  twin = twin_of(network, mode)
   needed = temporary(
     compare._compare,
     variables,
@@ -131,30 +137,28 @@ def waiting(network, variables, batch, remat):
   return 4 * (sum(x.size for x in jax.tree.leaves(pulled)) - weights)
 
 
-def main():
-  for model, image in MODELS.items():
-    network = built(model, image)
-    print(f'\n{model}, {image[0]} x {image[1]}\n')
-    print('| step | B | MB | times the formula |\n|---|--:|--:|--:|')
+def tables(quick):
+  models = list(MODELS.items())[:1] if quick else MODELS.items()
+  for model, image in models:
+    network, rows = built(model, image), []
 
-    def show(name, batch, needed, times):
-      print(f'| {name} | {batch} | {needed / 1e6:.1f} | {times:.2f} |')
+    def add(name, batch, needed, times, rows=rows):
+      rows.append([name, batch, round(needed / 1e6, 1), round(times, 2)])
 
-    for batch in (16, 64):
-      show('training', batch, *training(network, image, batch))
-      variables, neurons, rows = shapes(network, image, batch)
+    for batch in (16,) if quick else (16, 64):
+      add('training', batch, *training(network, image, batch))
+      variables, neurons, given = shapes(network, image, batch)
       for remat in (False, True):
-        kept = waiting(network, variables, rows, remat)
+        kept = waiting(network, variables, given, remat)
         name = 'kept for the backward pass' + ', remat' * remat
-        show(name, batch, kept, kept / (4 * batch * sum(neurons)))
+        add(name, batch, kept, kept / (4 * batch * sum(neurons)))
       for mode in ('signed', 'settled'):
-        show(mode, batch, *spiking(network, image, batch, mode))
-    for mode in ('signed', 'settled'):
-      show(f'compared: {mode}', 16, *comparing(network, image, 16, mode))
-    for schedule in ('parallel', 'sequential'):
+        add(mode, batch, *spiking(network, image, batch, mode))
+    for mode in () if quick else ('signed', 'settled'):
+      add(f'compared: {mode}', 16, *comparing(network, image, 16, mode))
+    for schedule in () if quick else ('parallel', 'sequential'):
       name = f'{schedule} fine-tuning'
-      show(name, 16, *tuning(network, image, 16, schedule))
-
-
-if __name__ == '__main__':
-  main()
+      add(name, 16, *tuning(network, image, 16, schedule))
+    title = f'Memory, {model}, {image[0]} x {image[1]}'
+    columns = ['', 'B', 'MB', 'times the formula']
+    yield {'title': title, 'columns': columns, 'rows': rows}

@@ -1,13 +1,11 @@
-"""The signed neuron: spikes packed in a word beside spikes stacked as floats.
-
-python benchmarks/neuron.py
-"""
+"""Neurons alone: ours, the plain way, and those of other libraries."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from timing import compare, show
 
+from benchmarks.peers import peers
+from benchmarks.timing import compare, table
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 
@@ -36,19 +34,20 @@ def ours(currents, theta):
   return neuron.respond(lambda x: x, (currents,), theta)
 
 
-def main():
-  for steps in (3, 7, 15):
-    shape = (8, steps, 32, 32, 64)
-    currents = 0.7 * jax.random.normal(jax.random.key(0), shape)
-    seconds = compare(
+def tables(quick):
+  shape = (2, 8, 8, 16) if quick else (8, 32, 32, 64)
+  for steps in (3,) if quick else (3, 7, 15):
+    folded = (shape[0], steps, *shape[1:])
+    currents = 0.7 * jax.random.normal(jax.random.key(0), folded)
+    first = jnp.moveaxis(currents, 1, 0)
+    copy = 'a copy of the currents'
+    took = compare(
       {
-        'stacked': (jax.jit(stacked), currents, 1.0),
-        'packed (ours)': (jax.jit(ours), currents, 1.0),
-        'copy of the currents': (jax.jit(lambda x: x + 1), currents),
-      }
+        copy: (jax.jit(lambda x: x + 1), currents),
+        'fs.IntegrateAndFire': (jax.jit(ours), currents, 1.0),
+        'a scan that stacks floats': (jax.jit(stacked), currents, 1.0),
+        **peers(first),
+      },
+      repeats=2 if quick else 15,
     )
-    show(f'8 x 32 x 32 x 64 neurons, T = {steps}', seconds, 'packed (ours)')
-
-
-if __name__ == '__main__':
-  main()
+    yield table(f'Neurons {shape}, T = {steps}', took, copy)

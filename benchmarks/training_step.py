@@ -1,7 +1,7 @@
 """How long a step of training takes: images read, sent and learned from.
 
-  python benchmarks/training_step.py [--steps 20] [--repeats 5]
-  python benchmarks/training_step.py --against CHECKOUT
+  python -m benchmarks.training_step [--steps 20] [--repeats 5]
+  python -m benchmarks.training_step --against CHECKOUT
 
 Each case runs in a process of its own. With another checkout of the library,
 its processes and ours run in turn, so a busy spell hits both; medians are told.

@@ -34,7 +34,7 @@ graph, params, rest = nnx.split(CNN(nnx.Rngs(0)), nnx.Param, ...)
 
 
 def loss(params, rest, images, labels):
-  model = nnx.merge(graph, params, rest)
+  model = nnx.merge(graph, params, rest, copy=True)
   model.train()
   logits = model(images)
   return cross_entropy(logits, labels), nnx.split(model, nnx.Param, ...)[2]

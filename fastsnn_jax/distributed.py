@@ -159,6 +159,17 @@ def keep_by_row(tree):
   return jax.lax.with_sharding_constraint(tree, rows())
 
 
+def each_alone(function):
+  """Under `jit`: `function(everywhere, by_row)`, on each device's rows alone.
+
+  All that it gives has a row for each of `by_row`. So a loop that asks all its
+  rows whether it goes on asks those of one device, without communication.
+  """
+  everywhere, by_row = PartitionSpec(), PartitionSpec(AXIS)
+  specs = {'in_specs': (everywhere, by_row), 'out_specs': by_row}
+  return jax.shard_map(function, mesh=mesh(), **specs)
+
+
 def whole(tree):
   """Arrays that are shared out by row, on the host of every process."""
   if jax.process_count() == 1:

@@ -1,6 +1,8 @@
 """The one exception that means 'the caller can mend this'."""
 
+import collections
 import numbers
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -14,6 +16,35 @@ class UserError(ValueError):
 
 class PixelsWarning(UserError, UserWarning):
   """What is mended and told; where warnings are errors, it is a UserError."""
+
+
+def repeated(names: Iterable[str], same: Callable = str) -> list[str]:
+  """The names of which there are several, as `same` reads them.
+
+  >>> repeated(['Cat', 'dog', 'cat'], str.lower)
+  ['Cat', 'cat']
+  """
+  names = list(names)
+  counts = collections.Counter(map(same, names))
+  return [name for name in names if counts[same(name)] > 1]
+
+
+def told(error: BaseException) -> str:
+  """What another library's error says, short and on one line.
+
+  >>> told(OSError('no such\\nfile'))
+  'OSError: no such file'
+  """
+  return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+
+
+def printable(text: str) -> str:
+  """A text whose characters can all be shown, as escapes where they cannot.
+
+  >>> printable('a\\x1b[31m')
+  'a\\\\x1b[31m'
+  """
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_whole(name: str, value, low: int = 0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastsnn_jax.architectures import deeplab, plain, resnet, yolo
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, repeated
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import QuantRelu, Relu
 
@@ -175,9 +175,9 @@ def _names(classes) -> tuple[str, ...]:
       'names in the order of the labels'
     )
   names = tuple(map(str, names))
-  if twice := [name for name in names if names.count(name) > 1]:
+  if twice := repeated(names):
     raise UserError(
-      f'classes: {twice[0]!r} is there {names.count(twice[0])} times, but each '
+      f'classes: {twice[0]!r} is there {twice.count(twice[0])} times, but each '
       'class needs a name of its own'
     )
   return names

@@ -15,6 +15,7 @@ from fastsnn_jax.checkpoint.values import as_wide, fault
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
+from fastsnn_jax.nn.whole import PRECISIONS
 from fastsnn_jax.tracing.function import FunctionNetwork
 
 _DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
@@ -37,7 +38,8 @@ def save(directory, network: Network, variables, **meta) -> None:
   if network.spiking:
     steps, neuron = network.neuron.steps, dataclasses.asdict(network.neuron)
   sized = _DETECTOR if network.anchors else ('size',) * bool(network.size)
-  fields = ('model', 'bits', *sized, 'classes', 'mean', 'std')
+  changed = ('precision',) * (network.precision != Network.precision)
+  fields = ('model', 'bits', *sized, 'classes', 'mean', 'std', *changed)
   known = {name: getattr(network, name) for name in fields}
   activation = None if network.spiking else _named(network.neuron)
   known |= {'T': steps, 'neuron': neuron, 'activation': activation}
@@ -120,7 +122,8 @@ _ALWAYS: dict[str, tuple[Callable, str]] = {
   'T': (lambda x: x is None or type(x) is int, 'a whole number or null'),
   'neuron': (lambda x: x is None or isinstance(x, dict), 'settings or null'),
 }
-_SIZED: dict[str, tuple[Callable, str]] = {
+_SOMETIMES: dict[str, tuple[Callable, str]] = {
+  'precision': (lambda x: x in PRECISIONS, f'one of {", ".join(PRECISIONS)}'),
   'anchors': (
     lambda x: isinstance(x, list) and all(map(_numbers, x)),
     'pairs of numbers',
@@ -137,7 +140,7 @@ def _check_fields(meta):
     raise UserError('an unfinished stage, not a network; give ann4, snn4, …')
   for name in _ALWAYS:
     _check_there(name, meta)
-  for name, (valid, needed) in (_ALWAYS | _SIZED).items():
+  for name, (valid, needed) in (_ALWAYS | _SOMETIMES).items():
     if name in meta and not valid(meta[name]):
       raise UserError(
         f'its metadata have {name}={str(meta[name])[:60]}, but it must be '
@@ -176,9 +179,11 @@ def _rebuilt(meta):
       _check_there(name, meta)
   settings = {key: meta[key] for key in _DETECTOR if key in meta}
   settings |= {key: tuple(meta[key]) for key in ('mean', 'std')}
-  return architectures.build(
+  network = architectures.build(
     meta['model'], meta['bits'], meta['classes'], **settings
   )
+  precision = meta.get('precision', network.precision)
+  return dataclasses.replace(network, precision=precision)
 
 
 def _neuron(meta, network):

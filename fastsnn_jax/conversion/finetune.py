@@ -86,8 +86,8 @@ def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
   """(mean squared error of a layer's rate, its new batch_stats).
 
   `moving` are the layer's `movable` params, `tuned` the variables and `spikes`
-  the activations of the spiking network, image included; `target` is the
-  activation of the ANN. The gradient is that of the quantised twin.
+  the activations of the spiking network with both, image included; `target` is
+  the activation of the ANN. The gradient is that of the quantised twin.
   """
   mine = own_variables(tuned, layer.name)
   mine['params'] = {**mine['params'], **moving}
@@ -96,9 +96,7 @@ def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):
     x if name == IMAGE else snn.neuron.decode(x)
     for name, x in zip(layer.inputs, inputs, strict=True)
   ]
-  # stop_gradient: the spiking unit has a derivative of its own, not wanted here
-  still = jax.lax.stop_gradient(mine)
-  rate = snn.neuron.decode(snn.unit(layer).apply(still, *inputs))
+  rate = snn.neuron.decode(spikes[layer.name])
   twin, new = ann.unit(layer).apply(
     mine, *means, train=batch_norm == 'train', mutable=['batch_stats']
   )
@@ -220,14 +218,21 @@ def finetune(
       out, or no labels to score with.
 
   >>> import fastsnn_jax as fs
-  >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
+  >>> rows = (
+  ...   fs.Layer('stem', fs.Conv(4)),
+  ...   fs.Layer('conv', fs.Conv(4), ('stem',)),
+  ...   fs.Layer('head', fs.Dense(3, norm=False), ('conv',)),
+  ... )
+  >>> ann = fs.Network(
+  ...   rows, fs.QuantRelu(2), classes=('a', 'b', 'c'), mean=(0.5,), std=(0.25,)
+  ... )
   >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
   >>> images = np.arange(16 * 64, dtype=np.uint8).reshape(16, 8, 8, 1)
   >>> tuned, records = fs.finetune(
   ...   ann, fs.to_spiking(ann), variables, {'image': images},
   ...   fs.Tuning('parallel', batch=16, accept='always'))
   >>> [(record['layer'], record['accepted']) for record in records]
-  [('all', True)]
+  [('conv', True)]
   """
   check_network(ann, variables, 'ann')
   check_network(snn, variables, 'snn')

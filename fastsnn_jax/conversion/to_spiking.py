@@ -27,9 +27,12 @@ def to_spiking(
 
     'unsigned': the classical neuron, which cannot take a spike back.
     'signed': Fast-SNN's neuron.
-    'settled': 8 steps without input answer late charge. With a threshold of 0
-      for taking back and the count capped at T, as in the ST-BIF neuron
-      (SpikeZIP), the count ends on the quantised level: nothing is lost.
+    'settled': steps without input answer late charge, until no neuron fires
+      (settle='auto'), or as many as `settle` says. With a threshold of 0 for
+      taking back and the count capped at T, as in the ST-BIF neuron (SpikeZIP),
+      the count ends on the quantised level: nothing is lost. A network of a
+      function, or with max pooling, takes a number, 8 or 4 more than twice its
+      layers if none is given; `fs.compare` tells whether it was enough.
 
   The variables are the same. `neuron_settings` are fields of `IntegrateAndFire`
   that override the preset. In a network of `fs.from_function`, what is not
@@ -60,11 +63,9 @@ def to_spiking(
     for layer in network.layers:
       affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
-  presets = {
-    'unsigned': {'signed': False},
-    'signed': {},
-    'settled': {'negative_threshold': 0.0, 'max_count': steps, 'settle': 8},
-  }
+  settle = 'auto' if network.single_steps else _settle(network)
+  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': settle}
+  presets = {'unsigned': {'signed': False}, 'signed': {}, 'settled': settled}
   if not isinstance(mode, str) or mode not in presets:
     raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
   settings = {'steps': steps, **presets[mode], **neuron_settings}
@@ -75,6 +76,10 @@ def to_spiking(
       f'{sorted(fields)}'
     )
   return dataclasses.replace(network, neuron=IntegrateAndFire(**settings))
+
+
+def _settle(network):
+  return max(8, 4 + 2 * len(network.firing))
 
 
 def _input_shapes(network):

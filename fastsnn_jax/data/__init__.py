@@ -1,7 +1,7 @@
 """How pictures come in, whatever the task: data sets, splits, batches.
 
-`Dataset` and its splits are in `dataset`, those on disk in `stream`; `named`
-finds them by name, `readers` has one module for each form of files.
+Splits are in `dataset`, those on disk in `stream`, and `Dataset` in `own`;
+`named` finds them by name, `readers` has one module for each form of files.
 """
 
 from fastsnn_jax.data.dataset import Arrays, Shuffle, Split

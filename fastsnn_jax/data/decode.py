@@ -11,6 +11,8 @@ import os
 import numpy as np
 import PIL.Image
 
+from fastsnn_jax.errors import told
+
 # Of the official ImageNet training (reference behaviour C4.2): share of the
 # area, width over height, and draws before the fallback.
 AREA, ASPECT, ATTEMPTS = (0.1, 1.0), (0.8, 1.25), 100
@@ -175,7 +177,7 @@ def _opened(picture):
   except Exception as error:
     # Pillow's plugins have no common exception: OSError, SyntaxError,
     # ValueError, struct.error, DecompressionBombError and others.
-    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    reason = told(error)
     raise Undecodable(reason) from error
 
 

@@ -3,14 +3,15 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.data.dataset import CLASSES, MEAN_STD, Arrays, Split
+from fastsnn_jax.data.records import IGNORED
 from fastsnn_jax.data.stream import Stream, as_it_is, stacked
 from fastsnn_jax.errors import UserError
 
-_IGNORED = 255  # in masks: no class
-_SAMPLE = 1024  # images of a stream whose mean and deviation are measured
+_SAMPLE = 1024  # images of a stream that are looked at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +131,8 @@ def assemble(
 
   Known names bring mean, std and classes; otherwise None has classes numbered,
   mean and std measured. UserError for an empty split, images of two sizes or
-  that are no pixels, and a label without a class.
+  that are no pixels, and a label without a class. Of a stream, some images are
+  looked at, and none if they are bytes whose mean and std are known.
   """
   parts = {'train': train, 'test': test, 'validation': validation}
   parts = {k: as_split(x) for k, x in parts.items() if x is not None}
@@ -149,10 +151,7 @@ def assemble(
   if mean is None:
     mean, std = MEAN_STD.get(name, ((), ()))
     if len(mean) != shape[-1]:
-      sample = parts['train']
-      if not isinstance(sample, Arrays):
-        sample = sample.some(_SAMPLE, seed=0).in_memory()
-      mean, std = statistics(sample['image'])
+      mean, std = statistics(_images(parts['train']))
   if not len(mean) == len(std) == shape[-1]:
     raise UserError(
       f'{name}: mean={mean}, std={std}; images of shape {shape} need one '
@@ -180,6 +179,13 @@ def statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
   return tuple(mean), tuple(std)
 
 
+def _images(split):
+  """All images in memory; some of those that are read when they are needed."""
+  if not isinstance(split, Arrays):
+    split = split.some(_SAMPLE, seed=0).in_memory()
+  return split['image']
+
+
 def _check_images(what, split):
   if not len(split) or 0 in split.shape:
     raise UserError(
@@ -191,15 +197,30 @@ def _check_images(what, split):
       f'{what} has images of shape {split.shape}, but they must be [H, W, C]; '
       'give grey ones a channel: images[..., None]'
     )
-  images = split.column('image')
-  if images is not None and not np.issubdtype(images.dtype, np.uint8):
-    low, high = images.min(), images.max()
-    shares = np.issubdtype(images.dtype, np.floating) and 0 < high <= 1
-    if not 0 <= low <= high <= 255 or shares:
-      raise UserError(
-        f'{what} has values from {low} to {high}; images must have pixels of 0 '
-        'to 255, so multiply what lies in 0 to 1 by 255'
-      )
+  dtype = split.shapes(1)['image'].dtype
+  if dtype == np.uint8:
+    return
+  real = jnp.issubdtype(dtype, jnp.floating)  # bfloat16 too
+  if not (real or np.issubdtype(dtype, np.integer)):
+    raise UserError(
+      f'{what} has images of dtype {dtype}, but they must be uint8 or floats, '
+      'with pixels of 0 to 255'
+    )
+  images = _images(split)
+  low, high = images.min(), images.max()
+  if not (low >= 0 and high <= 255):  # nor if one is not a number
+    remedy = (
+      'give them as they are: not normalised, which the network does itself; '
+      'divide those of 16 bits by 257'
+    )
+  elif real and 0 < high <= 1:
+    remedy = 'multiply what lies in 0 to 1 by 255'
+  else:
+    return
+  raise UserError(
+    f'{what} has values from {low} to {high}; images must have pixels of 0 to '
+    f'255, so {remedy}'
+  )
 
 
 def _classes(name, columns, classes):
@@ -210,7 +231,7 @@ def _classes(name, columns, classes):
   labels = np.concatenate([[], *map(np.ravel, columns)]).astype(int)
   single = all(x.ndim == 1 for x in columns)
   if any(x.ndim == 3 for x in columns):
-    labels = labels[labels != _IGNORED]
+    labels = labels[labels != IGNORED]
   low, high = (labels.min(), labels.max()) if labels.size else (0, -1)
   classes = classes or tuple(map(str, range(high + 1)))
   if not classes:

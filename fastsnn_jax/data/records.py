@@ -14,7 +14,7 @@ import numpy as np
 
 from fastsnn_jax.data import decode
 from fastsnn_jax.data.decode import cores
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, repeated
 
 IGNORED = 255  # the label of pixels that are neither learnt nor judged
 # What was wrong -> what was done about it.
@@ -158,9 +158,24 @@ def in_threads(function, items) -> list:
     return list(pool.map(function, items))
 
 
+def spelt(name: str) -> str:
+  """What two spellings of one class have in common."""
+  return name.strip().lower()
+
+
 def class_numbers(classes) -> dict[str, int]:
   """{name: number}, as `with_boxes` looks names up."""
-  return {name.strip().lower(): i for i, name in enumerate(classes)}
+  return {spelt(name): i for i, name in enumerate(classes)}
+
+
+def check_names(path, classes, same=spelt) -> None:
+  """Raises a UserError for names that `same` cannot tell apart."""
+  if twice := repeated(classes, same):
+    one, other = [x for x in twice if same(x) == same(twice[0])][:2]
+    raise UserError(
+      f'{path}: the names of two classes are {one!r} and {other!r}; give each '
+      'one of its own, not one that differs in the case of its letters only'
+    )
 
 
 def with_boxes(
@@ -198,7 +213,7 @@ def with_boxes(
   if not objects:
     repairs['bare'].append(str(picture))
   table = [
-    (numbers.get(name.strip().lower(), -1), *marks, *corners)
+    (numbers.get(spelt(name), -1), *marks, *corners)
     for name, corners, *marks in objects
   ]
   table = np.array(table, np.float64).reshape(-1, 8)

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastsnn_jax.data import decode, records
 from fastsnn_jax.data.readers import finder, voc
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 
 _LAYOUT = 'cls/*.mat, train.txt and val.txt'
 _BELOW = ('.', 'dataset', 'benchmark_RELEASE/dataset')
@@ -104,7 +104,7 @@ def _mask(path):
     ) from error
   except Exception as error:  # of many kinds, where files are damaged
     raise UserError(
-      f'{path} cannot be read ({type(error).__name__}: {error}); it must be a '
+      f'{path} cannot be read ({told(error)}); it must be a '
       'PNG of indices or have GTcls.Segmentation, so download its set anew'
     ) from error
 

@@ -69,7 +69,7 @@ class Stream(Split):
     self._rows = np.arange(len(source)) if rows is None else rows
     if not len(self._rows):
       raise UserError('the split has no examples; it needs at least one')
-    self._skipped, self._told = {}, 0
+    self._skipped, self._told, self._blanks = {}, 0, {}
 
   def __len__(self):
     return len(self._rows)
@@ -137,9 +137,13 @@ class Stream(Split):
     prepare = self._training if draws else self._prepare
     return prepare(self._source[self._rows[index]], draws)
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019  (as long-lived as the split)
   def _blank(self, training):
     """A grey example, in the place of those that cannot be decoded."""
+    if training not in self._blanks:
+      self._blanks[training] = self._grey(training)
+    return self._blanks[training]
+
+  def _grey(self, training):
     for index in range(min(len(self), _PATIENCE)):
       try:
         example = self._prepared(index, Draws(0, 0) if training else None)

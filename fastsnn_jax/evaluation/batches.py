@@ -37,7 +37,7 @@ def accumulate(function, split, size: int, task, *, advance=lambda: None):
 
   def started():
     for batch in split.batches(distributed.even(size)):
-      check_labels(task, batch)
+      task.check_labels('data', batch)
       (image,) = pixels(batch['image'])
       batch = distributed.by_row({**batch, 'image': image})
       yield function(batch), batch['mask']
@@ -60,22 +60,10 @@ def accumulate(function, split, size: int, task, *, advance=lambda: None):
   return total
 
 
-def check_labels(task, batch) -> None:
-  """Raises a UserError where a batch lacks labels that the task needs."""
-  for name, dimensions in task.labels.items():
-    label = batch.get(name)
-    numbers = label is not None and label.dtype.kind in 'biuf'
-    if not numbers or label.ndim != 1 + dimensions:
-      found = (
-        'there are none'
-        if label is None
-        else f'they are {label.dtype} of shape {label.shape[1:]}'
-      )
-      raise UserError(
-        f'data: {type(task).__name__} needs {name!r}, numbers of {dimensions} '
-        f'dimensions for each image, but {found}; the data have '
-        f'{sorted(batch.keys() - {"mask"})}'
-      )
+def applied(network, variables, images):
+  """What `network.apply` gives; no device waits for images of another."""
+  alone = distributed.each_alone if network.until_quiet else lambda run: run
+  return alone(network.apply)(variables, images)
 
 
 def kept_rows(task, batch, **rows):

@@ -47,7 +47,13 @@ def compare(
     |rate - activation| / theta), differing (share of counts that differ) and
     firing_rate; 'graded', operations of a function that send differences, if
     there are any; with settling 'quiet_histogram', the images whose last spike
-    came at step t, and 'quiet_step', the last of those steps.
+    came at step t, 'quiet_step', the last of those steps, and 'not_quiet', the
+    images that were not quiet after the last step: that fired in it, or with
+    settle='auto' would fire behind the bound. Where that is not 0, take
+    settle='auto' and max_count=T, the preset of mode 'settled'.
+
+    With settle='auto' 'steps' are those that the slowest image took, and what
+    is 'over_time' has T + 1 entries: the last one is for when all is quiet.
 
   >>> import fastsnn_jax as fs
   >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
@@ -55,8 +61,8 @@ def compare(
   >>> data = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
   >>> settled = fs.to_spiking(ann, 'settled')
   >>> rows = fs.compare(ann, variables, {'settled': (settled, variables)}, data)
-  >>> rows['settled']['agreement'], rows['settled']['steps']
-  (1.0, 11)
+  >>> rows['settled']['agreement'], rows['settled']['not_quiet']
+  (1.0, 0)
   """
   _check(ann, ann_variables, spiking)
   task = tasks.check(task) or tasks.for_network(ann)
@@ -141,7 +147,7 @@ def _compare(variables, fans, batch, twin, *, network, task):
   """What is summed up of a spiking network beside its ANN, see `_ann`."""
   (output, targets, wanted), mask = twin, batch['mask']
   images = task.present(batch['image'])
-  _, activations = network.apply(variables, images)
+  activations, spikes, last, quiet = _run(network, variables, images)
   outputs = network.output_over_time(variables, activations, images)
   # A step at a time.
   outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), outputs)
@@ -149,15 +155,17 @@ def _compare(variables, fans, batch, twin, *, network, task):
   pairs = jax.tree.map(lambda x, y: jnp.abs(x[-1] - y), outputs, output)
   difference = [x.reshape(len(x), -1).max(1) for x in jax.tree.leaves(pairs)]
   difference = jnp.max(jnp.stack(difference), 0) * mask
-  spikes = {name: (a != 0) for name, a in activations.items()}
-  counts = {k: jnp.sum(x, 1).astype(jnp.float32) for k, x in spikes.items()}
-  synops = [_masked_sum(counts[k] * fan, mask) for k, fan in fans.items()]
+  synops = [_masked_sum(spikes[k] * fan, mask) for k, fan in fans.items()]
+  bins = jax.nn.one_hot(last, network.most_steps + 1)
   sums = {
     'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
     'agree': jax.vmap(lambda p: task.agree(p, wanted, batch))(predicted),
-    'layers': _layer_sums(network, variables, activations, targets, mask),
+    'layers': _layer_sums(
+      network, variables, activations, spikes, targets, mask
+    ),
     'synops': sum(synops),
-    'quiet': _quiet(spikes, mask),
+    'quiet': jnp.sum(bins * mask[:, None], 0),
+    'not_quiet': jnp.sum(~quiet * mask),
   }
   result = {'sums': sums, 'max': jnp.max(difference)}
   if task.truth(batch):
@@ -165,7 +173,25 @@ def _compare(variables, fans, batch, twin, *, network, task):
   return result
 
 
-def _layer_sums(network, variables, activations, targets, mask):
+def _run(network, variables, images):
+  """(activations, how often each neuron fired, the last step at which any
+  neuron of an image did, 0 for none, and whether the image was quiet then)."""
+  if network.until_quiet:
+    run = distributed.each_alone(network.settle)
+    _, activations, fired, last, quiet = run(variables, images)
+  else:
+    _, activations = network.apply(variables, images)
+    spikes = {name: a != 0 for name, a in activations.items()}
+    fired = {name: jnp.sum(x, 1) for name, x in spikes.items()}
+    active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
+    active, steps = jnp.stack(active).any(0), network.most_steps
+    last = jnp.max(active * jnp.arange(1, steps + 1), 1)
+    quiet = last < steps
+  fired = {name: x.astype(jnp.float32) for name, x in fired.items()}
+  return activations, fired, last, quiet
+
+
+def _layer_sums(network, variables, activations, spikes, targets, mask):
   """Of each firing layer, over images: spikes, error, differing counts."""
   sums, thetas = {}, network.thetas(variables)
   for layer in network.firing:
@@ -173,7 +199,7 @@ def _layer_sums(network, variables, activations, targets, mask):
     theta = thetas[layer.name]
     off = jnp.abs(network.neuron.decode(activity) - target) / theta
     half_level = 0.5 / network.neuron.steps
-    summands = activity != 0, off, off > half_level
+    summands = spikes[layer.name], off, off > half_level
     sums[layer.name] = jnp.stack([_masked_sum(x, mask) for x in summands])
   return sums
 
@@ -183,17 +209,18 @@ def _masked_sum(x, mask):
   return jnp.sum(rows * mask)
 
 
-def _quiet(spikes, mask):
-  """[steps + 1]: how many images had their last spike at step t (0: none)."""
-  active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
-  steps = active[0].shape[1]
-  last = jnp.max(jnp.stack(active).any(0) * jnp.arange(1, steps + 1), 1)
-  return jnp.sum(jax.nn.one_hot(last, steps + 1) * mask[:, None], 0)
-
-
 def _row(network, total, label, task, of_ann, macs, neurons):
   mine, rows = total['sums']['spiking'][label], total.get('rows')
-  steps, images = network.neuron.total_steps, float(total['sums']['images'])
+  images, quiet = float(total['sums']['images']), {}
+  entries = steps = network.neuron.total_steps
+  if network.neuron.settle:  # else the last spike says nothing
+    last = int(np.flatnonzero(mine['quiet'])[-1])
+    steps = max(last, network.neuron.steps) if network.until_quiet else steps
+    quiet = {
+      'quiet_step': last,
+      'quiet_histogram': mine['quiet'][: steps + 1].tolist(),
+      'not_quiet': int(mine['not_quiet']),
+    }
 
   def at(t):
     """What the task takes for the answers after step t."""
@@ -203,7 +230,7 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     found = jax.tree.map(lambda x: x[:, t], rows['spiking'][label])
     return sums, {'found': found, 'truth': rows['truth']}
 
-  over_time = [task.summarize(*at(t))[task.metric] for t in range(steps)]
+  over_time = [task.summarize(*at(t))[task.metric] for t in range(entries)]
   layers, spikes = [], 0.0
   for layer in network.firing:
     per_image, name = mine['layers'][layer.name] / images, layer.name
@@ -213,13 +240,7 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     spikes += per_image[0]
   agree = np.divide(*mine['agree']).tolist()
   first_macs = next(iter(macs.values()))
-  quiet = {}
-  if network.neuron.settle:  # else the last spike says nothing
-    last = int(np.flatnonzero(mine['quiet'])[-1])
-    quiet = {'quiet_step': last, 'quiet_histogram': mine['quiet'].tolist()}
-  graded = getattr(network, 'graded', ())
-  if graded:  # not driven by spikes
-    quiet |= {'graded': list(graded)}
+  graded = list(getattr(network, 'graded', ()))  # not driven by spikes
   return {
     'images': int(images),
     'T': network.neuron.steps,
@@ -232,8 +253,9 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     'synops_per_image': float(mine['synops']) / images + first_macs,
     'macs_per_image': sum(macs.values()),
     **quiet,
+    **({'graded': graded} if graded else {}),
     **of_ann,
-    **task.details(*at(steps - 1)),
+    **task.details(*at(entries - 1)),
     'over_time': over_time,
     'agreement_over_time': agree,
     'layers': layers,

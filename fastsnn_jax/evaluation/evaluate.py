@@ -6,7 +6,7 @@ import jax
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import as_split
-from fastsnn_jax.evaluation.batches import accumulate, kept_rows
+from fastsnn_jax.evaluation.batches import accumulate, applied, kept_rows
 from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.tasks import Task
 
@@ -45,7 +45,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
 def _measure(variables, batch, *, network, task):
-  output, _ = network.apply(variables, task.present(batch['image']))
+  output, _ = applied(network, variables, task.present(batch['image']))
   predictions = task.predict(output)
   return {
     'sums': task.measure(predictions, batch),

@@ -1,5 +1,6 @@
 """What a network costs: multiply-accumulates, and connections per spike."""
 
+import functools
 import math
 
 import jax
@@ -36,19 +37,26 @@ def connections(network: Network, variables, image_shape):
     {layer: tuple with an array per input, of the input's shape without batch}.
     An identity shortcut is one connection; an image has its entry as well.
   """
-  layers = list(_input_shapes(network, variables, image_shape))
+  rows = tuple(
+    (layer.name, layer.synapse, tuple(shape.shape for shape in shapes))
+    for layer, shapes in _input_shapes(network, variables, image_shape)
+  )
+  return _fans(np.float32(1), rows)
 
-  @jax.jit  # one program, in place of several for each layer
-  def fans(one):  # an argument, or the compiler would compute with constants
-    result = {}
-    for layer, shapes in layers:
-      ones = [jnp.broadcast_to(one, shape.shape) for shape in shapes]
-      output, transpose = jax.vjp(layer.synapse.connect, *ones)
-      leaving = transpose(jnp.broadcast_to(one, output.shape))
-      result[layer.name] = tuple(fan[0] for fan in leaving)
-    return result
 
-  return fans(np.float32(1))
+@functools.partial(jax.jit, static_argnames='rows')
+def _fans(one, rows):
+  """One program for all (name, synapse, shapes of its inputs).
+
+  `one` is an argument, or the compiler would compute with constants.
+  """
+  result = {}
+  for name, synapse, shapes in rows:
+    ones = [jnp.broadcast_to(one, shape) for shape in shapes]
+    output, transpose = jax.vjp(synapse.connect, *ones)
+    leaving = transpose(jnp.broadcast_to(one, output.shape))
+    result[name] = tuple(fan[0] for fan in leaving)
+  return result
 
 
 def _input_shapes(network, variables, image_shape):

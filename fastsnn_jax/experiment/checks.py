@@ -71,7 +71,8 @@ def _words(hint):
   if origin is Annotated:
     return f'{_words(parts[0])} {parts[1].words}'
   if origin is Literal:
-    return 'one of ' + ', '.join(map(str, parts))
+    names = ', '.join(map(str, parts))
+    return f'one of {names}' if len(parts) > 1 else names
   if origin is tuple:
     return f'a tuple, each {_words(parts[0])}'
   if parts:

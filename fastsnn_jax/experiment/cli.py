@@ -22,7 +22,7 @@ import tyro
 from absl import logging as absl_logging
 
 from fastsnn_jax import distributed
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, printable
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import convert, import_official, recipes, train
 from fastsnn_jax.experiment import workdir as files
@@ -185,8 +185,7 @@ def _ended():
     # An ordinary end crashed beside XLA's threads at work.
     os._exit(128 + (asked.args or [signal.SIGINT])[0])
   # A name in it may hold what a terminal obeys, or a second line.
-  said = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in said)
-  print(f'error: {said}', file=sys.stderr)
+  print(f'error: {printable(said)}', file=sys.stderr)
   sys.exit(2)
 
 

@@ -7,7 +7,7 @@ import pathlib
 import runpy
 from typing import Annotated, Any, Literal
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 from fastsnn_jax.experiment.checks import Rule, Settings
 
 
@@ -140,8 +140,8 @@ class Conversion(Settings):
   """Neurons to evaluate."""
   steps: Steps | None = None
   """T, steps with input; if not given 2^bits - 1, where settled is exact."""
-  settle: Steps = 8
-  """Steps after the T-th in settled mode."""
+  settle: Steps | Literal['auto'] = 'auto'
+  """Steps after the T-th in settled mode; auto: until no neuron fires."""
   tune: tuple[_Schedule, ...] = ('sequential',)
   """Fine-tune the signed network layer by layer; none for no fine-tuning."""
   tune_epochs: Epochs = 1
@@ -298,7 +298,7 @@ def load(path) -> Experiment:
   except UserError as error:
     raise UserError(f'{name}: {error}') from error
   except (Exception, SystemExit) as error:  # a config has no say in our end
-    said = ' '.join(f'{type(error).__name__}: {error}'.split())
+    said = told(error)
     raise UserError(
       f'{name}: it cannot be run ({said}); it is to be Python that sets '
       'config = Experiment(…)'

@@ -157,6 +157,12 @@ def convert_network(
         f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
         f'agreement {row["agreement"]:.4f}'
       )
+      if row.get('not_quiet'):
+        say(
+          f'{ann.bits} bits, {mode}: {row["not_quiet"]} of {row["images"]} '
+          f'images still fired in the last of {row["steps"]} steps; '
+          '--settle auto gives them the steps that they need'
+        )
 
   for mode in settings.mode:
     settle = {'settle': settings.settle} if mode == 'settled' else {}
@@ -250,7 +256,14 @@ def _answer(network, variables, task, batch):
 
 def _raster(network, variables, task, batch) -> dict:
   """Spikes of some evenly spaced neurons of each layer, for one raw image."""
-  _, activations = _run(network, variables, task, batch['image'][:1])
+  image = batch['image'][:1]
+  if network.until_quiet:  # once more, with the trains of all those steps
+    settle = jax.jit(lambda v, x: network.settle(v, task.present(x)).steps)
+    (steps,) = jax.device_get(settle(jax.device_get(variables), image))
+    late = max(int(steps) - network.neuron.steps, 0)
+    neuron = dataclasses.replace(network.neuron, settle=late)
+    network = dataclasses.replace(network, neuron=neuron)
+  _, activations = _run(network, variables, task, image)
   # In the table's order: jit gives dicts back sorted by name.
   names, spikes = [layer.name for layer in network.firing], []
   for name in names:

@@ -132,9 +132,16 @@ def held_out(config, dataset):
       f'stage has at most {most}; give fewer epochs or a larger data.batch'
     )
   if config.select != 'last' and not task.labelled(parts[1]):
+    name, remedy = (
+      (f'select={config.select!r}', "choose 'held-out' or 'last'")
+      if config.select == 'test'
+      else ('data.validation', "label some, or choose select='last'")
+      if dataset.validation is not None
+      else (f'data.held_out={config.data.held_out}', 'choose a larger share')
+    )
     raise UserError(
-      f'data.held_out={config.data.held_out}: none of the images that are to '
-      'select an epoch has a label; choose a larger share'
+      f'{name}: none of the images that are to select an epoch has a label; '
+      f'{remedy}'
     )
   return parts
 

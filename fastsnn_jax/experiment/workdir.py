@@ -73,8 +73,9 @@ def save(directory, network: Network | Experiment, variables, **meta) -> None:
   >>> import tempfile
   >>> import jax, jax.numpy as jnp
   >>> import fastsnn_jax as fs
-  >>> network = fs.to_spiking(fs.build('small_resnet8', bits=2))
-  >>> variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  >>> ann = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
+  >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  >>> network = fs.to_spiking(ann)
   >>> with tempfile.TemporaryDirectory() as directory:
   ...   fs.save(directory, network, variables)
   ...   fs.load(directory)[0].neuron.steps

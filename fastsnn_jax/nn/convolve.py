@@ -14,8 +14,17 @@ from fastsnn_jax.errors import UserError, check_fields
 # transpose JAX derives in the forward's layout (benchmarks/convolution.py).
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
-def convolve(x, kernel, stride, padding, dilation=1, groups: int = 1):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5, 6, 7))
+def convolve(
+  x,
+  kernel,
+  stride,
+  padding,
+  dilation=1,
+  groups: int = 1,
+  precision=None,
+  sums=None,
+):
   """Cross-correlation of [N, *sides, C] with [*window, C / groups, D].
 
     out[n, i, j, d] = sum over k, l, c of
@@ -24,22 +33,34 @@ def convolve(x, kernel, stride, padding, dilation=1, groups: int = 1):
   padded with zeros, of sides (H + before + after - (K - 1) dilation - 1) //
   stride + 1, and as many axes as the kernel has. With groups, d sees only the
   channels of its group. Settings are of all axes, or a tuple; padding has
-  numbers, pairs (before, after), or is 'SAME' or 'VALID'. UserError for a map
-  that is smaller than the window.
+  numbers, pairs (before, after), or is 'SAME' or 'VALID'. `precision` is JAX's,
+  `sums` a wider dtype of sums and output. UserError for a map that is smaller
+  than the window.
 
   >>> import jax.numpy as jnp
   >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), 1, 0, 2).shape
   (1, 1, 1, 1)
   """
   settings = _geometry(x, kernel, stride, padding, dilation)
-  return _conv(x, kernel, **settings, feature_group_count=groups)
+  settings |= {'feature_group_count': groups, 'precision': precision}
+  return _conv(x, kernel, **settings, preferred_element_type=sums)
 
 
 @convolve.defjvp
-def _(stride, padding, dilation, groups, primals, tangents):
+def _(stride, padding, dilation, groups, precision, sums, primals, tangents):
+  settings = stride, padding, dilation, groups, precision
+  z = convolve(*primals, *settings, sums)
+  if sums is not None:  # JAX transposes no product of two dtypes
+    primals, tangents = (
+      [a.astype(sums) for a in pair] for pair in (primals, tangents)
+    )
+  return z, _tangent(primals, tangents, *settings)
+
+
+def _tangent(primals, tangents, stride, padding, dilation, groups, precision):
   (x, kernel), (dx, dkernel) = primals, tangents
   settings = _geometry(x, kernel, stride, padding, dilation)
-  settings['feature_group_count'] = groups
+  settings |= {'feature_group_count': groups, 'precision': precision}
   last, sides = x.ndim - 1, tuple(range(1, x.ndim - 1))
   # Axes of the specs: batch, features, sides; of a kernel out, in, window.
   window = tuple(range(x.ndim - 2))
@@ -47,8 +68,7 @@ def _(stride, padding, dilation, groups, primals, tangents):
   y = _conv(dx, kernel.swapaxes(-1, -2), (plain, swapped, plain), **settings)
   if any(axis is not None for axis in jax.typeof(x).sharding.spec):
     # Under explicit sharding JAX knows plain batches only.
-    y += _conv(x, dkernel, **settings)
-    return convolve(x, kernel, stride, padding, dilation, groups), y
+    return y + _conv(x, dkernel, **settings)
   # Channels stand for the batch, which is summed over.
   turned = _conv(
     x.transpose(last, *sides, 0),
@@ -56,8 +76,7 @@ def _(stride, padding, dilation, groups, primals, tangents):
     ((last, 0, *sides), (last, 0, *sides), (last - 1, last, *window)),
     **settings,
   )
-  y += turned.transpose(last - 1, *window, last)
-  return convolve(x, kernel, stride, padding, dilation, groups), y
+  return y + turned.transpose(last - 1, *window, last)
 
 
 def _conv(x, kernel, specs=None, **settings):

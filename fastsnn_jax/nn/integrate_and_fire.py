@@ -81,27 +81,33 @@ def _is_whole(value, low):
 class Rule:
   """What is static in a simulation, as of `integrate_and_fire`."""
 
-  steps: int  # with input; `settle` more are without
+  steps: int  # with input; `settle` more are without, or 'auto'
   signed: bool = True
   negative_threshold: float = -1e-3
   max_count: int | None = None
-  settle: int = 0
+  settle: int | str = 0
 
   def __post_init__(self):
     count, negative = self.max_count, self.negative_threshold
+    settle = self.until_quiet or _is_whole(self.settle, 0)
     positive = 'a whole number from 1 up'
     check_fields(
       self,
       ('steps', _is_whole(self.steps, 1), positive),
-      ('settle', _is_whole(self.settle, 0), 'a whole number from 0 up'),
+      ('settle', settle, "a whole number from 0 up, or 'auto'"),
       ('max_count', count is None or _is_whole(count, 1), positive),
       ('signed', isinstance(self.signed, bool | np.bool_), 'True or False'),
       ('negative_threshold', is_finite(negative), 'a finite number'),
     )
 
   @property
+  def until_quiet(self) -> bool:
+    return isinstance(self.settle, str) and self.settle == 'auto'
+
+  @property
   def total_steps(self) -> int:
-    return self.steps + self.settle
+    """Entries of activity in time; all that comes until quiet is one."""
+    return self.steps + (1 if self.until_quiet else int(self.settle))
 
 
 def along_time(values, activity):

@@ -54,8 +54,8 @@ class Synapse(nn.Module):
   A Linen module that knows nothing of time. One of your own defines
   `__call__(*inputs, train=False)`. Conversion takes it if it is affine in the
   inputs at inference: it says so, `affine = True` in the class itself, or shows
-  it at random inputs. If it is `quantal`, the call also takes `quanta`: what
-  each input is a multiple of throughout, or None.
+  it at random inputs. If it is `quantal`, the call also takes `quanta`: what is
+  known of each input, a `Quantum`, or None.
   """
 
   affine: ClassVar[bool | None] = None
@@ -66,6 +66,11 @@ class Synapse(nn.Module):
   def axes(self) -> int | None:
     """Sides of the map that it needs, None for any."""
     return None
+
+  def hands_on(self, quanta, *inputs):
+    """The `Quantum` of the output; of a current only the precision is known."""
+    known = [quantum for quantum in quanta if quantum is not None]
+    return known[0].float_only() if known else None
 
   def connect(self, *inputs):
     """The map with unit weights and no bias, to count connections by."""
@@ -95,6 +100,12 @@ def convertible(synapse) -> bool | None:
       known = [convertible(part) for part in parts if part is not None]
       return False if False in known else None if None in known else True
   return declared(synapse)
+
+
+def has_memory(synapse) -> bool:
+  """Whether a synapse, or a part of it, has a rule for spikes of its own."""
+  parts = getattr(synapse, 'parts', None) or ()
+  return getattr(synapse, 'over_time', False) or any(map(has_memory, parts))
 
 
 class _Weighted(Synapse):
@@ -190,9 +201,9 @@ class Conv(_Weighted):
     window = each(self.kernel, x.ndim - 2)
     return x, (*window, channels // self.groups, self.features)
 
-  def _multiply(self, x, kernel):
+  def _multiply(self, x, kernel, precision=None, sums=None):
     window = self.stride, self.padding, self.dilation
-    return convolve(x, kernel, *window, self.groups)
+    return convolve(x, kernel, *window, self.groups, precision, sums)
 
 
 class Dense(_Weighted):
@@ -216,5 +227,7 @@ class Dense(_Weighted):
     x = x.reshape(x.shape[0], -1)
     return x, (x.shape[-1], self.features)
 
-  def _multiply(self, x, kernel):
-    return x @ kernel
+  def _multiply(self, x, kernel, precision=None, sums=None):
+    return jnp.matmul(
+      x, kernel, precision=precision, preferred_element_type=sums
+    )

@@ -20,8 +20,11 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
+from fastsnn_jax.nn.layers import has_memory
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
+from fastsnn_jax.nn.until_quiet import Settled, bound, settled
+from fastsnn_jax.nn.whole import Quantum, check_precision
 
 # Set while a function is traced: rounding to whole numbers, which changes no
 # value, would hide from the walk that a product is linear.
@@ -62,13 +65,13 @@ class Unit(nn.Module):
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
     if self.neuron is None:
-      return run(self.synapse, *inputs, train=train, quanta=())
+      return run(self.synapse, *inputs, train=train, quanta=quanta)
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
       theta = self.param('theta', lambda _: jnp.float32(initial))
     synapse = functools.partial(run, self.synapse, train=train, quanta=quanta)
     activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
-    half = inputs[0].dtype.itemsize < 4  # half precision stays so
+    half = train and inputs[0].dtype.itemsize < 4  # half precision stays so
     return activity.astype(inputs[0].dtype) if half else activity
 
 
@@ -87,6 +90,11 @@ class Network:
     stride, remainder: an image's sides are a multiple of `stride`, the pixels
       of a cell of the output, and `remainder` more: 1 for a segmenter, else 0.
     anchors: (width, height) in cells of the boxes that a detector starts from.
+    precision: of the products at inference that are of no whole numbers; those
+      of levels and spikes with APoT weights are exact in any (docs/method.md).
+      'high': float kernels as two bfloat16 pieces, images in full float32, so
+      all devices agree; 'default': what the device takes, a bfloat16 piece on
+      accelerators: fastest; 'highest': full float32, in training too.
     overlap: IoU above which a detector keeps only the better of two boxes.
     size: side of the square that a detector sees of any image, and a segmenter
       pads smaller ones to; 0 for a side near the image's own.
@@ -105,7 +113,7 @@ class Network:
   >>> images = jnp.ones((1, 8, 8, 1))
   >>> variables = ann.init(jax.random.key(0), images)
   >>> snn = dataclasses.replace(ann, neuron=fs.IntegrateAndFire(steps=3))
-  >>> output, activations = snn.apply(variables, images)
+  >>> output, activations = jax.jit(snn.apply)(variables, images)
   >>> output.shape, activations['sum'].shape
   ((1, 3), (1, 3, 8, 8, 8))
   """
@@ -123,8 +131,10 @@ class Network:
   anchors: tuple[tuple[float, float], ...] = ()
   overlap: float = 0.5
   size: int = 0
+  precision: str = 'high'
 
   def __post_init__(self):
+    check_precision(self.precision)
     object.__setattr__(self, 'layers', tuple(self.layers))
     if isinstance(self.neuron, type) or not hasattr(self.neuron, 'respond'):
       raise UserError(
@@ -132,13 +142,18 @@ class Network:
         'IntegrateAndFire(steps=…)'
       )
     for name in ('mean', 'std'):
-      self._settle(name)
+      self._as_numbers(name)
     if len(self.mean) != len(self.std) or min(self.std, default=1) <= 0:
       raise UserError(
         f'mean={self.mean}, std={self.std}, but they must have one number for '
         'each channel, those of std above 0'
       )
     self._check_rows()
+    if self.until_quiet and not self.single_steps:
+      raise UserError(
+        "settle='auto': a network of a function, or with fs.MaxPool, does not "
+        'know when it is quiet; give a number of steps, settle=16'
+      )
 
   def _check_rows(self):
     if odd := [x for x in self.layers if not isinstance(x, Layer)]:
@@ -159,7 +174,7 @@ class Network:
         )
       names.add(layer.name)
 
-  def _settle(self, name):
+  def _as_numbers(self, name):
     """Makes a field a tuple of finite numbers, which can be compared."""
     value = getattr(self, name)
     try:
@@ -177,14 +192,36 @@ class Network:
     return isinstance(self.neuron, IntegrateAndFire)
 
   @property
+  def single_steps(self) -> bool:
+    """Whether a step of its rows needs nothing of the steps before."""
+    return not any(has_memory(layer.synapse) for layer in self.layers)
+
+  @property
+  def until_quiet(self) -> bool:
+    """Whether it runs until no neuron fires: IntegrateAndFire's 'auto'."""
+    return isinstance(self.neuron, IntegrateAndFire) and self.neuron.until_quiet
+
+  @property
+  def most_steps(self) -> int:
+    """The steps that it runs at most, `until_quiet.bound` among them."""
+    neuron = self.neuron
+    if not isinstance(neuron, IntegrateAndFire):
+      return 1
+    return (
+      neuron.steps + bound(self) if self.until_quiet else neuron.total_steps
+    )
+
+  @property
   def firing(self) -> tuple[Layer, ...]:
     """The rows with a neuron: all but the read-out."""
     return self.layers[:-1]
 
   def unit(self, layer: Layer) -> nn.Module:
     static = tuple(name == IMAGE for name in layer.inputs)
-    last = layer is self.layers[-1]
-    return Unit(layer.synapse, None if last else self.neuron, static)
+    neuron = None if layer is self.layers[-1] else self.neuron
+    if isinstance(neuron, IntegrateAndFire) and neuron.until_quiet:
+      neuron = dataclasses.replace(neuron, settle=0)  # the T steps
+    return Unit(layer.synapse, neuron, static)
 
   def inputs_of(self, layer: Layer, activations) -> list[Any]:
     """What feeds a row; the read-out gets means over time."""
@@ -211,74 +248,150 @@ class Network:
     return variables
 
   def apply(
-    self, variables, images, *, train: bool = False, remat: bool = False
+    self,
+    variables,
+    images,
+    *,
+    train: bool = False,
+    remat: bool = False,
+    precision: str | None = None,
   ):
     """Runs the table.
 
     Args:
       variables: as from `init`.
       images: [B, H, W, C], normalised; maps of other axes, [B, L, C], and
-        plain features, [B, F], where the table takes them. With bfloat16, only
-        neurons and statistics are computed in float32.
+        plain features, [B, F], where the table takes them. With bfloat16 the
+        products take it, with sums, neurons and statistics in float32.
       train: batch norm takes the batch's statistics and updates its own; in a
         spiking network those of all B T rows, a row on images only those of B.
       remat: with `train`, the gradient computes what is inside a row again.
+      precision: in place of the network's own.
 
     Returns:
       (output, activations): the read-out, averaged over time in a spiking
       network, and every firing layer's activity, [B, …] or [B, T, …] with
-      spikes of -theta, 0, theta. With `train`, a third: the new batch_stats.
+      spikes of -theta, 0, theta; with settle='auto' [B, T + 1, …], at last the
+      sum of what was fired after the T steps. With `train`, a third: the new
+      batch_stats.
 
     Raises:
       UserError: images or variables of another kind; `train` with settling.
     """
-    self._check_shape(images, variables.get('params', {}))
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise UserError(
-        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
-        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
-      )
     if train and self.spiking and self.neuron.settle:
       raise UserError(
-        f'train=True with settle={self.neuron.settle}: the steps without input '
-        "are no statistics of batch norm; train the twin of mode 'signed', "
-        'whose variables are the same'
+        f'train=True with settle={self.neuron.settle!r}: the steps without '
+        'input are no statistics of batch norm; train the twin of mode '
+        "'signed', whose variables are the same"
       )
-    check_network(self, variables)
-    quanta = {
-      name: self.neuron.quantum(own['theta'])
-      for name, own in variables['params'].items()
-      if 'theta' in own and not _PLAIN.get()
-    }
+    self._check(variables, images)
+    precision = precision or self.precision
+    check_precision(precision)
+    if self.until_quiet:
+      network = dataclasses.replace(self, precision=precision)
+      found = settled(network, variables, images)
+      return found.output, found.activations
     activations, statistics = {IMAGE: images}, {}
     for layer in self.layers:
       name, inputs = layer.name, self.inputs_of(layer, activations)
       unit, mine = self.unit(layer).apply, own_variables(variables, name)
       if self.spiking:
         affine.check(layer, self._shapes(layer, inputs))
+      quanta = self._quanta(layer, variables, images.dtype, precision, train)
+      unit = functools.partial(unit, quanta=quanta)
       if train:
         unit = functools.partial(unit, train=True, mutable=['batch_stats'])
         unit = jax.checkpoint(unit) if remat else unit
-      else:
-        own = tuple(map(quanta.get, layer.inputs))
-        unit = functools.partial(unit, quanta=own)
-      try:
+      with _told(name, images):
         found = unit(mine, *inputs)
-      except UserError as error:
-        raise UserError(f'layer {name!r}: {error}') from None
-      except flax.errors.FlaxError as error:
-        reason = str(error).partition(' (http')[0]
-        raise UserError(
-          f'layer {name!r}: images of shape {np.shape(images)}, or the '
-          f'variables, do not fit it ({reason}); give variables of this '
-          'network, and images of the size that it was made for'
-        ) from error
       activations[name], new = found if train else (found, {})
       if 'batch_stats' in new:
         statistics[name] = new['batch_stats']
     del activations[IMAGE]
     output = activations.pop(self.layers[-1].name)
+    if images.dtype.itemsize < 4:
+      activations = {k: a.astype(images.dtype) for k, a in activations.items()}
     return (output, activations, statistics) if train else (output, activations)
+
+  def settle(self, variables, images) -> Settled:
+    """Runs a network with settle='auto' until none of its neurons fires.
+
+    T steps with input, then steps without, until all images of the batch are
+    quiet: L T at most, for L rows in a chain. That is enough where counts are
+    capped at T, as they are in mode 'settled'. `apply` is built on it.
+
+    Args:
+      variables, images: as for `apply`.
+
+    Returns:
+      (output, activations, spikes, steps, quiet), see `Settled`.
+
+    Raises:
+      UserError: as of `apply`; a network that does not settle in this way.
+
+    >>> import fastsnn_jax as fs
+    >>> network = fs.build('small_resnet8', bits=2)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    >>> variables = network.init(jax.random.key(1), images)
+    >>> found = fs.to_spiking(network, 'settled').settle(variables, images)
+    >>> found.steps.shape, found.quiet.tolist()
+    ((2,), [True, True])
+    """
+    if not self.until_quiet:
+      raise UserError(
+        f'settle: the neuron is {self.neuron}, but this is for networks as '
+        "fs.to_spiking(network, 'settled', settle='auto') makes them"
+      )
+    self._check(variables, images)
+    return settled(self, variables, images)
+
+  def currents(self, layer, variables, images, decoded=False):
+    """What turns a row's inputs, spikes or means over time, into its current.
+
+    Time is folded into the batch; the read-out always gets means.
+    """
+    mine, unit = own_variables(variables, layer.name), Unit(layer.synapse, None)
+    like = images.dtype, self.precision
+    quanta = self._quanta(layer, variables, *like, decoded=decoded)
+
+    def run(*inputs):
+      affine.check(layer, [x.shape for x in inputs])
+      with _told(layer.name, images):
+        return unit.apply(mine, *inputs, quanta=quanta)
+
+    return run
+
+  def _check(self, variables, images):
+    self._check_shape(images, variables.get('params', {}))
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        f'images of shape {np.shape(images)} and dtype {images.dtype}, but '
+        'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
+      )
+    check_network(self, variables)
+
+  def _quanta(
+    self, layer, variables, dtype, precision, train=False, decoded=False
+  ):
+    """What is known of each input, None for nothing.
+
+    In training, and where nothing is rounded, products are the device's own,
+    but for full precision.
+    """
+    plain = train or isinstance(self.neuron, Relu) or _PLAIN.get()
+    if plain and precision != 'highest':
+      return (None,) * len(layer.inputs)
+    if dtype.itemsize < 4:
+      precision = dtype.name
+    quanta, decoded = [], decoded or layer is self.layers[-1]
+    for name in layer.inputs:
+      theta = variables['params'].get(name, {}).get('theta')
+      if plain or theta is None or jnp.ndim(theta) > 1:
+        quantum = Quantum()
+      else:
+        quantum = self.neuron.quantum(jnp.asarray(theta), decoded) or Quantum()
+      quanta.append(dataclasses.replace(quantum, precision=precision))
+    return tuple(quanta)
 
   def _shapes(self, layer, inputs):
     """Of what a spiking row's synapse gets: time is folded into the batch."""
@@ -341,14 +454,25 @@ class Network:
   def output_over_time(self, variables, activations, images=None):
     """A spiking network's answer after each step: [B, T + settle, …].
 
+    With settle='auto' [B, T + 1, …]: the last is the answer when all is quiet.
     `images`, which gave the activations, are needed only where the output hangs
     on them directly.
     """
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
-    mine = own_variables(variables, readout.name)
-    output = self.unit(readout).apply(mine, *folded)
+    mine, (batch, steps) = (
+      own_variables(variables, readout.name),
+      inputs[0].shape[:2],
+    )
+    time = jnp.tile(
+      jnp.minimum(jnp.arange(1, steps + 1), self.neuron.steps), batch
+    )
+    quanta = tuple(
+      q if q.unit is None else dataclasses.replace(q, parts=time)
+      for q in self._quanta(readout, variables, inputs[0].dtype, self.precision)
+    )
+    output = self.unit(readout).apply(mine, *folded, quanta=quanta)
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
 
 
@@ -363,6 +487,22 @@ def plain_products():
     yield
   finally:
     _PLAIN.reset(token)
+
+
+@contextlib.contextmanager
+def _told(name, images):
+  """What goes wrong in a row names it."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f'layer {name!r}: {error}') from None
+  except flax.errors.FlaxError as error:
+    reason = str(error).partition(' (http')[0]
+    raise UserError(
+      f'layer {name!r}: images of shape {np.shape(images)}, or the '
+      f'variables, do not fit it ({reason}); give variables of this '
+      'network, and images of the size that it was made for'
+    ) from error
 
 
 def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:

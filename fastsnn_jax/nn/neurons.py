@@ -6,7 +6,8 @@ converted by replacing one by another; they have the same four members:
   initial_theta                      None where the neuron has no threshold
   respond(synapse, inputs, theta)    currents through `synapse`, then activity
   decode(activity)                   activity -> the activation it stands for
-  quantum(theta)                     what all activity is a multiple of, or None
+  quantum(theta, decoded)            what it is a multiple of: a `Quantum`, or
+                                     None; `decoded`: of its means over time
 
 Time is the second axis, [B, T, ...], and folded into the batch as (B T) for the
 synapses: a batch sharded over devices then stays where it is.
@@ -18,7 +19,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from fastsnn_jax.errors import check_fields
+from fastsnn_jax.errors import UserError, check_fields
 from fastsnn_jax.nn.integrate_and_fire import (
   Rule,
   along_time,
@@ -26,11 +27,10 @@ from fastsnn_jax.nn.integrate_and_fire import (
   is_finite,
   simulate,
 )
-from fastsnn_jax.nn.quantizers import (
-  check_bits,
-  quantize_activation,
-  straight_through,
-)
+from fastsnn_jax.nn.quantizers import check_bits, quantize_activation
+from fastsnn_jax.nn.whole import Quantum
+
+_ANY = 2**24  # a count of which nothing is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Relu:
   def decode(self, activity):
     return activity
 
-  def quantum(self, theta):
+  def quantum(self, theta, decoded=False):
     return None
 
 
@@ -77,8 +77,9 @@ class QuantRelu:
   def decode(self, activity):
     return activity
 
-  def quantum(self, theta):
-    return theta / (2**self.bits - 1)
+  def quantum(self, theta, decoded=False):
+    levels = 2**self.bits - 1
+    return Quantum(theta, levels, levels)
 
 
 class Memory:
@@ -93,27 +94,27 @@ class Memory:
     self.steps, self.shown, self.dark = steps, shown, True
     self._biases = []
 
-  def pooled(self, x, largest, unit):
-    """Max pooling by `largest` of messages, multiples of `unit` if known."""
+  def pooled(self, x, largest, quantum):
+    """Max pooling, by `largest`, of messages of which a `Quantum` is known."""
     if self.dark:
       self._biases.append(x)
       return jnp.zeros_like(largest(x))
-    steps = x.reshape(-1, self.steps, *x.shape[1:])
+    whole = quantum is not None and quantum.unit is not None
+    # Whole numbers, whose sums are exact.
+    numbers = quantum.numbers(x) if whole else x
+    steps = numbers.reshape(-1, self.steps, *x.shape[1:])
     if self._biases:
-      late = steps - jnp.expand_dims(self._biases.pop(0), 1)
+      bias = self._biases.pop(0).astype(steps.dtype)
+      late = steps if whole else steps - jnp.expand_dims(bias, 1)
       steps = jnp.where(along_time(self.shown, steps), steps, late)
-    if unit is not None:  # whole numbers, whose sums are exact
-      ratio = steps / unit
-      steps = straight_through(jnp.round(ratio), ratio)
     sums = jnp.cumsum(steps, 1).reshape(x.shape)
     most = largest(sums)
     most = most.reshape(-1, self.steps, *most.shape[1:])
     before = jnp.pad(
       most[:, :-1], [(0, 0), (1, 0), *[(0, 0)] * (most.ndim - 2)]
     )
-    sent = most - before
-    sent = sent if unit is None else sent * unit
-    return sent.reshape(-1, *most.shape[2:])
+    sent = (most - before).reshape(-1, *most.shape[2:])
+    return quantum.scale(sent, quantum.unit).astype(x.dtype) if whole else sent
 
 
 _MEMORY: contextvars.ContextVar[Memory | None] = contextvars.ContextVar(
@@ -134,11 +135,15 @@ class IntegrateAndFire(Rule):
   https://arxiv.org/abs/2305.19868), with spikes of the height theta:
   [B, H, W, C] images or [B, T, ...] spikes -> [B, T + settle, ...].
 
+  With settle='auto' a network goes on until none of its neurons fires, see
+  `Network.settle`; what one layer fires after the T steps is then one entry.
+
   Attributes:
     steps: T, the steps during which the input is shown; rates divide by it.
     signed, negative_threshold, max_count: as of `fs.integrate_and_fire`.
     settle: steps after the T-th with zero input and no bias: the current is
-      synapse(x) - synapse(0) there, so that late charge is still answered.
+      synapse(x) - synapse(0) there, so that late charge is still answered. Or
+      'auto', as many as there are spikes.
 
   UserError for a field of another kind or out of range.
 
@@ -153,11 +158,17 @@ class IntegrateAndFire(Rule):
 
   def respond(self, synapse, inputs, theta, *, static=()):
     """Spikes; a static input has no time axis, and is shown for T steps."""
+    if self.until_quiet:
+      raise UserError(
+        "respond: settle='auto', but a layer alone does not know when the "
+        'network is quiet; use network.apply, or a number of steps'
+      )
     static = static or (False,) * len(inputs)
-    spikes = simulate(self._current(synapse, inputs, static), theta, self)
+    spikes = simulate(self.currents(synapse, inputs, static), theta, self)
     return spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
 
-  def _current(self, synapse, inputs, static):
+  def currents(self, synapse, inputs, static):
+    """[B, T + settle, ...], or [B, 1, ...] if it is the same for T steps."""
     if all(static):
       # The same current at each step: one synapse, and no copy per step.
       return jnp.expand_dims(synapse(*inputs), 1)
@@ -184,8 +195,13 @@ class IntegrateAndFire(Rule):
       current = jnp.where(along_time(shown, current), current, late)
     return current
 
-  def quantum(self, theta):
-    return theta
+  def quantum(self, theta, decoded=False):
+    if decoded:
+      most = self.total_steps
+      if self.until_quiet:  # without a cap no one knows
+        most = self.max_count or _ANY
+      return Quantum(theta, self.steps, most)
+    return Quantum(theta, 1, 1)
 
   def decode(self, activity):
     """Mean over T, settled charge included: [B, T, ...] -> [B, ...]."""

@@ -5,6 +5,7 @@ import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -20,6 +21,7 @@ from fastsnn_jax.nn.convolve import (
 from fastsnn_jax.nn.layers import Synapse, declared
 from fastsnn_jax.nn.neurons import memory
 from fastsnn_jax.nn.quantizers import wider
+from fastsnn_jax.nn.whole import join
 
 
 class _Composed(Synapse):
@@ -115,8 +117,9 @@ class Chain(_Composed):
   @nn.compact
   def __call__(self, *inputs, train=False, quanta=()):
     for part in self.parts:
+      handed = part.hands_on(quanta, *inputs)
       inputs = (run(part, *inputs, train=train, quanta=quanta),)
-      quanta = ()  # a current is a multiple of nothing
+      quanta = (handed,)
     return inputs[0]
 
   def connect(self, *inputs):
@@ -144,6 +147,16 @@ class Concat(_Composed):
     ]
     return jnp.concatenate(_widened(*maps), -1)
 
+  def hands_on(self, quanta, *inputs):
+    if len(quanta) < len(inputs):
+      return None
+    handed, channels = [], []
+    for part, quantum, x in zip(self.parts, quanta, inputs, strict=True):
+      shown = jax.eval_shape(part.connect, x) if part else x
+      handed.append(part.hands_on((quantum,), x) if part else quantum)
+      channels.append(shown.shape[-1])
+    return join(handed, channels)
+
   def connect(self, *inputs):
     pairs = zip(self.parts, inputs, strict=True)
     return jnp.concatenate([_connect(part, x) for part, x in pairs], -1)
@@ -162,6 +175,10 @@ class GlobalAveragePool(Synapse):
     check_map(self, x, None)
     wide = wider(x.dtype, jnp.float32)
     return jnp.mean(x, tuple(range(1, x.ndim - 1)), dtype=wide).astype(x.dtype)
+
+  def hands_on(self, quanta, *inputs):
+    count = math.prod(inputs[0].shape[1:-1])
+    return quanta[0].shared(count) if quanta and quanta[0] else None
 
   def connect(self, x):
     return jnp.sum(x, tuple(range(1, x.ndim - 1)))
@@ -216,6 +233,10 @@ class AveragePool(_Pool):
     count = math.prod(each(self.window, x.ndim - 2))
     return (self.connect(wide) / count).astype(x.dtype)
 
+  def hands_on(self, quanta, *inputs):
+    count = math.prod(each(self.window, inputs[0].ndim - 2))
+    return quanta[0].shared(count) if quanta and quanta[0] else None
+
   def connect(self, x):
     return self._reduce(x, 0, lax.add)
 
@@ -240,6 +261,9 @@ class SpaceToDepth(Synapse):
 
   def __call__(self, x, train=False):
     return self.connect(x)
+
+  def hands_on(self, quanta, *inputs):
+    return quanta[0].blocks(self.block**2) if quanta and quanta[0] else None
 
   def connect(self, x):
     check_map(self, x, 2)
@@ -274,6 +298,9 @@ class MaxPool(_Pool):
     if (past := memory()) is None:
       return self._largest(x)
     return past.pooled(x, self._largest, quanta[0])
+
+  def hands_on(self, quanta, *inputs):
+    return quanta[0] if quanta else None  # one of those that came in
 
   def _largest(self, x):
     return self._reduce(x, -np.inf, lax.max)

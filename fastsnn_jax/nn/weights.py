@@ -12,9 +12,9 @@ from fastsnn_jax.nn.quantizers import (
   apot_denominator,
   quantize_weight,
   quantize_weight_8bit,
-  straight_through,
   wider,
 )
+from fastsnn_jax.nn.whole import float_product, scaled_product, whole_product
 
 small_normal = jax.nn.initializers.normal(0.01, jnp.float32)
 
@@ -68,11 +68,11 @@ class EightBit:
 
 
 def product(weights, x, kernel, alpha, quantum, multiply):
-  """multiply(x, quantised kernel), in whole numbers if both have a step.
+  """multiply(x, quantised kernel), of whole numbers where they are known.
 
-  APoT weights are multiples of alpha / D, and all of x of `quantum`, if that is
-  known; the product of the whole numbers is exact, and both scales follow
-  (docs/method.md).
+  APoT weights are multiples of alpha / D, and all of x of a `Quantum`, or it is
+  None; the scales follow the product of the whole numbers (docs/method.md).
+  `multiply` takes both operands, a precision and the dtype of sums.
   """
   match weights:
     case EightBit():
@@ -83,12 +83,18 @@ def product(weights, x, kernel, alpha, quantum, multiply):
       raise UserError(
         f'weights={weights!r}, but they must be None, fs.EightBit() or fs.Apot'
       )
-  if quantum is None or not isinstance(weights, Apot):
+  if quantum is None:
     return multiply(*_same_dtype(x, kernel))
-  step = alpha.astype(kernel.dtype) / apot_denominator(weights.bits)
-  counts = _whole(x, quantum.astype(x.dtype)), _whole(kernel, step)
-  total = multiply(*_same_dtype(*counts))
-  return total * (step * quantum).astype(total.dtype)
+  if quantum.unit is None:
+    x, kernel = _same_dtype(x, kernel)
+    return float_product(x, kernel, quantum, multiply)
+  if isinstance(weights, EightBit):
+    quantum = dataclasses.replace(quantum, precision=quantum.of_ends)
+  if not isinstance(weights, Apot) or quantum.unit.ndim:
+    return scaled_product(x, kernel, quantum, multiply)
+  denominator = apot_denominator(weights.bits)
+  step = alpha.astype(kernel.dtype) / denominator
+  return whole_product(x, kernel, step, denominator, quantum, multiply)
 
 
 def _same_dtype(x, kernel):
@@ -96,9 +102,3 @@ def _same_dtype(x, kernel):
   half = x.dtype.itemsize < 4
   dtype = x.dtype if half else wider(x.dtype, kernel.dtype)
   return x.astype(dtype), kernel.astype(dtype)
-
-
-def _whole(x, step):
-  """x / step, known to be whole; the derivative is that of the division."""
-  ratio = x / step
-  return straight_through(jnp.round(ratio), ratio)

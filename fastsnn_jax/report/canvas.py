@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fastsnn_jax.errors import printable
+
 ORANGE, SKY, GREEN, BLUE = '#E69F00', '#56B4E9', '#009E73', '#0072B2'
 VERMILLION, PURPLE, GREY = '#D55E00', '#CC79A7', '#808080'
 STYLE = {  # matplotlib's settings while a report is drawn
@@ -56,8 +58,7 @@ def svg(figure, name: str) -> str:
 def shown(value):
   """Values with all text as figures show it: no formula, no control letter."""
   if isinstance(value, str):
-    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in value)
-    return text.replace('$', r'\$')
+    return printable(value).replace('$', r'\$')
   if isinstance(value, dict):
     return {key: shown(part) for key, part in value.items()}
   if isinstance(value, list | tuple):

@@ -16,7 +16,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 
 _TEMPLATES = pathlib.Path(__file__).with_name('templates')
 _PAGES = 'report.md', 'report.html'
@@ -126,7 +126,7 @@ def _pages(directory, results, rasters, examples):
       path.unlink(missing_ok=True)
       if isinstance(error, OSError):
         raise
-      said = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+      said = told(error)
       problems.append(f'report/{name} cannot be drawn ({said})')
 
   def draw(make, *args):
@@ -197,6 +197,7 @@ def _columns(rows, metric):
     'macs_per_image': ('ANN MACs per image', number),
     'synops_over_macs': ('SynOps / MACs', number),
     'quiet_step': ('All quiet at step', number),
+    'not_quiet': ('Images not quiet', number),
   }
   for row in rows:
     synops, macs = row.get('synops_per_image'), row.get('macs_per_image')

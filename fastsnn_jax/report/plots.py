@@ -35,12 +35,6 @@ def parts(results: dict) -> dict[str, Callable]:
   return {name: partial(_with_legend, *call) for name, call in calls.items()}
 
 
-def draw(results: dict) -> dict:
-  """Every figure that the results have data for, by the name of its file."""
-  figures = {name: make() for name, make in parts(results).items()}
-  return {name: figure for name, figure in figures.items() if figure}
-
-
 def _with_legend(make, *args):
   if figure := make(*args):
     canvas.legend(figure)
@@ -70,6 +64,11 @@ def _over_time(rows, metric):
     for row in groups[bits]:
       y = 100 * np.array(row.get(key) or [], float)
       canvas.line(ax, range(1, len(y) + 1), y, row)
+      if (
+        len(y) == row['T'] + 1 != row['steps']
+      ):  # one point for all steps after T
+        place = {'ha': 'center', 'va': 'bottom', 'fontsize': 7.5}
+        ax.text(len(y), 0, 'quiet', transform=ax.get_xaxis_transform(), **place)
     ax.axvline(first['T'], **canvas.MARK_T)
     ann = first.get(f'ann_{metric}')
     if ann is not None and key == 'over_time':

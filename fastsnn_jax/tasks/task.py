@@ -123,15 +123,26 @@ class Task(abc.ABC):
     Raises:
       UserError: the data lack labels that the task needs.
     """
-    shapes = dataset.train.shapes(1)
-    for name, dimensions in cls.labels.items():
-      if name not in shapes or len(shapes[name].shape) != 1 + dimensions:
-        what = f'shape {shapes[name].shape[1:]}' if name in shapes else 'none'
-        raise UserError(
-          f'{dataset.name}: {cls.__name__} needs {name!r} with {dimensions} '
-          f'dimensions for each image, but it has {what}'
-        )
+    cls.check_labels(dataset.name, dataset.train.shapes(1))
     return {'mean': dataset.mean, 'std': dataset.std}
+
+  @classmethod
+  def check_labels(cls, what: str, batch) -> None:
+    """Raises a UserError where a batch, or its shapes, lacks labels."""
+    for name, dimensions in cls.labels.items():
+      label = batch.get(name)
+      numbers = label is not None and label.dtype.kind in 'biuf'
+      if not numbers or len(label.shape) != 1 + dimensions:
+        found = (
+          'there are none'
+          if label is None
+          else f'they are {label.dtype} of shape {label.shape[1:]}'
+        )
+        raise UserError(
+          f'{what}: {cls.__name__} needs {name!r}, numbers of {dimensions} '
+          f'dimensions for each image, but {found}; the data have '
+          f'{sorted(batch.keys() - {"mask"})}'
+        )
 
   def for_training(self, train, *, smoothing=0.0, balance=0.0) -> Self:
     """The task with what changes its loss on the split `train` only.

@@ -48,6 +48,10 @@ class FunctionNetwork(Network):
     pass  # `from_function` makes them
 
   @property
+  def single_steps(self) -> bool:
+    return False
+
+  @property
   def firing(self) -> tuple[Site, ...]:
     """The sites: each has a neuron."""
     return self.layers
@@ -114,12 +118,24 @@ class FunctionNetwork(Network):
     return walk, jax.tree.unflatten(tree, found)
 
   def apply(
-    self, variables, images, *, train: bool = False, remat: bool = False
+    self,
+    variables,
+    images,
+    *,
+    train: bool = False,
+    remat: bool = False,
+    precision: str | None = None,
   ):
     """(output, activations), as `Network.apply` gives them.
 
-    UserError for `train`: the function itself is what an optimiser trains.
+    UserError for `train`: the function itself is what an optimiser trains; and
+    for `precision`, which its own products say.
     """
+    if precision is not None:
+      raise UserError(
+        f'precision={precision!r}: the products of a function say theirs; set '
+        'it there, or leave it out'
+      )
     if train:
       raise UserError(
         'train=True: a network of a function has no training mode; '

@@ -16,6 +16,8 @@ from support import golden
 import fastsnn_jax as fs
 from fastsnn_jax.torch_interop.state_dict import load_torch
 
+pytestmark = pytest.mark.once  # whole networks in float64
+
 GATE = (
   'resnet20_b2',
   'resnet20_float',

@@ -110,6 +110,12 @@ def test_images_of_any_size_and_channels_fit_and_halves_are_float32(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, half)
 
 
+def test_a_precision_of_ones_own_is_kept(tmp_path):
+  network = dataclasses.replace(DETECTOR, precision='default')
+  fs.save(tmp_path, network, variables_of(network, jnp.ones((1, 64, 64, 3))))
+  assert fs.load(tmp_path)[0] == network
+
+
 @pytest.mark.parametrize(
   'field', ['model', 'bits', 'classes', 'mean', 'std', 'T', 'neuron', 'anchors',
             'overlap', 'size'],
@@ -133,7 +139,8 @@ def test_metadata_without_a_field_are_refused(copied, field, how):
   [('model', 3), ('bits', '2'), ('bits', 2.5), ('bits', 7), ('classes', 'abc'),
    ('classes', [1, 2, 3]), ('mean', [0.5]), ('mean', ['a', 'b', 'c']),
    ('std', [0.2, 0.2, 0]), ('std', [0.2, float('nan'), 1]), ('neuron', 3),
-   ('anchors', [[1]]), ('anchors', 'x'), ('overlap', 2), ('size', -1),
+   ('precision', 'x'), ('anchors', [[1]]), ('anchors', 'x'), ('overlap', 2),
+   ('size', -1),
    ('classes', list('abcde')), ('classes', ['a']), ('model', 'none_such')],
 )  # fmt: skip
 def test_metadata_that_are_not_valid_are_refused(copied, field, value):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.coco import CAT, DOG, write
+from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import records, squares
@@ -134,6 +135,16 @@ def test_test_categories_are_found_by_name(tmp_path):
   assert len(found.repairs['unknown']) == 1
 
 
+@pytest.mark.parametrize('read', [coco.read_boxes, coco.read_masks])
+@pytest.mark.parametrize('name', ['cat', 'CAT'])
+def test_two_categories_of_one_name_are_refused(tmp_path, read, name):
+  twice = [{'id': 3, 'name': 'cat'}, {'id': 4, 'name': name}]
+  write(tmp_path, 'train2017', {'a': [CAT]}, categories=twice)
+  write(tmp_path, 'val2017', {'b': [CAT]})
+  with pytest.raises(fs.UserError, match=f"2017.json: .* 'cat' and '{name}'"):
+    read(tmp_path)
+
+
 @pytest.mark.parametrize(
   ('annotations', 'folder', 'splits'),
   [
@@ -162,7 +173,7 @@ def test_other_layouts_are_refused(tmp_path):
   def refused(match):
     with pytest.raises(fs.UserError, match=match) as error:
       coco.read_boxes(tmp_path)
-    assert '\n' not in str(error.value)
+    one_line(error)
 
   assert not coco.has_annotations(tmp_path)
   refused('no annotations to train on')

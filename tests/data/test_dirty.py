@@ -15,9 +15,11 @@ import numpy as np
 import PIL.Image
 import pytest
 from support import coco as coco_files
+from support import voc as voc_files
 from support.masks import mask
 from support.masks import write as write_masks
-from support.pictures import encode, smooth
+from support.pictures import encode, smooth, write_named
+from support.voc import red
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import decode, named, records, squares
@@ -28,10 +30,6 @@ from fastsnn_jax.tasks.detection.data import open_data as open_boxes
 from fastsnn_jax.tasks.segmentation.data import open_data as open_masks
 
 CAT = coco_files.CAT | {'segmentation': [[0, 0, 10, 0, 10, 5, 0, 5]]}
-XML = (
-  '<annotation><object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin>'
-  '<xmax>11</xmax><ymax>6</ymax></bndbox></object></annotation>'
-)
 
 
 @dataclasses.dataclass
@@ -43,24 +41,14 @@ class Model:
 
 
 def boxes(root, names=('a', 'b'), xml=None):
-  """A directory in VOC's layout; pictures are 20 x 10 and red on the left."""
-  for below in ('Annotations', 'JPEGImages', 'ImageSets/Main'):
-    (root / below).mkdir(parents=True, exist_ok=True)
-  for name in names:
-    content = xml or XML.format('cat')
-    (root / f'Annotations/{name}.xml').write_text(content)
-    (root / f'JPEGImages/{name}.png').write_bytes(encode(red()))
-  for split in ('train', 'val'):
-    listed = root / f'ImageSets/Main/{split}.txt'
-    listed.write_text(''.join(f'{name}\n' for name in names))
-  return root
+  """A directory in VOC's layout whose two splits have the same pictures."""
+  pictures = dict.fromkeys(names, xml or [voc_files.CAT])
+  return voc_files.write(root, {'train': pictures, 'val': pictures})
 
 
-def red():
-  """Red where the object is, so that no turn leaves it as it is."""
-  image = np.zeros((10, 20, 3), np.uint8)
-  image[:5, :10] = 255, 0, 0
-  return image
+def named_xml(name):
+  """An annotation that says no size, of one object."""
+  return voc_files.annotation([(name, *voc_files.CAT[1:])], size=None)
 
 
 def outlines(root, edit=None, count=3):
@@ -116,7 +104,7 @@ def test_lists_put_together_have_several_marks(tmp_path):
 def test_annotations_in_the_encoding_that_they_declare(
   tmp_path, declared, coding, name
 ):
-  content = f'<?xml version="1.0" encoding="{declared}"?>{XML.format(name)}'
+  content = f'<?xml version="1.0" encoding="{declared}"?>{named_xml(name)}'
   boxes(tmp_path)
   (tmp_path / 'Annotations/a.xml').write_bytes(content.encode(coding))
   found = voc.read_boxes(tmp_path)
@@ -126,7 +114,7 @@ def test_annotations_in_the_encoding_that_they_declare(
 
 @pytest.mark.parametrize('declared', ['nonsense', 'utf-8', 'ascii', 'zip'])
 def test_annotations_that_cannot_be_decoded_are_counted(tmp_path, declared):
-  content = f'<?xml version="1.0" encoding="{declared}"?>{XML.format("Vögel")}'
+  content = f'<?xml version="1.0" encoding="{declared}"?>{named_xml("Vögel")}'
   boxes(tmp_path)
   (tmp_path / 'Annotations/b.xml').write_bytes(content.encode('latin-1'))
   found = voc.read_boxes(tmp_path)
@@ -149,7 +137,7 @@ def test_names_that_lead_out(name):
 def test_what_leads_out_is_left_out_and_counted(tmp_path, out):
   out = out.format(tmp_path)
   (tmp_path / 'out.png').write_bytes(encode(red()))
-  (tmp_path / 'out.xml').write_text(XML.format('cat'))
+  (tmp_path / 'out.xml').write_text(named_xml('cat'))
   root = boxes(tmp_path / 'voc')
   with (root / 'ImageSets/Main/train.txt').open('a') as listed:
     listed.write(out)
@@ -395,7 +383,7 @@ def test_truncated_pictures_among_boxes(tmp_path, form, split):
 
 @pytest.mark.parametrize('what', ['pipe', 'device', 'broken', 'itself'])
 def test_what_is_no_file_is_never_opened(tmp_path, what):
-  _classes(tmp_path / 'classes')
+  write_named(tmp_path / 'classes', *CLASSES)
   boxes(tmp_path / 'voc')
   for path in (
     tmp_path / 'classes/train/cat/x.png',
@@ -417,12 +405,7 @@ def test_what_is_no_file_is_never_opened(tmp_path, what):
   assert note.startswith('1 pictures left out that are devices')
 
 
-def _classes(root):
-  for split in ('train', 'test'):
-    for name in ('cat', 'dog'):
-      (root / split / name).mkdir(parents=True)
-      (root / split / name / 'a.png').write_bytes(encode(red()))
-  return root
+CLASSES = [f'{x}/{y}/a.png' for x in ('train', 'test') for y in ('cat', 'dog')]
 
 
 @pytest.mark.parametrize(
@@ -436,7 +419,7 @@ def _classes(root):
   ],
 )
 def test_links_that_lead_in_circles(tmp_path, links):
-  _classes(tmp_path)
+  write_named(tmp_path, *CLASSES)
   for name, target in links.items():
     path = tmp_path / 'train' / name
     path.parent.mkdir(exist_ok=True)
@@ -448,7 +431,7 @@ def test_links_that_lead_in_circles(tmp_path, links):
 
 
 def test_endings_of_no_picture_are_counted(tmp_path):
-  _classes(tmp_path)
+  write_named(tmp_path, *CLASSES)
   (tmp_path / 'train/cat/b.heic').write_bytes(b'')
   path = tmp_path / 'test/dog/Thumbs.db'
   path.write_bytes(b'')
@@ -649,7 +632,7 @@ def test_run_lengths_that_overflow():
 def test_pictures_that_were_resized_after_labelling(tmp_path, scale):
   said = round(20 * scale), round(10 * scale)
   size = '<size><width>{}</width><height>{}</height></size></annotation>'
-  xml = XML.format('cat').replace('</annotation>', size.format(*said))
+  xml = named_xml('cat').replace('</annotation>', size.format(*said))
   found = voc.read_boxes(boxes(tmp_path / 'voc', xml=xml))
   wanted = [10 / said[0], 5 / said[1]]
   np.testing.assert_allclose(found.train[0].boxes[0, 2:], wanted, rtol=1e-6)

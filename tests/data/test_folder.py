@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from support.pictures import encode
+from support.jobs import one_line
+from support.pictures import PICTURE, write_named
 
 from fastsnn_jax import data
 from fastsnn_jax.data import named
@@ -11,21 +12,11 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment.config import Data
 from fastsnn_jax.tasks.classification.data import open_data
 
-PICTURE = encode(np.zeros((3, 4, 3), np.uint8))
-
-
-def _write(directory, *names):
-  for name in names:
-    path = directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(PICTURE + name.encode())
-
 
 def _fails(*arguments):
   with pytest.raises(UserError) as error:
     named.records(*arguments)
-  assert '\n' not in str(error.value)
-  return str(error.value)
+  return one_line(error)
 
 
 def _content(source):
@@ -37,7 +28,7 @@ def _content(source):
 
 @pytest.mark.parametrize('test', ['test', 'val', 'validation'])
 def test_classes_are_the_sorted_folders(tmp_path, test):
-  _write(
+  write_named(
     tmp_path,
     'train/dog/b.jpg',
     'train/dog/a.JPEG',
@@ -66,14 +57,14 @@ def test_classes_are_the_sorted_folders(tmp_path, test):
 
 
 def test_known_sets_bring_their_statistics(tmp_path):
-  _write(tmp_path, 'train/cat/1.png', 'test/cat/1.png')
+  write_named(tmp_path, 'train/cat/1.png', 'test/cat/1.png')
   for name, mean in (('cifar10', 0.491), ('pets', 0.485)):
     settings = Data(name, str(tmp_path), stream=True)
     assert open_data(settings).mean[0] == mean
 
 
 def test_what_is_no_picture_is_left_alone(tmp_path):
-  _write(
+  write_named(
     tmp_path,
     'README.md',
     'train/labels.csv',
@@ -92,25 +83,27 @@ def test_what_is_no_picture_is_left_alone(tmp_path):
 
 def test_pictures_without_a_class_are_not_tested_on(tmp_path):
   # ImageNet's own test split.
-  _write(tmp_path, 'train/cat/1.jpg', 'test/1.jpg', 'val/cat/2.jpg')
+  write_named(tmp_path, 'train/cat/1.jpg', 'test/1.jpg', 'val/cat/2.jpg')
   assert _content(folder.read(tmp_path)[1]) == [('val/cat/2.jpg', 0)]
 
 
 def test_a_class_may_be_missing_in_test(tmp_path):
-  _write(tmp_path, 'train/cat/1.jpg', 'train/dog/1.jpg', 'test/dog/2.jpg')
+  write_named(tmp_path, 'train/cat/1.jpg', 'train/dog/1.jpg', 'test/dog/2.jpg')
   (tmp_path / 'test/cat').mkdir()
   assert _content(folder.read(tmp_path)[1]) == [('test/dog/2.jpg', 1)]
 
 
 def test_a_class_that_train_has_not(tmp_path):
-  _write(tmp_path, 'train/cat/1.jpg', 'test/cat/2.jpg', 'test/owl/2.jpg')
+  write_named(tmp_path, 'train/cat/1.jpg', 'test/cat/2.jpg', 'test/owl/2.jpg')
   message = _fails('pets', str(tmp_path))
   assert "['owl']" in message
   assert 'same folders' in message
 
 
 def test_an_empty_class(tmp_path):
-  _write(tmp_path, 'train/cat/1.jpg', 'train/dog/readme.txt', 'test/cat/2.jpg')
+  write_named(
+    tmp_path, 'train/cat/1.jpg', 'train/dog/readme.txt', 'test/cat/2.jpg'
+  )
   for number in range(7):
     (tmp_path / f'train/empty{number}').mkdir()
   message = _fails('pets', str(tmp_path))
@@ -120,7 +113,7 @@ def test_an_empty_class(tmp_path):
 
 
 def test_missing_splits(tmp_path):
-  _write(tmp_path, 'train/cat/1.jpg')
+  write_named(tmp_path, 'train/cat/1.jpg')
   message = _fails('pets', str(tmp_path))
   assert 'no folder test (nor val or validation)' in message
   assert 'DIR/train/CLASS' in message
@@ -129,11 +122,11 @@ def test_missing_splits(tmp_path):
 
 
 def test_in_memory_the_options_are_named_that_it_takes(tmp_path):
-  _write(tmp_path, 'train/cat/a.jpg', 'test/cat/b.jpg')
+  write_named(tmp_path, 'train/cat/a.jpg', 'test/cat/b.jpg')
   with pytest.raises(UserError, match='folder of pictures') as error:
     data.load('pets', str(tmp_path))
   assert '--data.stream --data.size N' in str(error.value)
-  assert '\n' not in str(error.value)
+  one_line(error)
 
 
 def test_neither_a_set_nor_pictures(tmp_path, monkeypatch):
@@ -149,7 +142,7 @@ def test_neither_a_set_nor_pictures(tmp_path, monkeypatch):
 
 
 def test_a_picture_that_vanishes(tmp_path):
-  _write(tmp_path, 'train/cat/1.jpg', 'test/cat/2.jpg')
+  write_named(tmp_path, 'train/cat/1.jpg', 'test/cat/2.jpg')
   source = folder.read(tmp_path)[0]
   (tmp_path / 'train/cat/1.jpg').unlink()
   with pytest.raises(UserError, match=r'1\.jpg cannot be read \(No such file'):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.io
+from support.jobs import one_line
 from support.masks import mask, write
 from support.pictures import encode, smooth
 
@@ -80,7 +81,7 @@ def test_nothing_is_listed_before_all_masks_are_there(both):
   (source / 'cls' / 'e.mat').write_bytes(b'MATLAB')
   with pytest.raises(fs.UserError, match=r'e\.mat cannot be read') as error:
     sbd.merge_sbd(source, root)
-  assert '\n' not in str(error.value)
+  one_line(error)
   assert not (root / 'ImageSets' / 'Segmentation' / 'trainaug.txt').exists()
 
 

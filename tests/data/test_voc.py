@@ -1,51 +1,14 @@
 """VOC directories: clean ones, and as they are found."""
 
 import numpy as np
-import PIL.Image
 import pytest
 from support.shared import find_shared
+from support.voc import CAT, write
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import records, squares
 from fastsnn_jax.data.readers import voc
 
-
-def annotation(objects, size=(20, 10)):
-  """XML of [(name, corners, difficult)]."""
-  rows = []
-  for name, corners, difficult in objects:
-    keys = ('xmin', 'ymin', 'xmax', 'ymax')
-    box = ''.join(
-      f'<{k}>{v}</{k}>' for k, v in zip(keys, corners, strict=False)
-    )
-    rows.append(
-      f'<object><name> {name} </name><difficult>{difficult}</difficult>'
-      f'<part><bndbox><xmin>1</xmin></bndbox></part><bndbox>{box}</bndbox>'
-      '</object>'
-    )
-  width, height = size
-  return (
-    f'<annotation><size><width>{width}</width><height>{height}</height></size>'
-    f'{"".join(rows)}</annotation>'
-  )
-
-
-def write(root, splits, said=(20, 10)):
-  """A directory of {split: {name: objects, or XML}}; pictures are 20 x 10."""
-  for folder in ('Annotations', 'JPEGImages', 'ImageSets/Main'):
-    (root / folder).mkdir(parents=True, exist_ok=True)
-  for split, pictures in splits.items():
-    lines = ''.join(f'{name}  1\n' for name in pictures)
-    (root / 'ImageSets' / 'Main' / f'{split}.txt').write_text(lines + '\n')
-    for name, objects in pictures.items():
-      xml = objects if isinstance(objects, str) else annotation(objects, said)
-      (root / 'Annotations' / f'{name}.xml').write_text(xml)
-      picture = PIL.Image.new('RGB', (20, 10), (255, 0, 0))
-      picture.save(root / 'JPEGImages' / f'{name}.png')
-  return root
-
-
-CAT = ('cat', (1, 1, 11, 6), 0)
 NOBODY = ('', (1, 1, 11, 6), 0)
 DOG = ('Dog', (3, 2, 21, 11), 1)
 
@@ -73,7 +36,8 @@ def test_classes_are_the_names_but_for_case(tmp_path):
 
 
 def test_arrays_have_places_for_the_most_objects(tmp_path):
-  write(tmp_path, {'train': {'a': [CAT, DOG], 'c': [CAT]}, 'val': {'b': [CAT]}})
+  splits = {'train': {'a': [CAT, DOG], 'c': [CAT]}, 'val': {'b': [CAT]}}
+  write(tmp_path, splits, image=np.uint8([[[255, 0, 0]] * 20] * 10))
   (tmp_path / 'classes.txt').write_text('cat\ndog')
   rows = voc.read_boxes(tmp_path).train
   whole = squares.box_arrays(rows, 8)
@@ -169,6 +133,13 @@ def test_vocdevkit_and_lists_of_classes(tmp_path):
   found = voc.read_boxes(alone)
   assert found.classes == ('bike', 'Person')
   assert found.train[0].label.tolist() == [1]
+
+
+def test_classes_that_differ_in_case_only_are_refused(tmp_path):
+  write(tmp_path, {'train': {'a': [CAT]}, 'val': {'b': [CAT]}})
+  (tmp_path / 'classes.txt').write_text('Cat\ndog\ncat\n')
+  with pytest.raises(fs.UserError, match=r"classes\.txt: .* 'Cat' and 'cat'"):
+    voc.read_boxes(tmp_path)
 
 
 def test_other_layouts_are_refused(tmp_path):

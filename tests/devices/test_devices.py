@@ -29,9 +29,11 @@ import fastsnn_jax as fs
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.data import as_split
-from fastsnn_jax.evaluation import compare, evaluate
+from fastsnn_jax.evaluation import batches, compare, evaluate
 from fastsnn_jax.training import loop
 from fastsnn_jax.training.gradients import gradients
+
+pytestmark = pytest.mark.once  # programs for eight devices
 
 BATCH, EPOCH = 16, 4  # 2 real rows in the last batch
 
@@ -147,7 +149,8 @@ def test_judging_reduces_a_few_sums():
     variables = distributed.everywhere(initial())
     split = as_split(drawn_data())
     batch = distributed.by_row(next(split.batches(BATCH)))
-  for network in (NETWORK, fs.to_spiking(NETWORK, 'settled', settle=2)):
+  settled = functools.partial(fs.to_spiking, NETWORK, 'settled')
+  for network in (NETWORK, settled(settle=2), settled(settle='auto')):
     lowered = evaluate._measure.lower(
       variables, batch, network=network, task=TASK
     )
@@ -155,7 +158,8 @@ def test_judging_reduces_a_few_sums():
     assert {name for name, _ in found} == {'all-reduce'}
     assert sum(elements for _, elements in found) == 2  # correct and count
     images = batch['image'].astype(jnp.float32)
-    applied = jax.jit(network.apply).lower(variables, images).compile()
+    run = jax.jit(functools.partial(batches.applied, network))
+    applied = run.lower(variables, images).compile()
     assert not collectives(applied.as_text())
 
 

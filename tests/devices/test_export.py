@@ -150,10 +150,19 @@ def test_evaluation_lowers(name):
       network=judged,
       task=tasks.for_network(network),
     )
-    for dtype, short in (('float32', 'f32'), ('bfloat16', 'bf16')):
-      images = shape(batch['image'].shape, dtype)
-      text = lowered(jax.jit(judged.apply), variables, images)
-      assert set(operands(text)) == {(short, short)}
+    found = {
+      dtype: operands(
+        lowered(
+          jax.jit(judged.apply), variables, shape(batch['image'].shape, dtype)
+        )
+      )
+      for dtype in ('float32', 'bfloat16')
+    }
+    narrow, full = ('bf16', 'bf16'), ('f32', 'f32')
+    assert set(found['bfloat16']) == {narrow}
+    # Only the image is no whole number; 8-bit read-outs are dense.
+    assert set(found['float32']) == {narrow, full}
+    assert found['float32'].count(full) == len(PLATFORMS)
 
 
 @networks

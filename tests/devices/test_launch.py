@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from support.jobs import one_line
 
 from fastsnn_jax import distributed as devices
 from fastsnn_jax.errors import UserError
@@ -99,7 +100,7 @@ def test_a_launch_by_hand_says_who_is_who(started):
 def test_a_number_that_is_none_is_named(started, name, text):
   with pytest.raises(UserError, match=f'{name}=.*whole number') as caught:
     started(**{name: text})
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
 
 
 @pytest.mark.parametrize(('count', 'number'), [('2', '2'), ('1', '5')])

@@ -1,25 +1,15 @@
 """The memory that docs/scale.md states is what the compiled programs take."""
 
-import importlib.util
-import pathlib
-
 import pytest
 from support.training import devices
 
-FILE = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks' / 'memory.py'
+from benchmarks import memory
+
 IMAGE, BATCH = (8, 8, 1), 32
 
 
 @pytest.fixture(scope='module')
-def memory():
-  spec = importlib.util.spec_from_file_location('memory', FILE)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-@pytest.fixture(scope='module')
-def network(memory):
+def network():
   return memory.built('small_resnet8', IMAGE)
 
 
@@ -36,19 +26,19 @@ def check(measured, low, high):
 
 
 @pytest.mark.slow
-def test_training_takes_the_neurons_of_all_images_five_times(memory, network):
+def test_training_takes_the_neurons_of_all_images_five_times(network):
   check(memory.training(network, IMAGE, BATCH), 3.5, 6.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('mode', ['signed', 'settled'])
-def test_a_spiking_network_takes_its_widest_layer(memory, network, mode):
+def test_a_spiking_network_takes_its_widest_layer(network, mode):
   check(memory.spiking(network, IMAGE, BATCH, mode), 2.5, 6.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('mode', 'high'), [('signed', 2.5), ('settled', 1.3)])
-def test_comparing_keeps_all_layers(memory, network, mode, high):
+def test_comparing_keeps_all_layers(network, mode, high):
   check(memory.comparing(network, IMAGE, BATCH, mode), high / 3, high)
 
 
@@ -56,5 +46,5 @@ def test_comparing_keeps_all_layers(memory, network, mode, high):
 @pytest.mark.parametrize(
   ('schedule', 'high'), [('parallel', 4.2), ('sequential', 1.6)]
 )
-def test_fine_tuning_keeps_what_its_layers_see(memory, network, schedule, high):
+def test_fine_tuning_keeps_what_its_layers_see(network, schedule, high):
   check(memory.tuning(network, IMAGE, BATCH, schedule), high / 3, high)

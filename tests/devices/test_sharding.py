@@ -1,5 +1,6 @@
 """A batch sharded over eight devices stays where it is."""
 
+import functools
 import re
 
 import jax
@@ -10,6 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fastsnn_jax as fs
 from fastsnn_jax import distributed
+from fastsnn_jax.evaluation.batches import applied
+
+pytestmark = pytest.mark.once
 
 COLLECTIVES = re.compile(
   r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|'
@@ -19,6 +23,7 @@ MODES = {
   'ann': lambda network: network,
   'signed': fs.to_spiking,
   'settled': lambda network: fs.to_spiking(network, 'settled', settle=2),
+  'until quiet': lambda network: fs.to_spiking(network, 'settled'),
 }
 
 
@@ -55,7 +60,8 @@ def test_evaluation_needs_no_collective(mesh, case, mode):
     jax.device_put(variables, everywhere),
     jax.device_put(images, by_image),
   )
-  compiled = jax.jit(network.apply).lower(*arguments).compile()
+  run = functools.partial(applied, network)  # as evaluation does
+  compiled = jax.jit(run).lower(*arguments).compile()
   assert not COLLECTIVES.findall(compiled.as_text())
   output, activations = compiled(*arguments)
   for name, leaf in {'output': output, **activations}.items():

@@ -7,18 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.jobs import one_line
+from support.models import three_rows
 
 import fastsnn_jax as fs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
 DATA = {'image': IMAGES, 'label': np.arange(6) % 3}
-HEAD = fs.Chain((fs.GlobalAveragePool(), fs.Dense(3, norm=False)))
 ANN = fs.Network(
-  (
-    fs.Layer('stem', fs.Conv(3)),
-    fs.Layer('body', fs.Conv(3), 'stem'),
-    fs.Layer('head', HEAD, ('body',)),
-  ),
+  three_rows(3),
   fs.QuantRelu(2),
   classes=('a', 'b', 'c'),
   mean=[0.5],
@@ -155,7 +152,7 @@ def test_what_does_not_fit_is_one_error_that_names_it(name):
   call, message = CALLS[name]
   with pytest.raises(fs.UserError, match=message) as caught:
     call()
-  assert '\n' not in str(caught.value)
+  one_line(caught)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fastsnn_jax.nn.synapses import Residual
 from fastsnn_jax.nn.weights import Apot, EightBit
 
 CLASSES = 4
-MODES = ('unsigned', 'signed', 'settled')
+MODES = ('unsigned', 'signed', 'settled', 'until quiet')
 
 
 def tiny(bits=2):
@@ -46,6 +46,14 @@ ANN = tiny()
 @functools.cache
 def variables():
   return ANN.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+
+
+def spiking(mode, late=8):
+  """ANN's twin; 'settled' runs 8 steps more."""
+  if mode == 'until quiet':
+    return fs.to_spiking(ANN, 'settled')
+  settle = {'settle': late} if mode == 'settled' else {}
+  return fs.to_spiking(ANN, mode, **settle)
 
 
 def drawn(images, seed=0):
@@ -98,12 +106,12 @@ def test_evaluate_takes_a_spiking_network_as_it_is():
 def judged():
   """`compare` on 19 images in batches of eight, and the data."""
   data, calls = drawn(19), []
-  spiking = {mode: (fs.to_spiking(ANN, mode), variables()) for mode in MODES}
+  twins = {mode: (spiking(mode), variables()) for mode in MODES}
   with devices(8):
     rows = fs.compare(
       ANN,
       variables(),
-      spiking,
+      twins,
       data,
       task=tasks.for_network(ANN),
       batch=3,
@@ -117,7 +125,9 @@ def judged():
 def recomputed(mode):
   """The same from `network.apply` and NumPy, without a word of evaluation."""
   _, data = judged()
-  network, x = fs.to_spiking(ANN, mode), shown(data['image'])
+  network, x = spiking(mode), shown(data['image'])
+  if waits := mode == 'until quiet':
+    network = spiking('settled', late=20)
   target, targets = jax.device_get(applied(ANN)(variables(), x))
   output, activity = jax.device_get(applied(network)(variables(), x))
   top, total = network.neuron.steps, network.neuron.total_steps
@@ -128,7 +138,8 @@ def recomputed(mode):
   )
   last = activity['part2']
   over_time, agreement = [], []
-  for step in range(1, total + 1):
+  read = [*range(1, top + 1), total] if waits else range(1, total + 1)
+  for step in read:
     rate = last[:, :step].sum(1) / min(step, top)
     logits = rate.reshape(len(rate), -1) @ kernel + bias
     over_time.append((logits.argmax(-1) == data['label']).mean())
@@ -145,7 +156,7 @@ def recomputed(mode):
         'name': name,
         'error': np.abs(rate - targets[name]).mean() / theta,
         'differing': (counts != levels).mean(),
-        'firing_rate': fired.mean(),
+        'firing_rate': fired.sum() / fired[:, 0].size,
       }
     )
     spikes += fired.sum()
@@ -158,6 +169,9 @@ def recomputed(mode):
         if source == name:
           synops += (fired.sum(1) * np.asarray(fan)).sum()
   macs = counting.macs(ANN, variables(), (4, 4, 1))
+  total = max(top, quiet.max()) if waits else total
+  for layer in layers:
+    layer['firing_rate'] /= total
   return {
     'images': len(x),
     'T': top,
@@ -174,8 +188,9 @@ def recomputed(mode):
       {
         'quiet_step': quiet.max(),
         'quiet_histogram': np.bincount(quiet, minlength=total + 1),
+        'not_quiet': 0 if waits else (quiet == total).sum(),
       }
-      if mode == 'settled'
+      if mode in ('settled', 'until quiet')
       else {}
     ),
     'over_time': over_time,
@@ -184,6 +199,7 @@ def recomputed(mode):
   }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', MODES)
 def test_compare_is_what_numpy_makes_of_the_spikes(mode):
   row, want = dict(judged()[0][mode]), dict(recomputed(mode))
@@ -201,6 +217,7 @@ def test_compare_is_what_numpy_makes_of_the_spikes(mode):
     )
 
 
+@pytest.mark.once
 def test_the_images_tell_the_modes_apart():
   rows, _ = judged()
   errors = {
@@ -213,6 +230,7 @@ def test_the_images_tell_the_modes_apart():
     assert rows[mode]['layers'][0]['differing'] == 0
 
 
+@pytest.mark.once
 def test_settled_is_lossless_and_says_when_it_is_quiet():
   row = judged()[0]['settled']
   assert row['agreement'] == 1
@@ -223,17 +241,37 @@ def test_settled_is_lossless_and_says_when_it_is_quiet():
   assert row['quiet_step'] <= row['steps'] == row['T'] + 8
 
 
+def test_until_quiet_runs_as_many_steps_as_there_are_spikes():
+  row, bounded = judged()[0]['until quiet'], judged()[0]['settled']
+  assert row['agreement'] == 1
+  assert row['T'] < row['steps'] == row['quiet_step'] == bounded['quiet_step']
+  assert row['not_quiet'] == 0
+  assert len(row['over_time']) == row['T'] + 1
+  for name in ('accuracy', 'spikes_per_image', 'synops_per_image'):
+    assert row[name] == bounded[name]
+
+
+def test_what_still_fires_in_the_last_step_is_counted():
+  twins = {'few': (spiking('settled', late=1), variables())}
+  row = fs.compare(ANN, variables(), twins, drawn(19), batch=8)['few']
+  assert 0 < row['not_quiet'] == row['quiet_histogram'][row['steps']] < 19
+
+
+@pytest.mark.once
 def test_a_silent_network_is_quiet_from_the_start():
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.full_like(x, 1e9) if path[-1].key == 'theta' else x,
     variables()['params'],
   )
   silent = {**variables(), 'params': params}
-  spiking = {'settled': (fs.to_spiking(ANN, 'settled', settle=2), silent)}
-  row = fs.compare(ANN, silent, spiking, drawn(3), batch=3)['settled']
-  assert row['spikes_per_image'] == row['mean_firing_rate'] == 0
-  assert row['quiet_step'] == 0
-  assert row['quiet_histogram'] == [3, 0, 0, 0, 0, 0]
+  twins = {'2': (spiking('settled', late=2), silent)}
+  twins['until quiet'] = spiking('until quiet'), silent
+  rows = fs.compare(ANN, silent, twins, drawn(3), batch=3)
+  for row, steps in zip(rows.values(), (5, 3), strict=True):
+    assert row['spikes_per_image'] == row['mean_firing_rate'] == 0
+    assert row['quiet_step'] == row['not_quiet'] == 0
+    assert row['quiet_histogram'] == [3, *[0] * steps]
+    assert row['steps'] == steps
   macs = counting.macs(ANN, silent, (4, 4, 1))
   assert row['synops_per_image'] == macs['stem']  # the first layer's, once
 
@@ -278,14 +316,15 @@ def test_a_task_is_named_in_compare():
 
 
 def test_any_label_may_name_a_spiking_network():
-  spiking = {
+  twins = {
     name: (fs.to_spiking(ANN), variables()) for name in ('ann', 'images')
   }
-  rows = fs.compare(ANN, variables(), spiking, drawn(3))
+  rows = fs.compare(ANN, variables(), twins, drawn(3))
   assert rows['ann'] == rows['images']
   assert rows['ann']['images'] == 3
 
 
+@pytest.mark.once
 @dataclasses.dataclass(frozen=True)
 class TwoAnswers(fs.Task):
   """A task of one's own, whose predictions are a dict."""

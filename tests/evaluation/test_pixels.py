@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from support.models import three_rows
 
 import fastsnn_jax as fs
 from fastsnn_jax.data import Stream
@@ -20,16 +21,9 @@ LABELS = np.arange(80) % 2
 
 
 def network(task='classification'):
-  head = fs.Chain((fs.GlobalAveragePool(), fs.Dense(2, norm=False)))
-  if task != 'classification':
-    head = fs.Conv(2, norm=False)
-  rows = (
-    fs.Layer('stem', fs.Conv(3)),
-    fs.Layer('body', fs.Conv(2), ('stem',)),
-    fs.Layer('head', head, ('body',)),
-  )
+  head = None if task == 'classification' else fs.Conv(2, norm=False)
   known = {'classes': ('a', 'b'), 'mean': (0.5,), 'std': (0.25,), 'task': task}
-  return fs.Network(rows, fs.QuantRelu(2), **known)
+  return fs.Network(three_rows(2, head), fs.QuantRelu(2), **known)
 
 
 ANN = network()

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from support.jobs import one_line
 from support.shared import ROOT
 
 from fastsnn_jax.errors import UserError
@@ -130,7 +131,7 @@ def test_a_value_out_of_range_is_named(make, names):
   with pytest.raises(UserError) as caught:
     make()
   assert names in str(caught.value)
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
 
 
 def test_schedules_leave_none_out():
@@ -145,7 +146,7 @@ def test_an_experiment_of_another_version_is_refused_in_one_line():
   for broken in (missing, unknown):
     with pytest.raises(UserError, match='does not fit this version') as caught:
       schema.from_dict(broken)
-    assert len(str(caught.value).splitlines()) == 1
+    one_line(caught)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +188,14 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path, text, says):
   with pytest.raises(UserError, match=r'mine\.py') as caught:
     schema.load(path)
   assert says in str(caught.value)
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
 
 
 @pytest.mark.parametrize('name', ['', 'x' * 300, 'a\0b', '~nosuchuser/c.py'])
 def test_a_name_that_no_file_can_have_is_no_config(name):
   with pytest.raises(UserError, match='no such file') as caught:
     schema.load(name)
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
 
 
 def test_names_of_data_sets_may_have_parts():

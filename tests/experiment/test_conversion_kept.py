@@ -16,6 +16,8 @@ from fastsnn_jax.experiment import convert
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.report import pages
 
+pytestmark = pytest.mark.once  # whole conversions
+
 CLASSES = 'chien_\udce9', '$\\frac$', '<b>'
 DATA = fs.Data('odd', batch=8, eval_batch=8, crop=0, flip=False)
 CONFIG = fs.Experiment(

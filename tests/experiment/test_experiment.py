@@ -195,8 +195,9 @@ def test_results_hold_every_field_of_every_row(job, results):
   assert found == ROWS
   for row in results['rows']:
     top = 2 ** row['bits'] - 1
-    settle = 8 if row['mode'] == 'settled' else 0
-    assert (row['T'], row['steps']) == (top, top + settle)
+    late = row['mode'] == 'settled'
+    assert row['T'] == top
+    assert row['steps'] == max(row.get('quiet_step', 0), top)
     assert row['ann_accuracy'] == trained[f'ann{row["bits"]}']
     for name in ('accuracy', 'ann_accuracy', 'agreement', 'mean_firing_rate'):
       assert 0 <= row[name] <= 1
@@ -204,7 +205,7 @@ def test_results_hold_every_field_of_every_row(job, results):
       assert row[name] > 0
     assert row['max_logit_difference'] >= 0
     assert len(row['over_time']) == len(row['agreement_over_time'])
-    assert len(row['over_time']) == row['steps']
+    assert len(row['over_time']) == top + late
     assert row['over_time'][-1] == row['accuracy']
     names = [layer.name for layer in fs.load(workdir / 'snn2')[0].firing]
     assert [layer['name'] for layer in row['layers']] == names
@@ -230,7 +231,8 @@ def test_settled_agrees_with_the_ann_on_every_image(results):
       assert row['agreement'] == 1
       assert row['accuracy'] == row['ann_accuracy']
       assert row['max_logit_difference'] < 1e-3
-      assert row['quiet_step'] <= row['steps']
+      assert row['quiet_step'] > row['T']
+      assert row['not_quiet'] == 0
 
 
 def test_settled_logits_are_the_anns_in_float64(job):
@@ -339,6 +341,27 @@ def test_a_threshold_that_is_not_positive_is_refused(drawn):
     )
 
 
+def test_what_is_not_quiet_is_told_with_the_remedy(monkeypatch, capsys):
+  network = fs.build('tiny_resnet', 2)
+  variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  row = dict.fromkeys(('accuracy', 'ann_accuracy', 'agreement'), 1.0)
+  row |= {'images': 9, 'steps': 5, 'not_quiet': 4}
+
+  def compare(ann, variables, spiking, *rest, **options):
+    (settled, _) = spiking['settled']
+    assert settled.neuron.settle == 2
+    return {'settled': row}
+
+  monkeypatch.setattr('fastsnn_jax.experiment.convert.compare', compare)
+  settings = Conversion(mode='settled', settle=2, tune='none')
+  test = data.load('digits').test
+  task = tasks.for_network(network)
+  convert_network(network, variables, task, test, None, EXPERIMENT, settings)
+  said = capsys.readouterr().err
+  assert '4 of 9 images still fired in the last of 5 steps' in said
+  assert '--settle auto' in said
+
+
 def test_convert_of_a_bit_width_that_was_not_trained_is_refused(job):
   with pytest.raises(fs.UserError, match='ann4') as caught:
     fs.convert(job[0], bits=(4,))
@@ -359,6 +382,7 @@ def test_a_network_in_the_wrong_folder_is_refused(copy):
   one_line(caught)
 
 
+@pytest.mark.once
 def test_a_stage_cut_while_its_result_was_written_is_done_again(copy):
   """A kill between the last step and the rename of the checkpoint."""
   want = fs.load(copy / 'ann2')[1]
@@ -368,6 +392,7 @@ def test_a_stage_cut_while_its_result_was_written_is_done_again(copy):
   assert_equal_bits(fs.load(copy / 'ann2')[1], want)
 
 
+@pytest.mark.once
 def test_convert_keeps_the_network_asked_for(copy):
   less = {'mode': ('unsigned', 'signed'), 'tune': ('none',)}
   found = fs.convert(copy, bits=(), keep='unsigned', **less)
@@ -379,6 +404,7 @@ def test_convert_keeps_the_network_asked_for(copy):
   one_line(caught)
 
 
+@pytest.mark.once
 def test_convert_without_tuning_keeps_the_last_mode(copy):
   shutil.rmtree(copy / 'snn2')
   shutil.rmtree(copy / 'ann32')
@@ -391,6 +417,7 @@ def test_convert_without_tuning_keeps_the_last_mode(copy):
   assert_equal_bits(variables, fs.load(copy / 'ann2')[1])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('select', ['test', 'last'])
 def test_the_epoch_is_selected_as_asked_for(tmp_path, select):
   config = dataclasses.replace(

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from support.jobs import assert_a_cut_run_is_whole
+from support.jobs import assert_a_cut_run_is_whole, one_line
 from support.masks import palette
 from support.models import registered
 from support.pictures import encode
@@ -184,4 +184,4 @@ def test_classes_are_balanced_where_masks_are_at_hand(shapes, tmp_path):
     asked = dataclasses.replace(config, model=model, data=data)
     with pytest.raises(fs.UserError, match=r'balance=1.*leave it') as caught:
       fs.train(asked, tmp_path / model)
-    assert '\n' not in str(caught.value)
+    one_line(caught)

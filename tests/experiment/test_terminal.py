@@ -94,6 +94,7 @@ def shell(line, **environment):
   )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
   ('line', 'environment', 'code'),
   [

@@ -22,6 +22,7 @@ from fastsnn_jax.nn.synapses import (
   Residual,
 )
 from fastsnn_jax.nn.weights import Apot, EightBit
+from fastsnn_jax.nn.whole import Quantum
 
 THETA = 2.5  # of currents with unit variance: lively, seldom saturated
 MODES = ('unsigned', 'signed', 'settled')
@@ -149,7 +150,7 @@ def test_images_that_are_not_a_batch_of_floats_are_refused(images):
 
 def test_training_a_network_that_settles_is_refused():
   with pytest.raises(fs.UserError, match='train=True with settle=8'):
-    fs.to_spiking(table(), 'settled').apply({}, IMAGES, train=True)
+    fs.to_spiking(table(), 'settled', settle=8).apply({}, IMAGES, train=True)
 
 
 @pytest.mark.parametrize('wrap', ['bare', 'front', 'behind', 'residual'])
@@ -179,6 +180,13 @@ def test_max_pooling_is_exact_once_it_settled(wrap):
     np.testing.assert_allclose(output, expected, atol=1e-9)
 
 
+def test_max_pooling_takes_a_number_of_steps_to_settle():
+  network = table(MaxPool())
+  assert fs.to_spiking(network, 'settled').neuron.settle == 10
+  with pytest.raises(fs.UserError, match='give a number of steps'):
+    fs.to_spiking(network, 'settled', settle='auto')
+
+
 @pytest.mark.parametrize('signed', [True, False])
 def test_max_pooling_of_spikes_gives_spikes(signed):
   random, theta = np.random.default_rng(0), 0.1
@@ -191,7 +199,9 @@ def test_max_pooling_of_spikes_gives_spikes(signed):
     seen = []
 
     def synapse(x, pool=pool, seen=seen):
-      seen.append(pool.apply({}, x, quanta=(jnp.float32(theta),)))
+      seen.append(
+        pool.apply({}, x, quanta=(Quantum(jnp.float32(theta), 1, 1),))
+      )
       return seen[-1]
 
     neuron.respond(synapse, (jnp.asarray(spikes, jnp.float32),), theta)
@@ -242,7 +252,7 @@ def test_presets_are_those_of_the_design(bits):
       steps, signed=True, negative_threshold=-1e-3, max_count=None, settle=0
     ),
     'settled': fs.IntegrateAndFire(
-      steps, negative_threshold=0.0, max_count=steps, settle=8
+      steps, negative_threshold=0.0, max_count=steps, settle='auto'
     ),
   }
 
@@ -260,6 +270,7 @@ def test_activations_have_a_time_axis_only_in_a_spiking_network(channels):
     (network.neuron, ()),
     (fs.IntegrateAndFire(7), (7,)),
     (fs.IntegrateAndFire(7, settle=2), (9,)),
+    (fs.IntegrateAndFire(7, settle='auto'), (8,)),
   ):
     other = dataclasses.replace(network, neuron=neuron)
     output, activations = jax.eval_shape(other.apply, variables, images)
@@ -371,6 +382,7 @@ def test_settled_equals_the_ann_in_float64(bits):
     assert len(np.unique(levels['layer3.0.part2'])) == 2**bits
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', MODES)
 def test_the_answer_over_time_ends_on_the_output(mode):
   network = table()
@@ -426,6 +438,7 @@ WRAPPED = {  # name: (synapse, how many inputs, paths of PART in its tree)
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('name', WRAPPED)
 def test_products_are_as_exact_inside_other_synapses(name):
   synapse, inputs, paths = WRAPPED[name]
@@ -476,6 +489,7 @@ def loss(params, network, variables, images):
   return jnp.sum(jnp.sin(output))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', ['signed', 'settled'])
 def test_gradients_reach_every_parameter_of_a_spiking_network(mode):
   network = table()
@@ -488,6 +502,7 @@ def test_gradients_reach_every_parameter_of_a_spiking_network(mode):
     assert np.linalg.norm(leaf) > 1e-6, path
 
 
+@pytest.mark.once
 def test_a_settled_network_has_the_ann_s_gradient():
   # Equal mean currents, so equal derivatives in every layer.
   with jax.enable_x64(True):
@@ -505,6 +520,7 @@ def test_a_settled_network_has_the_ann_s_gradient():
 # --- transformations --------------------------------------------------------
 
 
+@pytest.mark.once
 def test_vmap_over_seeds_equals_a_loop():
   rows = (
     fs.Layer('a', Conv(4, weights=Apot(2))),
@@ -529,6 +545,7 @@ def test_vmap_over_seeds_equals_a_loop():
     np.testing.assert_allclose(outputs, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', [None, 'signed'])
 def test_images_do_not_see_each_other_at_inference(mode):
   network = table()
@@ -551,13 +568,16 @@ def flops(function, *arguments):
   return cost['flops']
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', [None, 'settled'])
 def test_an_early_activation_costs_only_its_prefix(mode):
   network = table()
   variables = fresh(network)
   prefix = fs.Network(network.layers[:3], network.neuron)  # 'sum' reads out
   if mode is not None:
-    network, prefix = (fs.to_spiking(net, mode) for net in (network, prefix))
+    # Until quiet, all rows run in one loop.
+    convert = functools.partial(fs.to_spiking, mode=mode, settle=8)
+    network, prefix = map(convert, (network, prefix))
 
   def early(net):
     return flops(lambda v, x: net.apply(v, x)[1]['deep'], variables, IMAGES)
@@ -568,6 +588,7 @@ def test_an_early_activation_costs_only_its_prefix(mode):
   )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('mode', [None, 'signed', 'settled'])
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
 def test_convolutions_run_in_the_images_precision(dtype, mode):
@@ -583,7 +604,7 @@ def test_convolutions_run_in_the_images_precision(dtype, mode):
     if 'stablehlo.convolution' in line
   ]
   assert len(found) >= 4
-  assert {name for types in found for name in types} == {short}
+  assert {tuple(types) for types in found} == {(short, short, 'f32')}
   activations = lowered.out_info[1]
   assert {leaf.dtype.name for leaf in activations.values()} == {dtype}
 

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from support.jobs import one_line
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.report import canvas, pages, plots
@@ -39,6 +40,7 @@ def make_row(rng, bits, mode, tuned):
     'synops_per_image': rng.uniform(1e6, 9e6),
     'macs_per_image': 12_345_678,
     'quiet_step': top + 4 if k else None,
+    'not_quiet': 7 if k else None,
     'over_time': np.sort(rng.uniform(0.1, 0.9, top + k)),
     'agreement_over_time': [math.nan, *np.linspace(0.2, 1, top + k - 1)],
     'layers': [
@@ -107,14 +109,17 @@ def numbers(row):
   counts = (row['spikes_per_image'], row['synops_per_image'])
   ratio = row['synops_per_image'] / row['macs_per_image']
   others = (row['max_logit_difference'], row['mean_firing_rate'], ratio)
-  quiet = '\u2013' if row['quiet_step'] is None else str(row['quiet_step'])
+  quiet = [
+    '\u2013' if row[name] is None else str(row[name])
+    for name in ('quiet_step', 'not_quiet')
+  ]
   return [
     str(row['steps']),
     *map(pages.percent, shares),
     *map(pages.number, others),
     *map(pages.number, counts),
     '12.3 M',
-    quiet,
+    *quiet,
   ]
 
 
@@ -207,6 +212,16 @@ def test_missing_numbers_are_dashes(tmp_path):
   assert '| signed | none | \u2013 | 100.0 % |' in text
 
 
+def test_the_answer_of_all_that_comes_until_quiet_is_named():
+  first = MINIMAL['rows'][0] | {'over_time': [0.1, 0.2, 0.3]}
+  last = first | {'mode': 'settled', 'steps': 9, 'over_time': [0.1] * 4}
+  for rows, names in (([first], []), ([first, last], ['quiet'])):
+    figure = plots.draw(MINIMAL | {'rows': rows})['over_time']
+    texts = [text for ax in figure.axes for text in ax.texts]
+    assert [text.get_text() for text in texts] == names
+    assert all(text.get_position()[0] == 4 for text in texts)
+
+
 def test_names_are_escaped(tmp_path):
   pages.write(tmp_path, MINIMAL | {'model': '<b>&'})
   text = (tmp_path / 'report.html').read_text(encoding='utf-8')
@@ -221,7 +236,7 @@ def test_layer_names_of_a_deep_network_do_not_overlap():
     for i, e in enumerate(rng.uniform(0, 1, 109))
   ]
   row = MINIMAL['rows'][0] | {'layers': layers}
-  figure = plots.draw({'rows': [row]})['layer_error']
+  figure = plots.parts({'rows': [row]})['layer_error']()
   figure.draw_without_rendering()
   for ax in figure.axes:
     boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
@@ -349,7 +364,7 @@ def test_what_stands_in_the_way_is_found_before_the_work(tmp_path, name):
   path.write_text('') if name == 'plots' else path.mkdir()
   with pytest.raises(UserError, match='cannot write the report') as caught:
     pages.check(tmp_path / 'report')
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
 
 
 MARKUP = ['<script>alert(1)</script>', '<img src=x onerror=f()>', '&lt;b>']

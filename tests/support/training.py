@@ -16,6 +16,7 @@ import fastsnn_jax as fs
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.conversion import finetune
 from fastsnn_jax.data import Shuffle, as_split
+from fastsnn_jax.evaluation import compare, evaluate
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.training import loop
@@ -96,7 +97,9 @@ def devices(count):
 @functools.lru_cache(maxsize=1)
 def _forget_programs_of_other(mesh):
   del mesh
-  finetune.tune_chunk.clear_cache()  # it was traced for another mesh
+  # They were traced for another mesh.
+  for function in (finetune.tune_chunk, evaluate._measure, compare._compare):
+    function.clear_cache()
 
 
 @functools.cache

@@ -47,6 +47,7 @@ def _outcome(image, output, padding):
   return hits[0]
 
 
+@pytest.mark.once
 @settings(max_examples=15, deadline=None)
 @given(
   st.tuples(*(st.integers(3, 8),) * 2, st.integers(1, 3)),
@@ -62,6 +63,7 @@ def test_each_output_is_a_legal_window_of_its_input(shape, padding, seed):
     _outcome(image, output, padding)
 
 
+@pytest.mark.once
 def test_all_offsets_and_both_flips_occur_equally():
   image = _images(1, 5, 6, 2)
   batch = np.repeat(image, 2000, axis=0)
@@ -136,6 +138,7 @@ def test_normalize_wants_a_number_for_each_channel():
     normalize(np.zeros((1, 2, 2, 3), np.uint8), (0.5,), (0.5,))
 
 
+@pytest.mark.once
 def test_the_mean_grey_of_an_image_does_not_hang_on_its_padding():
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (3, 6, 7, 3)).astype(np.float32)

@@ -14,6 +14,8 @@ from fastsnn_jax.data.image_ops import row_keys
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.tasks.detection.augment import augment_boxes
 
+pytestmark = pytest.mark.once
+
 # A power of two: shares of it are exact, and so is where a centre lies.
 ROWS, SIDE, PLACES = 16, 32, 3
 MANY = 4000

@@ -81,6 +81,7 @@ def _batch(random, rows=ROWS, height=HEIGHT, width=WIDTH):
   }
 
 
+@pytest.mark.once
 @settings(max_examples=4, deadline=None)
 @given(SEEDS)
 def test_images_and_masks_are_scaled_padded_cropped_and_mirrored(seed):
@@ -113,6 +114,7 @@ def test_only_the_real_part_of_an_array_counts():
     _outcome(new['image'][i], new['label'][i], variants)
 
 
+@pytest.mark.once
 def test_scales_offsets_and_mirror_images_are_equally_likely():
   count = 4000
   batch = {
@@ -139,6 +141,7 @@ def test_scales_offsets_and_mirror_images_are_equally_likely():
   assert np.sum(np.square(off)) < len(off) + 6 * np.sqrt(2 * len(off))
 
 
+@pytest.mark.once
 def test_a_sample_with_its_key_is_the_same_in_any_batch():
   batch = _batch(np.random.default_rng(1))
   key = jax.random.key(2)

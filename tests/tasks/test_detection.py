@@ -120,6 +120,7 @@ def test_summary_of_rows_and_of_losses():
   assert losses == {'loss': 2.0, 'box_loss': 0.5}
 
 
+@pytest.mark.once
 def test_a_sharded_batch_is_predicted_without_communication():
   devices = jax.devices()
   assert len(devices) >= 8
@@ -157,6 +158,7 @@ def picture(height=48, width=48):
   return coarse[rows][:, columns].astype(np.uint8)
 
 
+@pytest.mark.once
 def test_detect_is_the_network_s_prediction_in_pixels(detector):
   network, variables = detector
   image = picture()
@@ -178,6 +180,7 @@ def test_detect_is_the_network_s_prediction_in_pixels(detector):
   np.testing.assert_array_equal(found.classes, expected['classes'][0][some])
 
 
+@pytest.mark.once
 def test_detect_takes_images_of_any_size_and_maps_the_boxes_back(detector):
   network, variables = detector
   image = picture()
@@ -206,6 +209,7 @@ def test_detect_takes_images_of_any_size_and_maps_the_boxes_back(detector):
   np.testing.assert_allclose(again.boxes, whole.boxes, atol=1e-2)
 
 
+@pytest.mark.once
 def test_detect_refuses_what_it_cannot_take(detector):
   network, variables = detector
   with pytest.raises(fs.UserError, match=r'50 x 50 .* multiples of 16'):

@@ -165,6 +165,7 @@ def test_iou_is_the_reference_s():
   np.testing.assert_allclose(found, data['iou/score'], atol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
   'dtype', [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)]
 )
@@ -251,6 +252,7 @@ def assigned(boxes, label, conflict):
   )
 
 
+@pytest.mark.once
 @given(image=images(), conflict=st.sampled_from(['last', 'positive']))
 def test_targets_by_numpy(image, conflict):
   absent = 6 - len(image[1])  # one shape, one program
@@ -277,6 +279,7 @@ def test_a_later_object_may_leave_an_earlier_one_s_anchor_alone():
     run(boxes, conflict='first')
 
 
+@pytest.mark.once
 @given(seed=st.integers(0, 2**16), image=images())
 def test_loss_by_numpy(seed, image):
   absent = 6 - len(image[1])
@@ -314,6 +317,7 @@ def test_the_spec_s_golden_value():
   np.testing.assert_allclose(found, [212.25, 2.995732, 2.667541, 0], atol=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('row', [0, 6])  # an empty cell, and the object's
 def test_the_gradient_is_finite_where_a_size_overflows(row):
   outputs = np.zeros((1, 13, 13, 125), 'f')
@@ -324,6 +328,7 @@ def test_the_gradient_is_finite_where_a_size_overflows(row):
     assert jnp.all(gradient[0, row, 6, 105:] == 0)
 
 
+@pytest.mark.once
 def test_padded_rows_count_for_nothing():
   outputs, batch, settings = case(0)
   whole, sums = loss(

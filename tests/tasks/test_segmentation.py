@@ -149,6 +149,7 @@ def segmenter():
   return network, network.init(jax.random.key(0), jnp.ones((1, 17, 17, 3)))
 
 
+@pytest.mark.once
 def test_segment_pads_and_cuts_back(segmenter):
   network, variables = segmenter
   image = np.random.default_rng(0).integers(0, 256, (12, 15, 3), np.uint8)
@@ -172,6 +173,7 @@ def test_segment_pads_and_cuts_back(segmenter):
     fs.classify(network, variables, image)
 
 
+@pytest.mark.once
 def test_segment_answers_what_was_judged_where_the_square_holds_it(segmenter):
   network, variables = segmenter
   judged = dataclasses.replace(network, size=21)
@@ -188,6 +190,7 @@ def test_segment_answers_what_was_judged_where_the_square_holds_it(segmenter):
     np.testing.assert_array_equal(found, wanted[: sides[0], : sides[1]])
 
 
+@pytest.mark.once
 def test_parts_and_devices_give_the_same_confusion_matrix(segmenter):
   network, variables = segmenter
   random = np.random.default_rng(1)

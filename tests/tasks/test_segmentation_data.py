@@ -103,8 +103,12 @@ def test_a_part_without_a_label_cannot_select_an_epoch(directory, stream):
   held = dataclasses.replace(whole, validation=whole.train.take(np.array([1])))
   config = fs.Experiment('small_deeplab')
   assert held_out(config, whole)[1] is whole.validation
-  with pytest.raises(fs.UserError, match=r'none of the images .* has a label'):
+  none = r'none of the images .* has a label'
+  with pytest.raises(fs.UserError, match=f'data.validation: {none}'):
     held_out(config, held)
+  held = dataclasses.replace(whole, test=held.validation)
+  with pytest.raises(fs.UserError, match=f"select='test': {none}"):
+    held_out(dataclasses.replace(config, select='test'), held)
 
 
 def test_a_stream_of_ones_own_is_taken_to_have_labels():

@@ -192,7 +192,7 @@ def archive(*names, text=b'x'):
   file = io.BytesIO()
   with zipfile.ZipFile(file, 'w') as members:
     for name in names:
-      members.writestr(name, text)
+      members.writestr(zipfile.ZipInfo(name), text)  # undated
   return file.getvalue()
 
 
@@ -205,7 +205,7 @@ def archive(*names, text=b'x'):
     (b'\n <?xml version="1.0"?><Error/>', 'XML'),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:0', 'LFS'),
     (b'Not found', 'a text'),
-    (gzip.compress(b'x'), 'packed'),
+    (gzip.compress(b'x', mtime=0), 'packed'),
     (b'\x89HDF\r\n\x1a\n', 'HDF5'),
     (b'\x93NUMPY\x01\x00', 'single array'),
     (b'\x40\0\0\0\0\0\0\0{"__metadata__":{}}', 'safetensors'),

@@ -9,6 +9,8 @@ import fastsnn_jax as fs
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.torch_interop.imagenet_trunk import with_trunk
 
+pytestmark = pytest.mark.once
+
 MODEL = 'yolov2_resnet34'
 
 

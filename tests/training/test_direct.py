@@ -55,6 +55,7 @@ def test_statistics_are_those_of_batch_and_time(name):
   np.testing.assert_allclose(norm['var'], var, rtol=1e-4)
 
 
+@pytest.mark.once
 def test_an_own_loop_learns_and_is_traced_once():
   images, *_ = trained()
   labels = drawn_data()['label'][:16]
@@ -85,6 +86,7 @@ def test_an_own_loop_learns_and_is_traced_once():
   assert old['theta'] != new['theta']
 
 
+@pytest.mark.once
 def test_a_stage_goes_on_to_the_same_bits(tmp_path):
   config = experiment(spiking=True, batch=25)
   run = functools.partial(run_stage, config=config, network=SNN)

@@ -11,6 +11,7 @@ import sys
 import threading
 
 import pytest
+from support.jobs import one_line
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.training import log as progress
@@ -142,7 +143,7 @@ def test_a_full_disk_is_one_error_and_no_thread_of_its_own(
   monkeypatch.setattr(record_writer.RecordWriter, 'flush', full)
   with pytest.raises(UserError, match='No space left on device') as caught:
     log.write('ann4', 2, loss=0.5)
-  assert len(str(caught.value).splitlines()) == 1
+  one_line(caught)
   log.close()  # though there is no room now
 
 

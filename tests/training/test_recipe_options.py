@@ -21,6 +21,8 @@ from fastsnn_jax.training import loop
 from fastsnn_jax.training.optimizer import learning_rate, make_optimizer
 from fastsnn_jax.training.step import keep_best
 
+pytestmark = pytest.mark.once
+
 EPOCH, STEPS = 7, 21
 NETWORK = tiny()
 TASK = tasks.for_network(NETWORK)

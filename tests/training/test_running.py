@@ -27,6 +27,8 @@ from fastsnn_jax.data import Arrays
 from fastsnn_jax.training import loop, meter
 from fastsnn_jax.training.log import Log
 
+pytestmark = pytest.mark.once  # each runs stages
+
 EPOCH, EPOCHS, BATCH = 7, 3, 8
 SPEED = {
   'images_per_second',

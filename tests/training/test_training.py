@@ -64,6 +64,7 @@ def rates(epochs=4, **changes):
   return result
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('decay', ['all', 'kernels'])
 @pytest.mark.parametrize('schedule', ['step', 'cosine', 'constant'])
 def test_the_optimiser_is_pytorchs_sgd(schedule, decay):
@@ -134,6 +135,7 @@ def test_cosine_and_constant_schedules():
 # --- one step ---------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_masked_row_has_no_say_in_the_loss():
   data = drawn_data()
   batch = {
@@ -169,6 +171,7 @@ def test_every_parameter_moves_theta_and_weight_alpha_too():
     assert not np.array_equal(old, new), jax.tree_util.keystr(path)
 
 
+@pytest.mark.once
 def test_wherever_training_goes_on_it_goes_on_to_the_same_bits():
   end = 2 * EPOCH
   whole, reports = run(end)
@@ -181,6 +184,7 @@ def test_wherever_training_goes_on_it_goes_on_to_the_same_bits():
   assert_equal_bits(told, reports)
 
 
+@pytest.mark.once
 def test_the_step_is_compiled_once_a_stage_and_side():
   sides = []
 

@@ -28,6 +28,7 @@ LAYOUT = (
   'annotations/instances_train2017.json and instances_val2017.json (or _train '
   'and _test, _val), their pictures in train2017/ and val2017/'
 )
+BACKGROUND = 'background'  # label 0 of masks
 CROWDS = ('background', 'ignored')
 _KEYS = ('images', 'annotations', 'categories')
 # Pixels: the farthest corner and the longest outline, for pycocotools walks
@@ -84,7 +85,7 @@ def read_masks(directory, *, crowd: str = 'background') -> records.Records:
       return None
     shapes = []
     for item in items:
-      label = numbers.get(item['name'].lower())
+      label = numbers.get(records.spelt(item['name']))
       if repair := _flaw(item, label, size, crowd):
         repairs[repair].append(_where(item))
       if repair == 'crowd_ignored':  # crowds lie below the others
@@ -115,14 +116,14 @@ def _read(directory, record, masks=False):
     data = _load(path, masks)
     categories = _categories(path, data)
     if not parts:
-      spelt = {'background': 'background'} if masks else {}
       listed = list(categories.items())
       if not masks:
         listed.sort(key=lambda x: (isinstance(x[0], str), x[0]))
-      for _, name in listed:
-        spelt.setdefault(name.lower(), name)
-      classes = tuple(spelt.values())
-      classes = records.mask_classes(classes) if masks else classes
+      classes = tuple(name for _, name in listed)
+      records.check_names(path, classes)
+      if masks:
+        others = (x for x in classes if records.spelt(x) != BACKGROUND)
+        classes = records.mask_classes((BACKGROUND, *others))
     numbers = records.class_numbers(classes)
     pictures = _pictures(base, split, path, data, categories, repairs)
     part = (record(*x, numbers, repairs, purpose == 'train') for x in pictures)

@@ -5,7 +5,7 @@ import math
 import re
 from xml.etree import ElementTree
 
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin alike
 _DECLARED = re.compile(rb'<\?xml[^>]*encoding\s*=\s*["\']([A-Za-z][\w.:-]*)')
@@ -66,7 +66,7 @@ def xml(path) -> ElementTree.Element:
       text = content.decode(coding) if coding else content
       return ElementTree.fromstring(text)
     except (LookupError, ValueError, ElementTree.ParseError) as error:
-      reason = f'{type(error).__name__}: {error}'
+      reason = told(error)
   raise ValueError(reason)
 
 

@@ -18,7 +18,7 @@ from fastsnn_jax.data import records as annotations
 from fastsnn_jax.data.dataset import check_room
 from fastsnn_jax.data.readers import text
 from fastsnn_jax.data.readers.finder import inside
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 
 _CHUNK = 256  # examples read at a time; more are not faster
 _PEEK = 100  # a split without annotations in its first examples has none at all
@@ -187,7 +187,7 @@ def _reading(folder, name, directory):
   except Exception as error:
     # TFDS, protobuf, array_record and Pillow have no common exception for
     # damaged files, and some of their messages run over many lines.
-    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    reason = told(error)
     raise UserError(
       f'{folder} cannot be read ({reason}); if it is damaged, remove it and '
       f'prepare it anew with: {prepare_command(name, directory)}'

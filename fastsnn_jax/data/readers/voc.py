@@ -142,10 +142,7 @@ def _classes(root, masks):
     raise UserError(
       f'{path} has an empty line {names.index("") + 1}; name that index too'
     )
-  if twice := [name for name in names if names.count(name) > 1]:
-    raise UserError(
-      f'{path}: two classes are {twice[0]!r}; give each a name of its own'
-    )
+  records.check_names(path, names, str if masks else records.spelt)
   return tuple(names)
 
 
