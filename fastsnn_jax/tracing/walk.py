@@ -271,6 +271,7 @@ def trace(function, params, images):
   with plain_products():
     closed, shapes = traced(params, images)
   jaxpr = closed.jaxpr
-  # Without what nothing uses.
-  jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+  # Without what nothing uses; some versions of JAX drop constants too.
+  live, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+  jaxpr = live if len(live.constvars) == len(closed.consts) else jaxpr
   return jaxpr, closed.consts, jax.tree.structure(shapes)
