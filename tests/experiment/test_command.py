@@ -1,5 +1,6 @@
 """The command lines: help, and one line for every mistake."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -135,6 +136,13 @@ def test_convert_takes_the_workdirs_experiment_as_default(
     tune_images=77,
   )
   assert called[1] == ('convert', ('there', want))
+  assert default.settle == 'auto'
+  monkeypatch.setattr(
+    files, 'experiment_of', lambda _: Experiment(convert=want)
+  )
+  assert run('convert', '--workdir=there', '--settle', 'auto')[0] == 0
+  auto = dataclasses.replace(want, settle='auto')
+  assert called[2] == ('convert', ('there', auto))
 
 
 def test_the_console_script_finds_our_configs_by_name(run, called, monkeypatch):

@@ -75,6 +75,7 @@ def test_experiments_are_hashable_and_equal_by_value():
       "conversion.keep='settled'",
     ),
     (lambda: Conversion(settle=0), 'conversion.settle=0'),
+    (lambda: Conversion(settle='soon'), 'at most 4096 or auto'),
     (lambda: Conversion(tune_epochs=0), 'conversion.tune_epochs=0'),
     (lambda: Conversion(tune_images=0), 'conversion.tune_images=0'),
     (

@@ -7,6 +7,7 @@ from fastsnn_jax import nn
 
 ORDER = (
   'quantizers',
+  'whole',
   'integrate_and_fire',
   'neurons',
   'weights',
@@ -14,6 +15,7 @@ ORDER = (
   'layers',
   'affine',
   'synapses',
+  'until_quiet',
   'network',
 )
 

@@ -216,7 +216,7 @@ def test_the_answer_of_all_that_comes_until_quiet_is_named():
   first = MINIMAL['rows'][0] | {'over_time': [0.1, 0.2, 0.3]}
   last = first | {'mode': 'settled', 'steps': 9, 'over_time': [0.1] * 4}
   for rows, names in (([first], []), ([first, last], ['quiet'])):
-    figure = plots.draw(MINIMAL | {'rows': rows})['over_time']
+    figure = plots.parts({'rows': rows})['over_time']()
     texts = [text for ax in figure.axes for text in ax.texts]
     assert [text.get_text() for text in texts] == names
     assert all(text.get_position()[0] == 4 for text in texts)
