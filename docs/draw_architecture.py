@@ -7,6 +7,7 @@ FOLDERS = {
   'errors': 'UserError',
   'distributed': 'the mesh',
   'nn': 'quantisers, neurons, layers',
+  'tracing': 'a function as a network',
   'data': 'examples in batches',
   'report': 'pages, plots',
   'architectures': 'tables by name',
@@ -28,7 +29,7 @@ PATH = (
   ('nn', 'Network.apply, layer by layer'),
   ('nn', 'Relu, QuantRelu or IntegrateAndFire'),
 )
-WIDTH, BOX, HEIGHT, GAP = 1120, 140, 58, 20
+WIDTH, BOX, HEIGHT, GAP = 1280, 140, 58, 20
 INK, GREY = '#1b1f24', '#808080'
 
 
@@ -78,8 +79,8 @@ def draw():
   )
   parts = [
     *(text(10, y, head, 15, 'bold', GREY, 'start') for y, head in heads),
-    *row(40, folders[:7], '#e8f1f8', arrows=False),
-    *row(112, folders[7:], '#e8f1f8', arrows=False),
+    *row(40, folders[:8], '#e8f1f8', arrows=False),
+    *row(112, folders[8:], '#e8f1f8', arrows=False),
     *row(230, PATH, '#e3f4ec', arrows=True),
   ]
   return (

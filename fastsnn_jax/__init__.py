@@ -45,6 +45,9 @@ from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks import register as register_task
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
+from fastsnn_jax.tracing.calibrate import calibrate
+from fastsnn_jax.tracing.explain import explain
+from fastsnn_jax.tracing.function import FunctionNetwork, from_function
 from fastsnn_jax.version import __version__
 
 __all__ = ['UserError', '__version__']
@@ -58,5 +61,6 @@ __all__ += ['apot_levels', 'integrate_and_fire', 'quantize_activation']
 __all__ += ['quantize_weight', 'quantize_weight_8bit']
 __all__ += ['build', 'load', 'load_torch', 'models', 'register_model', 'save']
 __all__ += ['compare', 'convert', 'evaluate', 'finetune', 'to_spiking', 'train']
+__all__ += ['FunctionNetwork', 'calibrate', 'explain', 'from_function']
 __all__ += ['Detections', 'classify', 'detect', 'fold', 'save_torch']
 __all__ += ['segment']

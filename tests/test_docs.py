@@ -69,3 +69,13 @@ def test_the_recipes_for_contributors_run(tmp_path, monkeypatch):
   variables = counter.init(jax.random.key(0), images[:1].astype(np.float32))
   data = {'image': images, 'label': np.zeros(6, int)}
   assert fs.evaluate(counter, variables, data).keys() == {'exact'}
+
+
+def test_the_page_of_own_networks_runs():
+  code = re.findall(
+    r'```python\n(.*?)```', (DOCS / 'own_network.md').read_text(), re.S
+  )
+  names = {}
+  for part in code:
+    exec(part, names)
+  assert names['settled'].spiking

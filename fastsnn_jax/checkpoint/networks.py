@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastsnn_jax import architectures
-from fastsnn_jax.checkpoint import store
+from fastsnn_jax.checkpoint import functions, store
 from fastsnn_jax.checkpoint.packed import pack, unpack
 from fastsnn_jax.checkpoint.values import as_wide, fault
 from fastsnn_jax.errors import UserError
@@ -18,6 +18,7 @@ from fastsnn_jax.nn.folded.fold import with_kernels
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 from fastsnn_jax.nn.whole import PRECISIONS
+from fastsnn_jax.tracing.function import FunctionNetwork
 
 _DETECTOR = ('anchors', 'overlap', 'size')  # fields that only detectors use
 
@@ -44,34 +45,57 @@ def save(directory, network: Network, variables, **meta) -> None:
   known = {name: getattr(network, name) for name in fields}
   activation = None if network.spiking else _named(network.neuron)
   known |= {'T': steps, 'neuron': neuron, 'activation': activation}
+  if isinstance(network, FunctionNetwork):
+    network.check_variables(variables)
+    known['function'] = functions.described(network, variables)
+    leaves = jax.tree.leaves(variables['params'])
+    variables = {'params': functions.numbered(leaves)}
   meta = {**known, **meta}
   if network.folded:
     variables, meta = pack(variables), {**meta, 'folded': True}
   store.save(directory, variables, meta)
 
 
-def load(directory, network: Network | None = None) -> tuple[Network, dict]:
+def load(
+  directory, network: Network | None = None, *, function=None, params=None
+) -> tuple[Network, dict]:
   """A network and its variables, ready to run.
 
   Args:
     directory: ann32, ann4, … or snn4, … of a workdir, or what `save` wrote.
     network: for a table of your own, which no name stands for; its neuron is
       replaced by the spiking one that was saved.
+    function: for a network of `fs.from_function` or `fs.calibrate`, whose
+      function is no part of the file: the same again.
+    params: a tree of the function's parameters, of any values, where it is not
+      made of dicts, lists and tuples.
 
   Raises:
     UserError: nothing there, not readable, or of another network or neuron;
       values that are not finite, negative variances, thetas not positive.
   """
-  return load_with_meta(directory, network)[:2]
+  return load_with_meta(directory, network, function, params)[:2]
 
 
-def load_with_meta(directory, network: Network | None = None):
+def load_with_meta(
+  directory, network: Network | None = None, function=None, params=None
+):
   """(network, variables, metadata), as `load`."""
   if not isinstance(network, Network | None):
     raise UserError(f'network={str(network)[:60]!r}: a Network is needed')
   tree, meta = store.load(directory)
   try:
     _check_fields(meta)
+    if ('function' in meta) != (function is not None):
+      raise UserError(
+        'it holds a network of a function, which is no part of the file; give '
+        'it again, fs.load(directory, function=…)'
+        if 'function' in meta
+        else 'it holds no network of a function; leave function=… out'
+      )
+    if function is not None:
+      found = functions.rebuilt(function, params, tree, meta)
+      return *found, meta
     if network is None:
       network = _rebuilt(meta)
     if (neuron := _neuron(meta, network)) != network.neuron:

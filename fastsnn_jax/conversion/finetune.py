@@ -27,6 +27,8 @@ from fastsnn_jax.nn.network import IMAGE, Network, check_network, own_variables
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks.pixels import Pixels
+from fastsnn_jax.tracing import local
+from fastsnn_jax.tracing.function import FunctionNetwork
 from fastsnn_jax.training.optimizer import sgd
 
 
@@ -41,7 +43,8 @@ class Tuning:
     batch: images per step; an incomplete last batch is left out.
     batch_norm: 'train' normalises the twin with the batch's statistics and
       updates the running ones, as the official code does for ResNets; 'eval'
-      leaves them, as it does for the CIFAR AlexNet and VGG.
+      leaves them, as it does for the CIFAR AlexNet and VGG. A function
+      normalises as it is written.
     accept: 'better' keeps an update only where the score on the tuning images
       rises; 'always' keeps each (--force in the official code).
     crop, flip: augmentation of the tuning images.
@@ -107,6 +110,13 @@ def movable(params, layer):
   return {k: v for k, v in params[layer.name].items() if k != 'theta'}
 
 
+def moving_of(network, params, layers):
+  """What fine-tuning of these layers moves, as one tree."""
+  if isinstance(network, FunctionNetwork):
+    return local.movable(network, params, [layer.name for layer in layers])
+  return {layer.name: movable(params, layer) for layer in layers}
+
+
 def tune_step(tuned, opt_state, frozen, images, *, ann, snn, tuning, layers):
   """One step for these layers: (tuned, opt_state, {layer: loss}).
 
@@ -120,7 +130,14 @@ def tune_step(tuned, opt_state, frozen, images, *, ann, snn, tuning, layers):
     layer_loss, ann=ann, snn=snn, batch_norm=tuning.batch_norm
   )
 
-  def total(moving):
+  def of_function(moving):
+    names = [layer.name for layer in layers]
+    rates = {name: snn.neuron.decode(spikes[name]) for name in targets}
+    mine = {'params': local.moved(tuned['params'], moving)}
+    losses = local.losses(ann, mine, images, rates, targets, names)
+    return sum(losses.values()), (losses, {})
+
+  def of_table(moving):
     losses, statistics = {}, {}
     for layer in layers:
       own, target = moving[layer.name], targets[layer.name]
@@ -130,12 +147,17 @@ def tune_step(tuned, opt_state, frozen, images, *, ann, snn, tuning, layers):
     # The losses share no parameter: the gradient of the sum is each one's own.
     return sum(losses.values()), (losses, statistics)
 
-  moving = {layer.name: movable(tuned['params'], layer) for layer in layers}
+  total = of_function if isinstance(snn, FunctionNetwork) else of_table
+  moving = moving_of(snn, tuned['params'], layers)
   grads, (losses, statistics) = jax.grad(total, has_aux=True)(moving)
   updates, opt_state = tuning.optimizer().update(grads, opt_state, moving)
+  moved = optax.apply_updates(moving, updates)
+  if isinstance(snn, FunctionNetwork):
+    params = local.moved(tuned['params'], moved)
+    return {**tuned, 'params': params}, opt_state, losses
   params = dict(tuned['params'])
-  for name, moved in optax.apply_updates(moving, updates).items():
-    params[name] = {**params[name], **moved}
+  for name, own in moved.items():
+    params[name] = {**params[name], **own}
   statistics = {**tuned['batch_stats'], **statistics}
   return {'params': params, 'batch_stats': statistics}, opt_state, losses
 
@@ -260,7 +282,7 @@ def finetune(
     groups = [snn.firing[1:]]
   best, records = score(tuned), []
   for layers in groups:
-    moving = {layer.name: movable(tuned['params'], layer) for layer in layers}
+    moving = moving_of(snn, tuned['params'], layers)
     opt_state = tuning.optimizer().init(moving)
     kept = jax.tree.map(jnp.array, tuned)
     for epoch in range(tuning.epochs):

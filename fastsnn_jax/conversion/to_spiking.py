@@ -8,13 +8,18 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
-from fastsnn_jax.nn.layers import declared
+from fastsnn_jax.nn.layers import convertible
 from fastsnn_jax.nn.network import IMAGE, Network, check_network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
+from fastsnn_jax.tracing.function import FunctionNetwork, check_differences
 
 
 def to_spiking(
-  network: Network, mode: str = 'signed', **neuron_settings
+  network: Network,
+  mode: str = 'signed',
+  *,
+  allow_differences: bool = True,
+  **neuron_settings,
 ) -> Network:
   """The spiking twin of a quantised network, on the same variables.
 
@@ -25,10 +30,14 @@ def to_spiking(
     'settled': steps without input answer late charge, until no neuron fires
       (settle='auto'), or as many as `settle` says. With a threshold of 0 for
       taking back and the count capped at T, as in the ST-BIF neuron (SpikeZIP),
-      the count ends on the quantised level: nothing is lost.
+      the count ends on the quantised level: nothing is lost. A network of a
+      function, or with max pooling, takes a number, 8 or 4 more than twice its
+      layers if none is given; `fs.compare` tells whether it was enough.
 
   The variables are the same. `neuron_settings` are fields of `IntegrateAndFire`
-  that override the preset.
+  that override the preset. In a network of `fs.from_function`, what is not
+  linear sends graded differences; `allow_differences=False` refuses them, but
+  for max pooling.
 
   Raises:
     UserError: the network is not quantised, has a layer whose synapse is not
@@ -47,11 +56,15 @@ def to_spiking(
       'QuantRelu neurons has the levels that spikes count; build it with bits '
       'of 2 to 5'
     )
-  shapes = _input_shapes(network)
-  for layer in network.layers:
-    affine.check(layer, shapes.get(layer.name))
+  if isinstance(network, FunctionNetwork):
+    check_differences(network, allow_differences)
+  else:
+    shapes = _input_shapes(network)
+    for layer in network.layers:
+      affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
-  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': 'auto'}
+  settle = 'auto' if network.single_steps else _settle(network)
+  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': settle}
   presets = {'unsigned': {'signed': False}, 'signed': {}, 'settled': settled}
   if not isinstance(mode, str) or mode not in presets:
     raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
@@ -65,12 +78,16 @@ def to_spiking(
   return dataclasses.replace(network, neuron=IntegrateAndFire(**settings))
 
 
+def _settle(network):
+  return max(8, 4 + 2 * len(network.firing))
+
+
 def _input_shapes(network):
   """{row: shapes of its inputs} at images that fit; {} where none is needed.
 
   A table does not say what images it is for, and its rows may fit few.
   """
-  if all(declared(layer.synapse) is not None for layer in network.layers):
+  if all(convertible(layer.synapse) is not None for layer in network.layers):
     return {}
   sides = [network.size] * bool(network.size) + [8, 32, 16, 28, 64, 224, 4]
   step = network.stride

@@ -14,7 +14,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation import operations
 from fastsnn_jax.evaluation.batches import accumulate, kept_rows
 from fastsnn_jax.nn.folded.fold import ready
-from fastsnn_jax.nn.network import IMAGE, Network, check_network
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.tasks import Task
 
 
@@ -46,7 +46,8 @@ def compare(
     'synops_per_image' (spikes times their connections, plus the first layer's
     MACs once), 'macs_per_image' of the ANN, 'layers' with name, error (mean
     |rate - activation| / theta), differing (share of counts that differ) and
-    firing_rate; with settling 'quiet_histogram', the images whose last spike
+    firing_rate; 'graded', operations of a function that send differences, if
+    there are any; with settling 'quiet_histogram', the images whose last spike
     came at step t, 'quiet_step', the last of those steps, and 'not_quiet', the
     images that were not quiet after the last step: that fired in it, or with
     settle='auto' would fire behind the bound. Where that is not 0, take
@@ -76,7 +77,7 @@ def compare(
   split = as_split(data)
   raw = jax.ShapeDtypeStruct((1, *split.shape), 'uint8')
   shape = jax.eval_shape(task.present, raw).shape[1:]
-  fans = operations.connections(ann, ann_variables, shape)
+  fans = operations.leaving(ann, ann_variables, shape)
   macs = operations.macs(ann, ann_variables, shape)
   put = functools.partial(distributed.everywhere, alias=True)
   ann, ann_variables = ready(ann, ann_variables)
@@ -94,7 +95,7 @@ def compare(
     return sums
 
   total = accumulate(judge, split, batch, task, advance=advance)
-  neurons = {name: float(np.size(fan)) for name, fan in _fans(ann, fans)}
+  neurons = {name: float(np.size(fan)) for name, fan in fans.items()}
   sums, rows = total['sums']['ann'], total.get('rows')
   kept = rows and {'found': rows['ann'], 'truth': rows['truth']}
   metric = task.summarize(sums, kept)[task.metric]
@@ -137,14 +138,6 @@ def _check(ann, variables, spiking):
       )
 
 
-def _fans(network, fans):
-  """(name, array of the layer's shape) for every input from a firing layer."""
-  for layer in network.layers:
-    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
-      if name != IMAGE:
-        yield name, fan
-
-
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
 def _ann(variables, batch, *, network, task):
   """((output, activations, predictions), what is summed up of them)."""
@@ -163,15 +156,16 @@ def _ann(variables, batch, *, network, task):
 def _compare(variables, fans, batch, twin, *, network, task):
   """What is summed up of a spiking network beside its ANN, see `_ann`."""
   (output, targets, wanted), mask = twin, batch['mask']
-  shown = task.present(batch['image'])
-  activations, spikes, last, quiet = _run(network, variables, shown)
-  outputs = network.output_over_time(variables, activations)
-  outputs = jnp.moveaxis(outputs, 1, 0)  # a step at a time
+  images = task.present(batch['image'])
+  activations, spikes, last, quiet = _run(network, variables, images)
+  outputs = network.output_over_time(variables, activations, images)
+  # A step at a time.
+  outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), outputs)
   predicted = jax.lax.map(task.predict, outputs)
-  difference = jnp.abs(outputs[-1] - output)
-  difference = difference.reshape(len(difference), -1).max(1) * mask
-  leaving = _fans(network, fans)
-  synops = [_masked_sum(spikes[name] * fan, mask) for name, fan in leaving]
+  pairs = jax.tree.map(lambda x, y: jnp.abs(x[-1] - y), outputs, output)
+  difference = [x.reshape(len(x), -1).max(1) for x in jax.tree.leaves(pairs)]
+  difference = jnp.max(jnp.stack(difference), 0) * mask
+  synops = [_masked_sum(spikes[k] * fan, mask) for k, fan in fans.items()]
   bins = jax.nn.one_hot(last, network.most_steps + 1)
   sums = {
     'metric': jax.vmap(lambda p: task.measure(p, batch))(predicted),
@@ -209,10 +203,10 @@ def _run(network, variables, images):
 
 def _layer_sums(network, variables, activations, spikes, targets, mask):
   """Of each firing layer, over images: spikes, error, differing counts."""
-  sums = {}
+  sums, thetas = {}, network.thetas(variables)
   for layer in network.firing:
     activity, target = activations[layer.name], targets[layer.name]
-    theta = variables['params'][layer.name]['theta']
+    theta = thetas[layer.name]
     off = jnp.abs(network.neuron.decode(activity) - target) / theta
     half_level = 0.5 / network.neuron.steps
     summands = spikes[layer.name], off, off > half_level
@@ -256,6 +250,7 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     spikes += per_image[0]
   agree = np.divide(*mine['agree']).tolist()
   first_macs = next(iter(macs.values()))
+  graded = list(getattr(network, 'graded', ()))  # not driven by spikes
   return {
     'images': int(images),
     'T': network.neuron.steps,
@@ -268,6 +263,7 @@ def _row(network, total, label, task, of_ann, macs, neurons):
     'synops_per_image': float(mine['synops']) / images + first_macs,
     'macs_per_image': sum(macs.values()),
     **quiet,
+    **({'graded': graded} if graded else {}),
     **of_ann,
     **task.details(*at(entries - 1)),
     'over_time': over_time,

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.nn.network import IMAGE, Network, own_variables
+from fastsnn_jax.tracing.connections import connections as function_connections
+from fastsnn_jax.tracing.connections import macs as function_macs
+from fastsnn_jax.tracing.function import FunctionNetwork
 
 
 def macs(network: Network, variables, image_shape) -> dict[str, int]:
@@ -17,6 +20,8 @@ def macs(network: Network, variables, image_shape) -> dict[str, int]:
   included, which is the usual convention; sums and batch norms do not. The
   network is not spiking; `variables` may be shapes; images are of (H, W, C).
   """
+  if isinstance(network, FunctionNetwork):
+    return function_macs(network, variables, image_shape, _of_equation)
   counts = {}
   for layer, shapes in _input_shapes(network, variables, image_shape):
     mine = own_variables(variables, layer.name)
@@ -63,20 +68,34 @@ def _input_shapes(network, variables, image_shape):
     yield layer, [activations[name] for name in layer.inputs]
 
 
+def leaving(network: Network, variables, image_shape):
+  """{firing layer: connections that leave each of its neurons}, as an array."""
+  if isinstance(network, FunctionNetwork):
+    return function_connections(network, variables, image_shape)
+  fans, total = connections(network, variables, image_shape), {}
+  for layer in network.layers:
+    for name, fan in zip(layer.inputs, fans[layer.name], strict=True):
+      if name != IMAGE:
+        total[name] = total[name] + fan if name in total else fan
+  return total
+
+
 def _count(jaxpr):
-  total = 0
-  for equation in jaxpr.eqns:
-    output = equation.outvars[0].aval
-    if equation.primitive.name == 'conv_general_dilated':
-      kernel = equation.invars[1].aval
-      features, *_ = equation.params['dimension_numbers'].rhs_spec
-      total += output.size * kernel.size // kernel.shape[features]
-    elif equation.primitive.name == 'dot_general':
-      (contracted, _), _ = equation.params['dimension_numbers']
-      left = equation.invars[0].aval.shape
-      total += output.size * math.prod(left[axis] for axis in contracted)
-    for value in equation.params.values():
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        total += _count(inner)
+  return sum(map(_of_equation, jaxpr.eqns))
+
+
+def _of_equation(equation):
+  total, output = 0, equation.outvars[0].aval if equation.outvars else None
+  if equation.primitive.name == 'conv_general_dilated':
+    kernel = equation.invars[1].aval
+    features, *_ = equation.params['dimension_numbers'].rhs_spec
+    total += output.size * kernel.size // kernel.shape[features]
+  elif equation.primitive.name == 'dot_general':
+    (contracted, _), _ = equation.params['dimension_numbers']
+    left = equation.invars[0].aval.shape
+    total += output.size * math.prod(left[axis] for axis in contracted)
+  for value in equation.params.values():
+    inner = getattr(value, 'jaxpr', value)
+    if hasattr(inner, 'eqns'):
+      total += _count(inner)
   return total

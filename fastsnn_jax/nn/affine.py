@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.layers import declared
+from fastsnn_jax.nn.layers import convertible
 
 _SCALES = 1.0, 100.0  # of random inputs: what is flat far out shows there
 _TOLERANCE = 1e-3  # of the largest output
@@ -27,7 +27,7 @@ def check(layer, shapes=None) -> None:
     layer: a row.
     shapes: of its inputs, batch first; None where they are not known yet.
   """
-  known, reason = declared(layer.synapse), ''
+  known, reason = convertible(layer.synapse), ''
   if known is None:
     shapes = shapes and tuple(tuple(shape[1:]) for shape in shapes)
     if not shapes or shown(layer.synapse, shapes):
@@ -40,7 +40,7 @@ def check(layer, shapes=None) -> None:
     raise UserError(
       f'to_spiking: layer {layer.name!r} ({type(layer.synapse).__name__}) is '
       'not affine, so the mean of its outputs over time is not its output at '
-      'the mean; use a strided convolution or average pooling there, or a row '
+      'the mean; use a strided convolution or a pooling of fs there, or a row '
       f'of its own for what comes behind a nonlinearity{reason}'
     )
 

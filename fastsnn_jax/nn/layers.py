@@ -60,6 +60,7 @@ class Synapse(nn.Module):
 
   affine: ClassVar[bool | None] = None
   quantal: ClassVar[bool] = False
+  over_time: ClassVar[bool] = False  # it has a rule for spikes of its own
 
   @property
   def axes(self) -> int | None:
@@ -87,6 +88,24 @@ def declared(synapse) -> bool | None:
   kind = type(synapse)
   ours = kind.__module__.startswith('fastsnn_jax.')
   return synapse.affine if ours or 'affine' in vars(kind) else None
+
+
+def convertible(synapse) -> bool | None:
+  """Whether a synapse may take spikes, as it says; None if it does not say."""
+  if 'over_time' in vars(type(synapse)):
+    return synapse.over_time
+  if type(synapse).__module__.startswith('fastsnn_jax.'):
+    parts = getattr(synapse, 'parts', None)
+    if parts is not None:
+      known = [convertible(part) for part in parts if part is not None]
+      return False if False in known else None if None in known else True
+  return declared(synapse)
+
+
+def has_memory(synapse) -> bool:
+  """Whether a synapse, or a part of it, has a rule for spikes of its own."""
+  parts = getattr(synapse, 'parts', None) or ()
+  return getattr(synapse, 'over_time', False) or any(map(has_memory, parts))
 
 
 class _Weighted(Synapse):

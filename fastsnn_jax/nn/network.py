@@ -5,6 +5,7 @@ they share one tree of variables, and a conversion replaces the neuron.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
@@ -21,11 +22,15 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.folded import run as folded
 from fastsnn_jax.nn.folded.kernels import is_folded
+from fastsnn_jax.nn.layers import has_memory
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
 from fastsnn_jax.nn.until_quiet import Settled, bound, settled
 from fastsnn_jax.nn.whole import Quantum, check_precision
 
+# Set while a function is traced: rounding to whole numbers, which changes no
+# value, would hide from the walk that a product is linear.
+_PLAIN = contextvars.ContextVar('plain', default=False)
 IMAGE = 'image'  # the name under which rows ask for the network's input
 
 Neuron = Relu | QuantRelu | IntegrateAndFire
@@ -133,11 +138,6 @@ class Network:
   def __post_init__(self):
     check_precision(self.precision)
     object.__setattr__(self, 'layers', tuple(self.layers))
-    if odd := [x for x in self.layers if not isinstance(x, Layer)]:
-      raise UserError(
-        f'layers: a {type(odd[0]).__name__}, but each row must be an '
-        'fs.Layer(name, synapse, inputs)'
-      )
     if isinstance(self.neuron, type) or not hasattr(self.neuron, 'respond'):
       raise UserError(
         f'neuron={self.neuron!r}, but it must be Relu(), QuantRelu(bits=…) or '
@@ -150,15 +150,23 @@ class Network:
         f'mean={self.mean}, std={self.std}, but they must have one number for '
         'each channel, those of std above 0'
       )
+    self._check_rows()
+    if self.until_quiet and not self.single_steps:
+      raise UserError(
+        "settle='auto': a network of a function, or with fs.MaxPool, does not "
+        'know when it is quiet; give a number of steps, settle=16'
+      )
+
+  def _check_rows(self):
+    if odd := [x for x in self.layers if not isinstance(x, Layer)]:
+      raise UserError(
+        f'layers: a {type(odd[0]).__name__}, but each row must be an '
+        'fs.Layer(name, synapse, inputs)'
+      )
     if not self.layers:
       raise UserError('a network of 0 layers, but at least one row is needed')
     names = {IMAGE}
     for layer in self.layers:
-      if not isinstance(layer, Layer):
-        raise UserError(
-          f'a row of the table is a {type(layer).__name__}, but it must be a '
-          'fs.Layer(name, synapse, inputs)'
-        )
       if layer.name in names:
         raise UserError(f'layer {layer.name!r}: the name is taken; choose one')
       if missing := [name for name in layer.inputs if name not in names]:
@@ -189,6 +197,11 @@ class Network:
   def folded(self) -> bool:
     """Whether `fs.fold` made it."""
     return any(is_folded(layer.synapse) for layer in self.layers)
+
+  @property
+  def single_steps(self) -> bool:
+    """Whether a step of its rows needs nothing of the steps before."""
+    return not any(has_memory(layer.synapse) for layer in self.layers)
 
   @property
   def until_quiet(self) -> bool:
@@ -387,7 +400,7 @@ class Network:
     In training, and where nothing is rounded, products are the device's own,
     but for full precision.
     """
-    plain = train or isinstance(self.neuron, Relu)
+    plain = train or isinstance(self.neuron, Relu) or _PLAIN.get()
     if plain and precision != 'highest':
       return (None,) * len(layer.inputs)
     if dtype.itemsize < 4:
@@ -439,10 +452,33 @@ class Network:
     kernels = {np.ndim(x) for path, x in leaves if path[-1].key == 'kernel'}
     return kernels - {2} if params else {4}
 
-  def output_over_time(self, variables, activations):
+  def thetas(self, variables) -> dict[str, Any]:
+    """The threshold, or clip, of each firing layer that has one."""
+    return {
+      layer.name: variables['params'][layer.name]['theta']
+      for layer in self.firing
+      if 'theta' in variables['params'].get(layer.name, ())
+    }
+
+  def check_variables(self, variables, name: str = 'network') -> None:
+    """Raises a UserError for what are no variables of this network."""
+    tree = variables.get('params') if isinstance(variables, Mapping) else None
+    rows = {layer.name for layer in self.layers}
+    strange = isinstance(tree, Mapping) and tree and not tree.keys() & rows
+    if strange or not isinstance(tree, Mapping):  # more rows do no harm
+      found = sorted(tree or ()) if isinstance(tree, Mapping) else 'no "params"'
+      raise UserError(
+        f'the variables of {name} are of type {type(variables).__name__} with '
+        f"{found}, but they must be {{'params': …, 'batch_stats': …}} of rows "
+        f'{sorted(rows)}, as its init or fs.load gives them'
+      )
+
+  def output_over_time(self, variables, activations, images=None):
     """A spiking network's answer after each step: [B, T + settle, …].
 
     With settle='auto' [B, T + 1, …]: the last is the answer when all is quiet.
+    `images`, which gave the activations, are needed only where the output hangs
+    on them directly.
     """
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
@@ -462,6 +498,19 @@ class Network:
     return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
 
 
+_UNKNOWN = object()
+
+
+@contextlib.contextmanager
+def plain_products():
+  """Tables that run inside multiply as they are, not in whole numbers."""
+  token = _PLAIN.set(True)
+  try:
+    yield
+  finally:
+    _PLAIN.reset(token)
+
+
 @contextlib.contextmanager
 def _told(name, images):
   """What goes wrong in a row names it."""
@@ -478,9 +527,6 @@ def _told(name, images):
     ) from error
 
 
-_UNKNOWN: dict[str, Any] = {'params': {}}
-
-
 def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:
   """Raises a UserError for what is no network, or no variables of it."""
   if not isinstance(network, Network):
@@ -488,16 +534,8 @@ def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:
       f'{name} is of type {type(network).__name__}, but it must be a Network, '
       'as fs.build and fs.load give it; the network stands before its variables'
     )
-  tree = variables.get('params') if isinstance(variables, Mapping) else None
-  rows = {layer.name for layer in network.layers}
-  strange = isinstance(tree, Mapping) and tree and not tree.keys() & rows
-  if strange or not isinstance(tree, Mapping):  # more rows do no harm
-    found = sorted(tree or ()) if isinstance(tree, Mapping) else 'no "params"'
-    raise UserError(
-      f'the variables of {name} are of type {type(variables).__name__} with '
-      f"{found}, but they must be {{'params': …, 'batch_stats': …}} of rows "
-      f'{sorted(rows)}, as its init or fs.load gives them'
-    )
+  if variables is not _UNKNOWN:
+    network.check_variables(variables, name)
 
 
 @functools.partial(jax.jit, static_argnames=('unit', 'shapes'))

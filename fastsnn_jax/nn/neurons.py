@@ -13,6 +13,7 @@ Time is the second axis, [B, T, ...], and folded into the batch as (B T) for the
 synapses: a batch sharded over devices then stays where it is.
 """
 
+import contextvars
 import dataclasses
 from typing import ClassVar
 
@@ -81,6 +82,51 @@ class QuantRelu:
     return Quantum(theta, levels, levels)
 
 
+class Memory:
+  """What lets max pooling in a synapse see the steps that are folded in (B T).
+
+  It sends the difference of the largest sum of what came in so far to that of
+  the step before. A bias in front of it is found by a run in the `dark`, on
+  zeros, and is withdrawn after T steps.
+  """
+
+  def __init__(self, steps, shown):
+    self.steps, self.shown, self.dark = steps, shown, True
+    self._biases = []
+
+  def pooled(self, x, largest, quantum):
+    """Max pooling, by `largest`, of messages of which a `Quantum` is known."""
+    if self.dark:
+      self._biases.append(x)
+      return jnp.zeros_like(largest(x))
+    whole = quantum is not None and quantum.unit is not None
+    # Whole numbers, whose sums are exact.
+    numbers = quantum.numbers(x) if whole else x
+    steps = numbers.reshape(-1, self.steps, *x.shape[1:])
+    if self._biases:
+      bias = self._biases.pop(0).astype(steps.dtype)
+      late = steps if whole else steps - jnp.expand_dims(bias, 1)
+      steps = jnp.where(along_time(self.shown, steps), steps, late)
+    sums = jnp.cumsum(steps, 1).reshape(x.shape)
+    most = largest(sums)
+    most = most.reshape(-1, self.steps, *most.shape[1:])
+    before = jnp.pad(
+      most[:, :-1], [(0, 0), (1, 0), *[(0, 0)] * (most.ndim - 2)]
+    )
+    sent = (most - before).reshape(-1, *most.shape[2:])
+    return quantum.scale(sent, quantum.unit).astype(x.dtype) if whole else sent
+
+
+_MEMORY: contextvars.ContextVar[Memory | None] = contextvars.ContextVar(
+  'memory', default=None
+)
+
+
+def memory() -> Memory | None:
+  """That of the spiking row whose synapse runs; None outside of one."""
+  return _MEMORY.get()
+
+
 @dataclasses.dataclass(frozen=True)
 class IntegrateAndFire(Rule):
   """Integrate-and-fire neurons that may take a spike back.
@@ -133,11 +179,18 @@ class IntegrateAndFire(Rule):
         x = jnp.expand_dims(x, 1)
         x = jnp.where(along_time(shown, x), x, 0)
       folded.append(x.reshape(-1, *x.shape[2:]))
-    current = synapse(*folded)
+    bias, memory = None, Memory(self.total_steps, shown)
+    token = _MEMORY.set(memory)
+    try:
+      if self.settle:
+        dark = (jnp.zeros((1, *x.shape[1:]), x.dtype) for x in folded)
+        bias = synapse(*dark)
+      memory.dark = False
+      current = synapse(*folded)
+    finally:
+      _MEMORY.reset(token)
     current = current.reshape(-1, self.total_steps, *current.shape[1:])
-    if self.settle:
-      dark = (jnp.zeros((1, *x.shape[1:]), x.dtype) for x in folded)
-      bias = synapse(*dark)
+    if bias is not None:
       late = current - jnp.expand_dims(bias, 1)
       current = jnp.where(along_time(shown, current), current, late)
     return current

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 from fastsnn_jax.errors import UserError
 
@@ -228,9 +230,39 @@ def quantize_weight_8bit(w):
   return straight_through(value, wide).astype(jnp.asarray(w).dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def quantize_uniform(x, alpha, levels: int):
+# Stands in the jaxpr of every quantised activation, as the identity of x that
+# knows alpha, the levels and the name: `tracing` finds the sites by it.
+site_p = Primitive('quantized_activation_site')
+site_p.def_impl(lambda x, alpha, **settings: x)
+site_p.def_abstract_eval(lambda x, alpha, **settings: x)
+mlir.register_lowering(site_p, lambda context, x, alpha, **settings: [x])
+
+
+def _batch_site(arguments, axes, **settings):
+  """Both with the mapped axis in front, where alpha broadcasts against x."""
+  size = next(
+    x.shape[axis]
+    for x, axis in zip(arguments, axes, strict=True)
+    if axis is not None
+  )
+  x, alpha = arguments
+  if axes[0] is None:
+    x = jnp.broadcast_to(x, (size, *x.shape))
+  else:
+    x = jnp.moveaxis(x, axes[0], 0)
+  if axes[1] is not None:
+    alpha = jnp.moveaxis(alpha, axes[1], 0)
+  return site_p.bind(x, alpha, **settings), 0
+
+
+batching.primitive_batchers[site_p] = _batch_site
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def quantize_uniform(x, alpha, levels: int, name: str | None = None):
   """`quantize_activation` with n = `levels`, the steps of a neuron."""
+  shaped = alpha if alpha.ndim else alpha.reshape((1,) * x.ndim)
+  x = site_p.bind(x, shaped, levels=levels, name=name)
   return _uniform(x, alpha, levels)[1]
 
 
@@ -251,9 +283,9 @@ def _uniform(x, alpha, levels):
 
 
 @quantize_uniform.defjvp
-def _(levels, primals, tangents):
+def _(levels, name, primals, tangents):
   (x, alpha), (dx, dalpha) = primals, tangents
-  y = quantize_uniform(x, alpha, levels)
+  y = quantize_uniform(x, alpha, levels, name)
   # Straight through, share and ratio move alike: their difference by nothing.
   still = lax.stop_gradient((x, alpha))
   ratio, _, share = _uniform(still[0], still[1], levels)
@@ -261,7 +293,7 @@ def _(levels, primals, tangents):
   return y, passed + jnp.where(ratio > 1, 1, share - ratio) * dalpha
 
 
-def quantize_activation(x, alpha, bits: int):
+def quantize_activation(x, alpha, bits: int, name: str | None = None):
   """Rectifies, clips at alpha and rounds to 2^bits levels.
 
   y = round(clip(max(x, 0) / alpha, 0, 1) n) / n * alpha, n = 2^bits - 1, with
@@ -269,12 +301,19 @@ def quantize_activation(x, alpha, bits: int):
   dL/dx = g where 0 < x <= alpha, else 0; dL/dalpha = sum g (1 if x > alpha
   else y / alpha - x / alpha) over the positive x (reference behaviour C1.5).
 
+  In a function that `fs.from_function` converts, every call is a neuron, known
+  by `name`; without one it gets the name of the scope that it stands in.
+
   >>> quantize_activation(jnp.array([-1., .5, 1.4, 3.]), 2., 2).tolist()
   [0.0, 0.6666666865348816, 1.3333333730697632, 2.0]
   """
   check_bits(bits, 1, 16, 'activation')
+  if not isinstance(name, str | None):
+    raise UserError(
+      f'quantize_activation: name={name!r}, but it must be a text or None'
+    )
   wide = _wide(x, 'quantize_activation')
   alpha = jnp.asarray(alpha, wide.dtype)
   wide, alpha = against(wide, alpha.ndim), against(alpha, wide.ndim)
-  y = quantize_uniform(wide, alpha, 2**bits - 1)
+  y = quantize_uniform(wide, alpha, 2**bits - 1, name)
   return y.astype(jnp.asarray(x).dtype)

@@ -19,6 +19,7 @@ from fastsnn_jax.nn.convolve import (
   window_pads,
 )
 from fastsnn_jax.nn.layers import Synapse, declared
+from fastsnn_jax.nn.neurons import memory
 from fastsnn_jax.nn.quantizers import wider
 from fastsnn_jax.nn.whole import join
 
@@ -278,16 +279,31 @@ class SpaceToDepth(Synapse):
 
 
 class MaxPool(_Pool):
-  """Maximum over windows, [N, H, W, C]; for an ANN, refused at conversion.
+  """Maximum over windows, [N, H, W, C]; nothing of the padding is a maximum.
 
-  Attributes as of `AveragePool`; nothing of the padding is a maximum.
+  In a spiking network it sends, at each step, by how much the largest sum of
+  what came in so far has changed. The spikes of one layer give spikes again:
+  theta, 0 and -theta. Attributes as of `AveragePool`.
 
   >>> MaxPool(window=2, stride=2).apply({}, jnp.ones((1, 4, 4, 3))).shape
   (1, 2, 2, 3)
   """
 
   affine: ClassVar[bool | None] = False
+  over_time: ClassVar[bool] = True
+  quantal: ClassVar[bool] = True
   stride: int | tuple[int, ...] | None = 2
 
-  def __call__(self, x, train=False):
+  def __call__(self, x, train=False, quanta=(None,)):
+    if (past := memory()) is None:
+      return self._largest(x)
+    return past.pooled(x, self._largest, quanta[0])
+
+  def hands_on(self, quanta, *inputs):
+    return quanta[0] if quanta else None  # one of those that came in
+
+  def _largest(self, x):
     return self._reduce(x, -np.inf, lax.max)
+
+  def connect(self, x):
+    return self._reduce(x, 0, lax.add)

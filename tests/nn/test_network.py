@@ -22,6 +22,7 @@ from fastsnn_jax.nn.synapses import (
   Residual,
 )
 from fastsnn_jax.nn.weights import Apot, EightBit
+from fastsnn_jax.nn.whole import Quantum
 
 THETA = 2.5  # of currents with unit variance: lively, seldom saturated
 MODES = ('unsigned', 'signed', 'settled')
@@ -152,12 +153,13 @@ def test_training_a_network_that_settles_is_refused():
     fs.to_spiking(table(), 'settled', settle=8).apply({}, IMAGES, train=True)
 
 
-@pytest.mark.parametrize('wrap', ['bare', 'chain', 'residual'])
-def test_max_pooling_is_refused_by_the_name_of_its_layer(wrap):
+@pytest.mark.parametrize('wrap', ['bare', 'front', 'behind', 'residual'])
+def test_max_pooling_is_exact_once_it_settled(wrap):
   middle = {
     'bare': MaxPool(),
-    'chain': Chain((Conv(4), MaxPool())),
-    'residual': Residual(Conv(4), MaxPool()),
+    'front': Chain((MaxPool(3, padding=1), Conv(4))),
+    'behind': Chain((Conv(4, norm=False), MaxPool())),
+    'residual': Residual(Conv(4, stride=2), MaxPool()),
   }[wrap]
   inputs = ('stem', 'stem') if wrap == 'residual' else ('stem',)
   rows = (
@@ -165,9 +167,50 @@ def test_max_pooling_is_refused_by_the_name_of_its_layer(wrap):
     fs.Layer('pooled', middle, inputs),
     fs.Layer('head', Dense(3, norm=False), ('pooled',)),
   )
-  network = fs.Network(rows, fs.QuantRelu(2))
-  with pytest.raises(fs.UserError, match=r"'pooled'.*strided convolution"):
-    fs.to_spiking(network)
+  network = fs.Network(rows, fs.QuantRelu(2, initial_theta=1.0))
+  with jax.enable_x64():
+    images = jnp.asarray(IMAGES, jnp.float64)
+    variables = jax.tree.map(jnp.float64, fresh(network))
+    if wrap == 'behind':  # a bias in front of the maximum
+      bias = jnp.linspace(-0.2, 0.3, 4)
+      variables['params']['pooled']['bias'] = bias
+    expected, _ = network.apply(variables, images)
+    settled = fs.to_spiking(network, 'settled', settle=12)
+    output, _ = settled.apply(variables, images)
+    np.testing.assert_allclose(output, expected, atol=1e-9)
+
+
+def test_max_pooling_takes_a_number_of_steps_to_settle():
+  network = table(MaxPool())
+  assert fs.to_spiking(network, 'settled').neuron.settle == 10
+  with pytest.raises(fs.UserError, match='give a number of steps'):
+    fs.to_spiking(network, 'settled', settle='auto')
+
+
+@pytest.mark.parametrize('signed', [True, False])
+def test_max_pooling_of_spikes_gives_spikes(signed):
+  random, theta = np.random.default_rng(0), 0.1
+  fire = functools.partial(fs.integrate_and_fire, signed=signed)
+  neuron = fs.IntegrateAndFire(15, signed=signed, settle=0)
+  for window, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 'SAME')):
+    currents = random.normal(0.02, 0.15, (15, 2, 7, 7, 3)).astype(np.float32)
+    spikes = np.moveaxis(np.asarray(fire(currents, theta)) * theta, 0, 1)
+    pool = MaxPool(window, stride, padding)
+    seen = []
+
+    def synapse(x, pool=pool, seen=seen):
+      seen.append(
+        pool.apply({}, x, quanta=(Quantum(jnp.float32(theta), 1, 1),))
+      )
+      return seen[-1]
+
+    neuron.respond(synapse, (jnp.asarray(spikes, jnp.float32),), theta)
+    found = np.asarray(seen[0]).reshape(2, 15, *seen[0].shape[1:])
+    height = np.float32(theta)
+    assert set(np.unique(found)) <= {-height, 0, height}
+    assert signed or found.min() == 0
+    largest = pool.apply({}, jnp.asarray(spikes.sum(1)))
+    np.testing.assert_allclose(found.sum(1), largest, atol=1e-5)
 
 
 def test_max_pooling_runs_in_an_ann():

@@ -2,8 +2,15 @@
 
 # A room imports rooms that stand before it. docs/architecture.md draws them.
 ROOMS = [
-  *('version', 'errors', 'distributed', 'nn', 'data', 'report'),
-  *('architectures', 'tasks', 'checkpoint', 'evaluation', 'inference'),
+  *('version', 'errors', 'distributed', 'nn', 'tracing', 'data'),
+  *(
+    'report',
+    'architectures',
+    'tasks',
+    'checkpoint',
+    'evaluation',
+    'inference',
+  ),
   *('torch_interop', 'training', 'conversion', 'experiment', 'config'),
   'recipes',
   '__init__',

@@ -47,7 +47,7 @@ def fold(network: Network, variables):
 
   Args:
     network, variables: float, quantised or spiking; a folded one stays as it
-      is. Under `jit`, where kernels are not known, whole numbers stay floats
+      is, and so do those with max pooling and those of a function. Under `jit`, where kernels are not known, whole numbers stay floats
       and each step has its own product.
 
   Returns:
@@ -69,7 +69,7 @@ def fold(network: Network, variables):
   (1, 3, 8, 8, 16)
   """
   check_network(network, variables)
-  if network.folded:
+  if network.folded or not network.single_steps:
     return network, variables
   ready = _narrowed(_computed(variables, network=network))
   return with_kernels(network, ready), ready
@@ -82,7 +82,7 @@ def ready(network, variables, known=True):
   without spikes, no static field follows the weights: a network whose weights
   change is compiled once.
   """
-  if network.folded:
+  if network.folded or not network.single_steps:
     return network, variables
   check_network(network, variables)
   leaves = jax.tree.leaves(variables)

@@ -1,0 +1,1 @@
+"""Any JAX function as a network: a walk over its jaxpr."""

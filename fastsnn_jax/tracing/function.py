@@ -1,0 +1,391 @@
+"""A network that is a JAX function: `from_function`, and what it returns."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.network import Network
+from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
+from fastsnn_jax.tracing import dependence
+from fastsnn_jax.tracing.over_time import MAXIMA, Operation, OverTime, Timed
+from fastsnn_jax.tracing.walk import Site, Walk, trace
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionNetwork(Network):
+  """A network that `fs.from_function` made of a function.
+
+  All that takes a `Network` takes it. Its rows are `Site`s, calls of
+  `fs.quantize_activation`; its variables are {'params': those of the function}.
+
+  Attributes:
+    layers: the sites, in the order in which they are computed.
+    function: (params, images) -> the output, an array or a tree of arrays.
+    image: shape of one image, and dtype.
+    leaves: path and shape of each of the parameters.
+    sees_images: the output depends on the images by ways without a neuron.
+    segments: for each site the numbers of the parameters that lie between it
+      and the sites before, without those of thetas.
+    operations: what runs, as `fs.explain` shows it.
+  """
+
+  function: Callable = None
+  image: tuple[tuple[int, ...], str] = ((), 'float32')
+  leaves: tuple[tuple[str, tuple[int, ...]], ...] = ()
+  sees_images: bool = False
+  segments: tuple[tuple[int, ...], ...] = ()
+  operations: tuple[Operation, ...] = dataclasses.field(
+    default=(), compare=False, repr=False
+  )
+
+  def _check_rows(self):
+    pass  # `from_function` makes them
+
+  @property
+  def single_steps(self) -> bool:
+    return False
+
+  @property
+  def folded(self) -> bool:
+    return False
+
+  @property
+  def firing(self) -> tuple[Site, ...]:
+    """The sites: each has a neuron."""
+    return self.layers
+
+  @property
+  def graded(self) -> tuple[str, ...]:
+    """Operations that make graded messages, and where they stand."""
+    return tuple(
+      f'{x.name}, {x.place}' for x in self.operations if x.makes_graded
+    )
+
+  def unit(self, layer):
+    raise UserError(
+      f'{layer.name!r} is a place in a function, which has no rows of its own; '
+      'use network.apply'
+    )
+
+  def init(self, key, images):
+    raise UserError(
+      'init: a network of a function has the parameters that it was made with; '
+      'initialise them as your framework does, and call fs.from_function again'
+    )
+
+  # --- variables --------------------------------------------------------------
+
+  def check_variables(self, variables, name: str = 'network') -> None:
+    given = variables.get('params') if isinstance(variables, Mapping) else None
+    if given is None:
+      raise UserError(
+        f'the variables of {name} are of type {type(variables).__name__}, but '
+        "they must be {'params': …} with the parameters of its function, as "
+        'fs.from_function returns them'
+      )
+    found, known = leaves_of(given), self.leaves
+    if found != known:
+      odd = sorted(set(found) ^ set(known))
+      raise UserError(
+        f'the variables of {name} differ from those of its function at '
+        f'{odd[0][0] or "their root"}, there of shape '
+        f'{odd[0][1]}; it was made with {len(known)} arrays, {len(found)} were '
+        'given; call fs.from_function with these'
+      )
+
+  def thetas(self, variables) -> dict[str, Any]:
+    shape, dtype = self.image
+    walk, _ = self.walked(variables, jnp.zeros((1, *shape), dtype), Walk())
+    return walk.thetas
+
+  # --- runs -------------------------------------------------------------------
+
+  def walked(self, variables, images, walk):
+    """(the walk, the output) of a walk over the function."""
+    params = variables['params']
+    jaxpr, constants, tree = trace(self.function, params, images)
+    leaves = jax.tree.leaves(params)
+    found = walk.run(jaxpr, constants, [*leaves, images])
+    if tuple(walk.sites) != self.layers:
+      odd = set(walk.sites) ^ set(self.layers)
+      raise UserError(
+        f'the function has other sites than when it became a network: '
+        f'{sorted(site.name for site in odd)}; a function must not change, and '
+        'its sites must be the same for each size of images'
+      )
+    return walk, jax.tree.unflatten(tree, found)
+
+  def apply(
+    self,
+    variables,
+    images,
+    *,
+    train: bool = False,
+    remat: bool = False,
+    precision: str | None = None,
+  ):
+    """(output, activations), as `Network.apply` gives them.
+
+    UserError for `train`: the function itself is what an optimiser trains; and
+    for `precision`, which its own products say.
+    """
+    if precision is not None:
+      raise UserError(
+        f'precision={precision!r}: the products of a function say theirs; set '
+        'it there, or leave it out'
+      )
+    if train:
+      raise UserError(
+        'train=True: a network of a function has no training mode; '
+        'differentiate the function itself (docs/own_network.md has the loop)'
+      )
+    self.check_variables(variables)
+    self._check_images(images)
+    return _apply(variables, images, network=self)
+
+  def _check_images(self, images):
+    shape, rank = np.shape(images), len(self.image[0]) + 1
+    if len(shape) != rank or not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(
+        f'images of shape {shape} and dtype {images.dtype}, but they must be '
+        f'normalised floats, [B, {str(list(self.image[0]))[1:-1]}], as those '
+        'that the network was made with; fs.classify takes uint8'
+      )
+
+  def output_over_time(self, variables, activations, images=None):
+    if images is None:
+      if self.sees_images:
+        raise UserError(
+          'output_over_time: the output depends on the images directly, so '
+          'they are needed, images=…'
+        )
+      first = next(iter(activations.values()))
+      shape, dtype = self.image
+      images = jnp.zeros((first.shape[0], *shape), dtype)
+    return _over_time(variables, activations, images, network=self)
+
+
+@functools.partial(jax.jit, static_argnames=('network',))
+def _apply(variables, images, *, network):
+  if not network.spiking:
+    walk, output = network.walked(variables, images, Walk())
+    return output, walk.activations
+  walk, _ = network.walked(variables, images, OverTime(network.neuron))
+  activations = walk.activations
+  # Behind the last neurons, the mean over time is all that counts.
+  given = {k: _mean(x, network.neuron) for k, x in activations.items()}
+  _, output = network.walked(variables, images, Walk(given))
+  return output, activations
+
+
+@functools.partial(jax.jit, static_argnames=('network',))
+def _over_time(variables, activations, images, *, network):
+  neuron = network.neuron
+  given = {
+    name: Timed(_decoded(x, neuron), level=True, graded=True)
+    for name, x in activations.items()
+  }
+  walk = OverTime(neuron, given, levels=True)
+  _, output = network.walked(variables, images, walk)
+
+  def whole(x):
+    if isinstance(x, Timed):
+      return x.value
+    steps = (neuron.total_steps,)
+    axis = min(x.ndim, 1)
+    shape = (*x.shape[:axis], *steps, *x.shape[axis:])
+    return jnp.broadcast_to(jnp.expand_dims(x, axis), shape)
+
+  return jax.tree.map(whole, output, is_leaf=lambda x: isinstance(x, Timed))
+
+
+def _mean(activity, neuron):
+  return jnp.sum(activity, min(activity.ndim - 1, 1)) / neuron.steps
+
+
+def _decoded(activity, neuron):
+  if activity.ndim == 1:  # a scalar's
+    return neuron.decode_over_time(activity[None])[0]
+  return neuron.decode_over_time(activity)
+
+
+def leaves_of(params) -> tuple[tuple[str, tuple[int, ...]], ...]:
+  """(path, shape) of each leaf."""
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return tuple(
+    (jax.tree_util.keystr(path, simple=True, separator='/'), np.shape(leaf))
+    for path, leaf in leaves
+  )
+
+
+def from_function(
+  fn: Callable,
+  params,
+  images,
+  *,
+  task: str = 'classification',
+  classes=None,
+  mean: tuple[float, ...] = (),
+  std: tuple[float, ...] = (),
+  allow_differences: bool = True,
+  **fields,
+) -> tuple[FunctionNetwork, dict[str, Any]]:
+  """A JAX function as a network, which `fs.to_spiking` takes.
+
+  Each `fs.quantize_activation` in the function is a neuron with theta = alpha.
+  What lies between two of them may be linear in what comes of spikes, and then
+  runs on spikes; a bias is shown for T steps and then withdrawn. Of any other
+  operation the difference to the step before is sent (docs/own_network.md).
+
+  Args:
+    fn: (params, images) -> an array, or a tree of arrays, with the batch first:
+      any framework's apply function at inference, hashable.
+    params: its parameters, a tree of arrays of any kind.
+    images: an example, [B, …], normalised floats.
+    task: what it is for, by its registered name.
+    classes: their number or names; None for as many as a classifier's output.
+    mean, std: per channel, of images in 0..1.
+    allow_differences: False refuses all graded messages but max pooling's.
+    **fields: further ones of `fs.Network`: stride, remainder, anchors, overlap,
+      size.
+
+  Returns:
+    (network, {'params': params}).
+
+  Raises:
+    UserError: no site, sites of several bit widths, or an operation that has no
+      meaning for spikes, with its file and line.
+
+  >>> import fastsnn_jax as fs
+  >>> def model(params, x):
+  ...   x = x @ params['w']
+  ...   x = fs.quantize_activation(x, params['alpha'], 2, name='hidden')
+  ...   return x @ params['w'].T
+  >>> params = {'w': jnp.eye(3), 'alpha': jnp.array(3.0)}
+  >>> images = jnp.array([[0.3, 0.9, 5.0]])
+  >>> network, variables = fs.from_function(model, params, images)
+  >>> network.apply(variables, images)[0].tolist()
+  [[0.0, 1.0, 3.0]]
+  >>> spiking = fs.to_spiking(network, 'settled')
+  >>> output, spikes = spiking.apply(variables, images)
+  >>> spikes['hidden'].shape, output.tolist()
+  ((1, 11, 3), [[0.0, 1.0, 3.0]])
+  """
+  _check_function(fn)
+  images = jnp.asarray(images)
+  if images.ndim < 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise UserError(
+      f'images of shape {images.shape} and dtype {images.dtype}, but they must '
+      'be a batch of normalised floats, [B, …]'
+    )
+  jaxpr, constants, tree = trace(fn, params, images)
+  count = len(jax.tree.leaves(params))
+  walk, needed = dependence.of(jaxpr, constants, count)
+  sites = tuple(walk.sites)
+  bits = _bits(sites)
+  operations, output = _operations(jaxpr, constants, tree, params, images, bits)
+  network = FunctionNetwork(
+    sites,
+    QuantRelu(bits),
+    bits=fields.pop('bits', 32),
+    classes=_classes(classes, task, output),
+    mean=mean,
+    std=std,
+    task=task,
+    function=fn,
+    image=(images.shape[1:], images.dtype.name),
+    leaves=leaves_of(params),
+    sees_images=dependence.IMAGES in needed,
+    segments=_segments(walk),
+    operations=operations,
+    **fields,
+  )
+  check_differences(network, allow_differences)
+  return network, {'params': params}
+
+
+def check_differences(network, allowed: bool) -> None:
+  """Raises a UserError for graded messages where they are not allowed."""
+  if allowed:
+    return
+  for line in network.operations:
+    if line.makes_graded and line.name not in MAXIMA:
+      raise UserError(
+        f'{line.place}: {line.name}: it is neither a site nor linear in the '
+        'spikes, so it sends graded differences, which allow_differences=False '
+        'refuses; put fs.quantize_activation there, or an affine operation'
+      )
+
+
+def _check_function(fn):
+  if isinstance(fn, Network):
+    raise UserError(
+      'from_function: a Network, but a function (params, images) -> output is '
+      'needed; fs.to_spiking takes the network as it is'
+    )
+  try:
+    hash(fn)
+    usable = callable(fn)
+  except TypeError:
+    usable = False
+  if not usable:
+    raise UserError(
+      f'fn of type {type(fn).__name__}, but it must be a hashable function '
+      '(params, images) -> output; define one with def'
+    )
+
+
+def _bits(sites):
+  levels = {site.levels for site in sites}
+  if not levels:
+    raise UserError(
+      'the function has no fs.quantize_activation, so no neuron; put one in '
+      'place of each rectifier, or let fs.calibrate do it'
+    )
+  if len(levels) > 1:
+    named = {site.levels: site.name for site in sites}
+    raise UserError(
+      'sites of several bit widths, '
+      + ', '.join(
+        f'{name!r} with {n + 1} levels' for n, name in sorted(named.items())
+      )
+      + '; all neurons share T, so give them the same bits'
+    )
+  return (levels.pop() + 1).bit_length() - 1
+
+
+def _operations(jaxpr, constants, tree, params, images, bits):
+  """(all operations over time, shapes of the output)."""
+  walk = OverTime(IntegrateAndFire(2**bits - 1, settle=1), record=True)
+
+  def run(leaves, images):
+    found = walk.run(jaxpr, constants, [*leaves, images])
+    return [x.value if isinstance(x, Timed) else x for x in found]
+
+  jax.eval_shape(run, jax.tree.leaves(params), images)
+  shapes = [x.aval for x in jaxpr.outvars]
+  return tuple(walk.operations), jax.tree.unflatten(tree, shapes)
+
+
+def _segments(walk):
+  clips = frozenset().union(*walk.clips.values())
+  return tuple(
+    tuple(sorted(i for i in walk.inputs[site.name] - clips if type(i) is int))
+    for site in walk.sites
+  )
+
+
+def _classes(classes, task, output) -> tuple[str, ...]:
+  if classes is None:
+    leaves = jax.tree.leaves(output)
+    one = len(leaves) == 1 and len(leaves[0].shape) == 2
+    classes = leaves[0].shape[-1] if one else 0
+  if isinstance(classes, int | np.integer):
+    return tuple(map(str, range(classes)))
+  return tuple(map(str, classes))

@@ -1,0 +1,52 @@
+"""The loss of each site by itself, for fine-tuning."""
+
+import jax
+import jax.numpy as jnp
+
+from fastsnn_jax.nn.quantizers import quantize_uniform, straight_through
+from fastsnn_jax.tracing.walk import Walk
+
+
+class _Local(Walk):
+  """Every site starts anew from the rates of the spiking network.
+
+  So one reverse pass gives each parameter the gradient of its own sites.
+  """
+
+  def __init__(self, rates, targets, names):
+    super().__init__()
+    self.rates, self.targets, self.names = rates, targets, names
+    self.losses = {}
+
+  def site(self, site, x, theta):
+    name = site.name
+    rate = jax.lax.stop_gradient(self.rates[name])
+    if name in self.names:
+      theta = jax.lax.stop_gradient(theta)
+      theta = theta.reshape(()) if theta.size == 1 else theta
+      twin = quantize_uniform(x, theta, site.levels, name)
+      error = straight_through(rate, twin) - self.targets[name]
+      self.losses[name] = jnp.mean(jnp.square(error))
+    return rate
+
+
+def losses(network, variables, images, rates, targets, names):
+  """{site: mean squared error of its rate}, with the twin's gradient."""
+  walk, _ = network.walked(variables, images, _Local(rates, targets, names))
+  return walk.losses
+
+
+def movable(network, params, names) -> dict[str, jax.Array]:
+  """{number of a leaf: its value}: what these sites hang on, without clips."""
+  leaves = jax.tree.leaves(params)
+  named = zip(network.layers, network.segments, strict=True)
+  mine = {i for site, own in named if site.name in names for i in own}
+  return {str(i): leaves[i] for i in sorted(mine)}
+
+
+def moved(params, moving):
+  """The parameters with some leaves replaced."""
+  leaves, tree = jax.tree.flatten(params)
+  for i, value in moving.items():
+    leaves[int(i)] = value
+  return jax.tree.unflatten(tree, leaves)

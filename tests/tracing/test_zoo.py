@@ -1,0 +1,43 @@
+"""Tables traced as functions spike as the tables do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fastsnn_jax as fs
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+  ('model', 'shape'),
+  [
+    ('small_resnet8', (8, 8, 1)),
+    ('cifar_resnet20', (8, 8, 3)),
+    ('small_yolo', (32, 32, 3)),
+    ('small_deeplab', (17, 17, 3)),
+  ],
+)
+def test_a_table_as_a_function_gives_its_spikes(model, shape):
+  network = fs.build(model, bits=2, classes=4)
+  with jax.enable_x64():
+    images = jax.random.normal(jax.random.key(1), (2, *shape), jnp.float64)
+    variables = network.init(jax.random.key(0), images)
+    variables = jax.tree.map(jnp.float64, variables)
+
+    def function(variables, images):
+      return network.apply(variables, images)[0]
+
+    traced, own = fs.from_function(function, variables, images, classes=4)
+    assert len(traced.firing) == len(network.firing)
+    for mode in ('signed', 'settled'):
+      convert = functools.partial(fs.to_spiking, mode=mode)
+      output, spikes = jax.jit(convert(network).apply)(variables, images)
+      answer, found = convert(traced).apply(own, images)
+      np.testing.assert_allclose(answer, output, atol=1e-9)
+      for row, site in zip(network.firing, traced.firing, strict=True):
+        np.testing.assert_allclose(
+          found[site.name], spikes[row.name], atol=1e-9, err_msg=row.name
+        )
