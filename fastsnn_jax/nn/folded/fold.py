@@ -47,8 +47,9 @@ def fold(network: Network, variables):
 
   Args:
     network, variables: float, quantised or spiking; a folded one stays as it
-      is, and so do those with max pooling and those of a function. Under `jit`, where kernels are not known, whole numbers stay floats
-      and each step has its own product.
+      is, and so do those with max pooling and those of a function. Under
+      `jit`, where kernels are not known, whole numbers stay floats and each
+      step has its own product.
 
   Returns:
     (network, variables): kernel, scale and offset in place of the parameters.
