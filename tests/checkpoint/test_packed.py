@@ -42,6 +42,8 @@ def test_a_folded_network_is_saved_in_two_bits_a_weight(tmp_path):
   fs.save(tmp_path / 'net', folded, ready)
   again, back = fs.load(tmp_path / 'net')
   assert again == folded
+  # A folded network has no statistics, and an empty tree is not on disk.
+  ready = {name: tree for name, tree in ready.items() if tree}
   jax.tree.map(np.testing.assert_array_equal, back, ready)
   tree, _ = store.load(tmp_path / 'net')
   for name in ('layer1.0.part1', 'layer3.0.part1'):
