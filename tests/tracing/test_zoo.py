@@ -32,8 +32,8 @@ def test_a_table_as_a_function_gives_its_spikes(model, shape):
 
     traced, own = fs.from_function(function, variables, images, classes=4)
     assert len(traced.firing) == len(network.firing)
-    for mode in ('signed', 'settled'):
-      convert = functools.partial(fs.to_spiking, mode=mode)
+    for mode, settings in (('signed', {}), ('settled', {'settle': 12})):
+      convert = functools.partial(fs.to_spiking, mode=mode, **settings)
       output, spikes = jax.jit(convert(network).apply)(variables, images)
       answer, found = convert(traced).apply(own, images)
       np.testing.assert_allclose(answer, output, atol=1e-9)
