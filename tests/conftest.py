@@ -1,7 +1,6 @@
 """Emulated devices, the shared folder, and hypothesis's profiles."""
 
 import os
-import pathlib
 
 _flags = os.environ.get('XLA_FLAGS', '')
 if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -11,15 +10,6 @@ os.environ['XLA_FLAGS'] = (
   f'{_flags} --xla_force_host_platform_device_count=8'.strip()
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
-# Most of the time goes into compiling, often what another worker, a program
-# that a test starts, or the run before has compiled.
-_compiled = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
-for _name, _value in (
-  ('COMPILATION_CACHE_DIR', _compiled),
-  ('PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', 0),
-  ('PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', -1),
-):
-  os.environ.setdefault(f'JAX_{_name}', str(_value))
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -15,7 +15,7 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
   code = re.findall(r'```python\n(.*?)```', README, re.S)[0]
   names = {}
   exec(code, names)
-  assert names['over_time'].shape == (4, 19, 10)
+  assert names['over_time'].shape == (4, 4, 10)
   assert names['network'].spiking
 
 

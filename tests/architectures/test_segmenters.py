@@ -239,14 +239,19 @@ def test_training_and_spiking_run_in_the_images_precision(model):
     output, _, _ = network.apply(tree, images, train=True, remat=True)
     return jnp.mean(upsample(output, network.stride) ** 2)
 
-  grad, spiking = jax.grad(loss), fs.to_spiking(network, 'settled').apply
-  for text in (
-    str(jax.make_jaxpr(grad)(variables['params'], images)),
-    str(jax.make_jaxpr(spiking)(variables, images)),
-  ):
-    found = re.findall(r':(\w+)\[[\d,]*\] = conv_general_dilated', text)
-    assert len(found) >= 10
-    assert set(found) == {'bf16'}
+  training = str(jax.make_jaxpr(jax.grad(loss))(variables['params'], images))
+  found = re.findall(r':(\w+)\[[\d,]*\] = conv_general_dilated', training)
+  assert len(found) >= 10
+  assert set(found) == {'bf16'}
+  spiking = jax.jit(fs.to_spiking(network, 'settled').apply)
+  text = spiking.lower(variables, images).as_text()
+  found = [
+    tuple(re.findall(r'tensor<[\dx]*x(\w+)>', line))
+    for line in text.splitlines()
+    if 'stablehlo.convolution' in line
+  ]
+  assert len(found) >= 10
+  assert set(found) == {('bf16', 'bf16', 'f32')}  # sums are in float32
 
 
 # --- checkpoints ------------------------------------------------------------
