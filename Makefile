@@ -30,7 +30,7 @@ lint: $(VENV)/installed ## style, common mistakes, types
 	$(BIN)/mypy
 
 test: lint ## what has to pass before a change is merged
-	$(BIN)/python -m pytest -n 2 -m '$(TESTS)'
+	$(BIN)/python -m pytest -n 2 -m '$(TESTS)' --durations=40 --durations-min=5
 
 test-all: lint ## the same and the tests that take minutes
 	$(BIN)/python -m pytest -n 2
