@@ -123,3 +123,11 @@ def place_of(equation) -> str:
     if not frame.file_name.startswith(_LIBRARIES):
       return f'{frame.file_name}:{frame.line_num}'
   return 'an unknown line'
+
+
+def of_scan(params):
+  """How many operands of a scan are the same in each round, and are carried."""
+  if 'ft_in' in params:  # from JAX 0.12 on
+    fixed, carried, _ = params['ft_in'].unpack()
+    return len(list(fixed.vals)), len(list(carried.vals))
+  return params['num_consts'], params['num_carry']

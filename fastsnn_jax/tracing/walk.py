@@ -190,8 +190,8 @@ class Walk:
 
   def _unrolled(self, equation, values):
     params = equation.params
-    length, fixed = params['length'], params['num_consts']
-    first = fixed + params['num_carry']
+    length, (fixed, carried) = params['length'], jaxprs.of_scan(params)
+    first = fixed + carried
     if length > MOST_ROUNDS:
       self.refuse(
         'scan',
