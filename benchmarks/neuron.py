@@ -6,6 +6,7 @@ from jax import lax
 
 from benchmarks.peers import peers
 from benchmarks.timing import compare, table
+from fastsnn_jax.nn.folded.words import gather
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 
@@ -34,6 +35,13 @@ def ours(currents, theta):
   return neuron.respond(lambda x: x, (currents,), theta)
 
 
+def in_words(currents, theta):
+  """As a folded network keeps them: two bits a step."""
+  rule = IntegrateAndFire(currents.shape[1])
+  like = jax.eval_shape(lambda x: x[:, 0], currents)
+  return gather(lambda t: currents[:, t], theta, rule, like)
+
+
 def tables(quick):
   shape = (2, 8, 8, 16) if quick else (8, 32, 32, 64)
   for steps in (3,) if quick else (3, 7, 15):
@@ -45,6 +53,7 @@ def tables(quick):
       {
         copy: (jax.jit(lambda x: x + 1), currents),
         'fs.IntegrateAndFire': (jax.jit(ours), currents, 1.0),
+        'words, of a folded network': (jax.jit(in_words), currents, 1.0),
         'a scan that stacks floats': (jax.jit(stacked), currents, 1.0),
         **peers(first),
       },
