@@ -16,6 +16,7 @@ from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Experiment
 from fastsnn_jax.experiment.lock import locked
+from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.torch_interop.imagenet_trunk import with_trunk
 from fastsnn_jax.training.log import Log, say, signals
 from fastsnn_jax.training.loop import Session, check_identity, run_stage
@@ -172,7 +173,8 @@ def _score(config, network, split, variables, epoch):
 
 def measure(network, variables, split, batch, what):
   """(all metrics on a split, the one that counts); tells what is damaged."""
-  scores = evaluate(network, variables, split, batch=batch)
+  folded = ready(network, variables, known=False)  # compiled once for all
+  scores = evaluate(*folded, split, batch=batch)
   tell(what, split)
   return scores, scores[tasks.for_network(network).metric]
 

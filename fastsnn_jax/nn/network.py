@@ -483,13 +483,10 @@ class Network:
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
-    mine, (batch, steps) = (
-      own_variables(variables, readout.name),
-      inputs[0].shape[:2],
-    )
-    time = jnp.tile(
-      jnp.minimum(jnp.arange(1, steps + 1), self.neuron.steps), batch
-    )
+    mine = own_variables(variables, readout.name)
+    batch, steps = inputs[0].shape[:2]
+    time = jnp.minimum(jnp.arange(1, steps + 1), self.neuron.steps)
+    time = jnp.tile(time, batch)
     quanta = tuple(
       q if q.unit is None else dataclasses.replace(q, parts=time)
       for q in self._quanta(readout, variables, inputs[0].dtype, self.precision)

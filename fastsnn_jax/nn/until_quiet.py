@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.folded.words import fire
 from fastsnn_jax.nn.integrate_and_fire import simulate
 from fastsnn_jax.nn.quantizers import (
   against,
@@ -158,7 +159,7 @@ class _Row:
   """A firing row, its currents and its threshold."""
 
   def __init__(self, network, layer, variables, images):
-    self.layer, self.name, self.images = layer, layer.name, images
+    self.layer, self.name = layer, layer.name
     self.rule = dataclasses.replace(network.neuron, settle=0)
     self.static = network.unit(layer).static
     self.synapse = network.currents(layer, variables, images)
@@ -224,20 +225,9 @@ class _Row:
     return positive(against(theta, voltage.ndim))
 
   def _fire(self, voltage, count):
-    """The rule of `fs.integrate_and_fire` after the current was added."""
-    rule, theta = self.rule, self._threshold(voltage)
-    fire = voltage >= theta
-    if rule.max_count is not None:
-      fire &= count < rule.max_count
-    voltage = jnp.where(fire, voltage - theta, voltage)
-    spikes = fire.astype(jnp.int32)
-    count = count + spikes
-    if rule.signed:
-      back = (voltage <= rule.negative_threshold) & (count > 0)
-      voltage = jnp.where(back, voltage + theta, voltage)
-      back = back.astype(jnp.int32)
-      count, spikes = count - back, spikes - back
-    return voltage, count, spikes
+    theta = self._threshold(voltage)
+    voltage, spikes = fire(voltage, count, theta, self.rule)
+    return voltage, count + spikes, spikes
 
 
 def _settle(rows, images, states, most):

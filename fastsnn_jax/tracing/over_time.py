@@ -84,8 +84,8 @@ class OverTime(Walk):
   Args:
     neuron: of every site.
     given: {site: Timed}; None to simulate the neurons.
-    operations: a list that gets an `Operation` for each equation, or None.
-    all_levels: linear operations take levels as they are: nothing is sent.
+    record: keeps an `Operation` of each equation in `operations`.
+    levels: linear operations take levels as they are: nothing is sent.
   """
 
   def __init__(

@@ -122,6 +122,19 @@ def test_steps_in_one_product_are_those_one_by_one():
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_a_network_whose_weights_change_is_compiled_once():
+  network = fs.to_spiking(fs.build('small_resnet8', bits=3))
+  images = jnp.ones((2, 8, 8, 1))
+  runs = []
+  for seed in range(2):
+    variables = network.init(jax.random.key(seed), images)
+    stem = variables['params']['layer0']['synapse']
+    stem['kernel'] = stem['kernel'].at[0, 0, 0, 0].set(-10.0 * seed)  # codes
+    alone, own = folding.ready(network, variables, known=False)
+    runs.append((alone, jax.tree.map(lambda x: (x.shape, x.dtype.name), own)))
+  assert runs[0] == runs[1]
+
+
 @given(
   seed=st.integers(0, 2**32 - 1),
   most=st.integers(1, 127),

@@ -79,9 +79,9 @@ def fold(network: Network, variables):
 def ready(network, variables, known=True):
   """`fold`, for functions that are called again and again.
 
-  What was found for the last arrays is kept. Unless kernels are `known`, or
-  without spikes, no static field follows the weights: a network whose weights
-  change is compiled once.
+  What was found for the last arrays is kept. Without spikes no static field
+  follows the weights; unless kernels are `known`, no type either, and nothing
+  waits for them: a network whose weights change is compiled once.
   """
   if network.folded or not network.single_steps:
     return network, variables
@@ -95,7 +95,7 @@ def ready(network, variables, known=True):
   last, refs, found = _LAST[0]
   if last == key and all(x() is y for x, y in zip(refs, leaves, strict=True)):
     return found
-  own = _narrowed(_computed(variables, network=network))
+  own = _narrowed(_computed(variables, network=network), known)
   in_words = network.spiking and not network.until_quiet
   found = with_kernels(network, own, known and in_words), own
   if lasting:  # what may be written to may change
@@ -241,15 +241,15 @@ def _ready(part, tree):
   return {**ready, 'scale': step * factor, 'offset': offset}
 
 
-def _narrowed(tree):
-  """Whole numbers in the smallest type that holds them."""
+def _narrowed(tree, known=True):
+  """Whole numbers, if they are known in the smallest type that holds them."""
   if not isinstance(tree, Mapping):
     return tree
-  tree = {name: _narrowed(part) for name, part in tree.items()}
+  tree = {name: _narrowed(part, known) for name, part in tree.items()}
   if 'whole' not in tree:
     return tree
   kernel = tree.pop('whole')
-  if not isinstance(kernel, jax.core.Tracer):
+  if known and not isinstance(kernel, jax.core.Tracer):
     kernel = np.asarray(kernel)
     largest = np.abs(kernel).max(initial=0)
     for dtype in (np.int8, np.int16):

@@ -37,7 +37,7 @@ def gather(current, theta, rule, like):
     for t in range(stop):
       voltage = voltage + current(t)
       known = code(words, t) if t < start else None
-      voltage, spike = _fire(voltage, count, theta, rule, known)
+      voltage, spike = fire(voltage, count, theta, rule, known)
       count = count + spike
       if known is None:
         spike = jnp.where(jnp.isnan(voltage), -2, spike)
@@ -61,27 +61,28 @@ def kept(words, theta, shape, steps):
   return lax.cond(jnp.all(theta > 0), words, nothing)
 
 
-def _fire(voltage, count, theta, rule, known):
-  """(voltage, spike) after a step whose current is in the voltage.
+def fire(voltage, count, theta, rule, known=None):
+  """(voltage, spike) after a step whose current is in the voltage, by the rule
+  of `fs.integrate_and_fire`; `known` is the spike, where it is known.
 
   One expression for the spike makes XLA compute each step once.
   """
   low = rule.negative_threshold
-  fire = voltage >= theta
+  fires = voltage >= theta
   if rule.max_count is not None:
-    fire &= count < rule.max_count
+    fires &= count < rule.max_count
   if rule.signed and low > 0:  # what fires may be taken back at once
-    voltage = jnp.where(fire, voltage - theta, voltage)
-    spike = fire.astype(jnp.int32)
+    voltage = jnp.where(fires, voltage - theta, voltage)
+    spike = fires.astype(jnp.int32)
     back = (voltage <= low) & (count + spike > 0)
     voltage = jnp.where(back, voltage + theta, voltage)
     return voltage, spike - back.astype(jnp.int32)
-  spike = fire.astype(jnp.int32)
+  spike = fires.astype(jnp.int32)
   if rule.signed:
     if low == 0:  # firing from theta leaves 0, which is taken back
-      fire &= voltage != theta
+      fires &= voltage != theta
     back = (voltage <= low) & (count > 0)
-    spike = jnp.where(fire, 1, jnp.where(back, -1, 0))
+    spike = jnp.where(fires, 1, jnp.where(back, -1, 0))
   if known is not None:
     spike = known
   return voltage - theta * spike.astype(voltage.dtype), spike
