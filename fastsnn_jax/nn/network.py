@@ -24,7 +24,12 @@ from fastsnn_jax.nn.folded import run as folded
 from fastsnn_jax.nn.folded.kernels import is_folded
 from fastsnn_jax.nn.layers import has_memory
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
-from fastsnn_jax.nn.synapses import Synapse, check_inputs, run
+from fastsnn_jax.nn.synapses import (
+  Synapse,
+  check_inputs,
+  own_variables,
+  run,
+)
 from fastsnn_jax.nn.until_quiet import Settled, bound, settled
 from fastsnn_jax.nn.whole import Quantum, check_precision
 
@@ -298,12 +303,8 @@ class Network:
       network = dataclasses.replace(self, precision=precision)
       found = settled(network, variables, images)
       return found.output, found.activations
-    if self._runs_folded(variables) and not train:
-      find = functools.partial(self._quanta, variables=variables)
-      quanta = {
-        x.name: find(x, dtype=images.dtype, precision=precision)
-        for x in self.layers
-      }
+    if self.in_words(variables) and not train:
+      quanta = self.quanta(variables, images.dtype, precision)
       trees = {x.name: own_variables(variables, x.name) for x in self.layers}
       return folded.apply(self, trees, quanta, {IMAGE: images})
     activations, statistics = {IMAGE: images}, {}
@@ -328,7 +329,7 @@ class Network:
       activations = {k: a.astype(images.dtype) for k, a in activations.items()}
     return (output, activations, statistics) if train else (output, activations)
 
-  def _runs_folded(self, variables) -> bool:
+  def in_words(self, variables) -> bool:
     """Whether whole numbers can travel between the rows."""
     params = variables['params'].values()
     thetas = [own['theta'] for own in params if 'theta' in own]
@@ -391,6 +392,14 @@ class Network:
         'they must be normalised floats, [B, H, W, C]; fs.classify takes uint8'
       )
     check_network(self, variables)
+
+  def quanta(self, variables, dtype, precision=None):
+    """{row: what is known of each of its inputs}."""
+    precision = precision or self.precision
+    return {
+      layer.name: self._quanta(layer, variables, dtype, precision)
+      for layer in self.layers
+    }
 
   def _quanta(
     self, layer, variables, dtype, precision, train=False, decoded=False
@@ -539,8 +548,3 @@ def check_network(network, variables=_UNKNOWN, name: str = 'network') -> None:
 def _init_unit(key, *, unit, shapes):
   # Equal rows share one compiled program.
   return unit.init(key, *(jnp.zeros(shape) for shape in shapes))
-
-
-def own_variables(variables, name):
-  """One row's part of a tree of variables."""
-  return {kind: tree[name] for kind, tree in variables.items() if name in tree}

@@ -1,9 +1,10 @@
-"""Settling until no neuron fires: single steps of the whole network.
+"""Settling until no neuron fires: a few steps of the whole network at a time.
 
 The T steps with input run row by row, as always. A spike after them reaches all
 rows behind it in the same step; so further steps of the whole network, one
 after another, are the same as further steps row by row, but they can end with
-the last spike, and nothing is compiled for their number.
+the last spike, and nothing is compiled for their number. Rows that are folded
+run some steps at a time, in words; others one.
 """
 
 import dataclasses
@@ -16,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.folded.run import STEPS_TO_UNROLL
+from fastsnn_jax.nn.folded.settle import Row as FoldedRow
+from fastsnn_jax.nn.folded.settle import State
 from fastsnn_jax.nn.folded.words import fire
 from fastsnn_jax.nn.integrate_and_fire import simulate
 from fastsnn_jax.nn.quantizers import (
@@ -24,6 +28,7 @@ from fastsnn_jax.nn.quantizers import (
   quantize_uniform,
   wider,
 )
+from fastsnn_jax.nn.synapses import own_variables
 
 _STEPS_TO_UNROLL = 16
 
@@ -71,33 +76,45 @@ def settled(network, variables, images) -> Settled:
   The derivative is that of the quantised rows, each at the settled activity of
   what feeds it: a loop that ends by itself has none.
   """
-  neuron, rows, states = network.neuron, [], {}
-  shown: dict[str, Any] = {}
-  for layer in network.firing:
-    row = _Row(network, layer, variables, images)
-    shown[row.name], states[row.name] = row.show(_inputs(layer, images, shown))
-    rows.append(row)
+  *rows, readout = _rows(network, variables, images)
+  messages: dict[str, Any] = {}
+  states, shown, fired, means = {}, {}, {}, {}
+  for row in rows:
+    inputs = row.inputs(images, messages)
+    messages[row.name], states[row.name] = row.show(inputs)
   before = {name: state.count for name, state in states.items()}
-  fired = {name: jnp.sum(a != 0, 1, jnp.int32) for name, a in shown.items()}
   steps = jnp.zeros(len(images), jnp.int32)
   quiet = jnp.ones(len(images), bool)
   if rows:
+    lasts = (row.last(messages[row.name]) for row in rows)
+    last = functools.reduce(jnp.maximum, lasts)
     states, late, awake = _settle(rows, images, states, bound(network))
-    steps = jnp.where(late > 0, neuron.steps + late, _last(shown))
+    steps = jnp.where(late > 0, network.neuron.steps + late, last)
     quiet = ~awake
   for row in rows:
     name, state = row.name, states[row.name]
-    net = (state.count - before[name]).astype(state.voltage.dtype)
-    net = row.scaled(jnp.where(jnp.isnan(state.voltage), jnp.nan, net))
-    shown[name] = jnp.concatenate([shown[name], jnp.expand_dims(net, 1)], 1)
-    fired[name] += state.fired
-  readout = network.layers[-1]
-  means = {name: neuron.decode(a) for name, a in shown.items()}
-  answer = network.currents(readout, variables, images)
-  output = answer(*_inputs(readout, images, means))
+    broken, kind = jnp.isnan(state.voltage), state.voltage.dtype
+    net = jnp.where(broken, jnp.nan, (state.count - before[name]).astype(kind))
+    net = jnp.expand_dims(row.scaled(net), 1)
+    shown[name] = jnp.concatenate([row.train(messages[name]), net], 1)
+    fired[name] = row.magnitude(messages[name]) + state.fired
+    means[name] = row.mean(shown[name], state)
+  output = readout.answer(readout.inputs(images, means))
   if images.dtype.itemsize < 4:  # half precision stays so
     shown = {name: a.astype(images.dtype) for name, a in shown.items()}
   return Settled(output, shown, fired, steps, quiet)
+
+
+def _rows(network, variables, images):
+  """Of all layers, the last one the read-out."""
+  few = network.neuron.steps <= STEPS_TO_UNROLL
+  if not (few and network.in_words(variables)):
+    return [Row(network, x, variables, images) for x in network.layers]
+  quanta = network.quanta(variables, images.dtype)
+  return [
+    FoldedRow(network, x, own_variables(variables, x.name), quanta[x.name])
+    for x in network.layers
+  ]
 
 
 @settled.defjvp
@@ -138,32 +155,32 @@ def _inputs(layer, images, activations):
   return [activations.get(name, images) for name in layer.inputs]
 
 
-def _last(shown):
-  """[B]: the last of the T steps with a spike, 0 for none."""
-  busy = _either(jnp.any(a != 0, range(2, a.ndim)) for a in shown.values())
-  times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
-  return jnp.max(jnp.where(busy, times, 0), 1)
-
-
 def _either(truths):
   return functools.reduce(operator.or_, truths, False)
 
 
-class _State(NamedTuple):
-  voltage: Any
-  count: Any
-  fired: Any  # spikes since the input ended
+class Row:
+  """A row, its currents and its threshold: what is not folded.
 
+  Attributes:
+    steps: without input, at a time.
+  """
 
-class _Row:
-  """A firing row, its currents and its threshold."""
+  steps = 1
 
   def __init__(self, network, layer, variables, images):
     self.layer, self.name = layer, layer.name
     self.rule = dataclasses.replace(network.neuron, settle=0)
     self.static = network.unit(layer).static
     self.synapse = network.currents(layer, variables, images)
-    self.theta = variables['params'][layer.name]['theta']
+    self.theta = variables['params'].get(layer.name, {}).get('theta')
+
+  def inputs(self, images, messages):
+    return _inputs(self.layer, images, messages)
+
+  def answer(self, inputs):
+    """Of the read-out."""
+    return self.synapse(*inputs)
 
   def show(self, inputs):
     """(activity of the T steps, [B, T, ...], the state after them)."""
@@ -193,26 +210,49 @@ class _Row:
       for x, alone in zip(inputs, self.static, strict=True)
     ]
     self.bias = None if all(self.static) else self.synapse(*dark)
-    state = _State(voltage, count, jnp.zeros_like(count))
+    state = State(voltage, count, jnp.zeros_like(count))
     return self.scaled(spikes), state
 
   def go_on(self, inputs, busy, state):
-    """(spikes of a step without input, the state after it)."""
+    """(activity of a step without input, [B, 1, ...], the state after it)."""
     voltage, count, fired = state
 
     def late(voltage):
-      current = self.synapse(*inputs) - self.bias
+      step = (
+        x if alone else x[:, 0]
+        for x, alone in zip(inputs, self.static, strict=True)
+      )
+      current = self.synapse(*step) - self.bias
       return voltage + current.astype(voltage.dtype)
 
     if self.bias is not None:
       voltage = lax.cond(busy, late, lambda voltage: voltage, voltage)
     voltage, count, spikes = self._fire(voltage, count)
-    return spikes, _State(voltage, count, fired + jnp.abs(spikes))
+    activity = jnp.expand_dims(self.scaled(spikes), 1)
+    return activity, State(voltage, count, fired + jnp.abs(spikes))
 
   def awake(self, state):
     """[B]: whether any neuron would fire without a current."""
     spikes = self._fire(state.voltage, state.count)[2]
     return jnp.any(spikes != 0, range(1, spikes.ndim))
+
+  def last(self, activity):
+    """[B]: the last step with a spike, from 1 up; 0 for none."""
+    busy = jnp.any(abs(activity) > 0, range(2, activity.ndim))
+    times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
+    return jnp.max(jnp.where(busy, times, 0), 1)
+
+  def train(self, activity):
+    """[B, steps, ...], of 0, theta and -theta."""
+    return activity
+
+  def magnitude(self, activity):
+    """How many spikes of either sign each neuron fired."""
+    return jnp.sum(abs(activity) > 0, 1, jnp.int32)
+
+  def mean(self, activity, state):
+    """What the read-out gets."""
+    return self.rule.decode(activity)
 
   def scaled(self, spikes):
     """Activity, of the type that the next row gets in the T steps too."""
@@ -232,24 +272,28 @@ class _Row:
 
 def _settle(rows, images, states, most):
   """Steps without input: (states, the last step with a spike, who is awake)."""
+  size = rows[0].steps
 
   def any_awake(states):
     return _either(row.awake(states[row.name]) for row in rows)
 
   def step(carry):
     t, states, last, _ = carry
-    t, after = t + 1, {}
-    activity: dict[str, Any] = {}
+    after: dict[str, Any] = {}
     fired: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
     for row in rows:
+      inputs = row.inputs(jnp.zeros_like(images), messages)
       names = row.layer.inputs
-      inputs = _inputs(row.layer, jnp.zeros_like(images), activity)
-      busy = _either(jnp.any(fired[name]) for name in names if name in fired)
-      spikes, after[row.name] = row.go_on(inputs, busy, states[row.name])
-      activity[row.name] = row.scaled(spikes)
-      fired[row.name] = jnp.any(spikes != 0, range(1, spikes.ndim))
-    last = jnp.where(_either(fired.values()), t, last)
-    return t, after, last, any_awake(after)
+      busy = _either(
+        jnp.any(fired[name] > 0) for name in names if name in fired
+      )
+      own = row.go_on(inputs, busy, states[row.name])
+      messages[row.name], after[row.name] = own
+      fired[row.name] = row.last(messages[row.name])
+    late = functools.reduce(jnp.maximum, fired.values())
+    last = jnp.where(late > 0, t + late, last)
+    return t + size, after, last, any_awake(after)
 
   def goes_on(carry):
     t, _, _, awake = carry

@@ -16,10 +16,11 @@ ORDER = (
   'layers',
   'affine',
   'synapses',
-  'until_quiet',
   'folded.kernels',
   'folded.activity',
   'folded.run',
+  'folded.settle',
+  'until_quiet',
   'network',
   'folded.fold',
 )

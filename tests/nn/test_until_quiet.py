@@ -80,6 +80,44 @@ def test_it_is_the_bounded_form_with_enough_steps(seed):
   np.testing.assert_allclose(found.output, output, rtol=1e-5, atol=1e-6)
 
 
+class Doubled(fs.Conv):
+  """A synapse that `fs.fold` leaves as it is."""
+
+  def __call__(self, x, train=False, quanta=(None,)):
+    return 2 * super().__call__(x, train, quanta)
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_folded_it_takes_the_same_steps(own):
+  """Several at a time, in words, by the same rule."""
+  network, variables = case(1)
+  images = IMAGES.at[0].set(jnp.nan)
+  if own:
+    rows = list(network.layers)
+    wide = rows[-2].synapse.parts[-1].features
+    synapse = fs.Chain((fs.Concat((None, None)), Doubled(wide)))
+    rows[-2] = fs.Layer('join', synapse, ('pooled', 'small'))
+    both = fs.Residual(Doubled(wide), fs.Conv(wide))
+    rows[3] = fs.Layer('again', both, ('sum', 'image'))
+    network = dataclasses.replace(network, layers=tuple(rows))
+    variables = network.init(jax.random.key(0), images)
+  snn = fs.to_spiking(network, 'settled')
+  want = jax.jit(snn.settle)(variables, images)
+  folded, ready = fs.fold(snn, variables)
+  got = jax.jit(folded.settle)(ready, images)
+  assert T + 1 < int(want.steps.max()) < snn.most_steps
+  same = np.testing.assert_array_equal
+  for name, spikes in want.spikes.items():
+    # Of what is no number there is no count.
+    same(got.spikes[name][1:], spikes[1:])
+    np.testing.assert_allclose(
+      got.activations[name], want.activations[name], rtol=1e-6, atol=1e-6
+    )
+  same(got.steps, want.steps)
+  same(got.quiet, want.quiet)
+  np.testing.assert_allclose(got.output, want.output, rtol=1e-5, atol=1e-6)
+
+
 def test_it_is_the_quantised_network():
   network, variables = case()
   output, levels = jax.jit(network.apply)(variables, IMAGES)

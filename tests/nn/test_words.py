@@ -29,8 +29,9 @@ def both(mode, steps):
   @jax.jit
   def run(currents, theta):
     like = currents[:, 0]
+    start = words.at_rest(like, theta)
     gather = functools.partial(
-      words.gather, lambda t: currents[:, t], theta, rule, like
+      words.gather, lambda t: currents[:, t], theta, rule, steps, start
     )
     found = words.kept(gather, theta, like.shape, steps)
     one = functools.partial(fs.integrate_and_fire, theta=theta, **RULES[mode])

@@ -13,14 +13,19 @@ import numpy as np
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import Network, check_network, own_variables
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.quantizers import (
   apot_denominator,
   divide,
   quantize_weight,
   wider,
 )
-from fastsnn_jax.nn.synapses import Chain, Concat, Residual
+from fastsnn_jax.nn.synapses import (
+  Chain,
+  Concat,
+  Residual,
+  own_variables,
+)
 from fastsnn_jax.nn.weights import Apot, EightBit
 
 
@@ -96,8 +101,7 @@ def ready(network, variables, known=True):
   if last == key and all(x() is y for x, y in zip(refs, leaves, strict=True)):
     return found
   own = _narrowed(_computed(variables, network=network), known)
-  in_words = network.spiking and not network.until_quiet
-  found = with_kernels(network, own, known and in_words), own
+  found = with_kernels(network, own, known and network.spiking), own
   if lasting:  # what may be written to may change
     _LAST[0] = key, [weakref.ref(x) for x in leaves], found
   return found
@@ -185,7 +189,7 @@ def _computed(variables, *, network):
     if 'params' in own:
       folded['params'][layer.name] = dict(own['params'])
     try:
-      ready = _tree(layer.synapse, _own(own, 'synapse'))
+      ready = _tree(layer.synapse, own_variables(own, 'synapse'))
     except KeyError as error:
       raise UserError(
         f'layer {layer.name!r}: the variables have no {error} for it; give '
@@ -196,17 +200,15 @@ def _computed(variables, *, network):
   return folded
 
 
-def _own(tree, name):
-  return {kind: part[name] for kind, part in tree.items() if name in part}
-
-
 def _tree(part, tree):
   """{'params': …, 'batch_stats': …} of a synapse, folded."""
   if _foldable(part):
     return {'params': _ready(part, tree)}
   if not (inner := _inner(part)):
     return tree
-  found = {name: _tree(x, _own(tree, name)) for name, x in inner.items()}
+  found = {
+    name: _tree(x, own_variables(tree, name)) for name, x in inner.items()
+  }
   kinds = {kind for own in found.values() for kind in own}
   return {kind: _own_of(found, kind) for kind in kinds}
 

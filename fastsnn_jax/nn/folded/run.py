@@ -11,14 +11,14 @@ from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.folded import words as packed
 from fastsnn_jax.nn.folded.activity import Activity, ours, rearranged
 from fastsnn_jax.nn.folded.kernels import Folded
-from fastsnn_jax.nn.integrate_and_fire import Rule, scan_words
+from fastsnn_jax.nn.integrate_and_fire import scan_words
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.quantizers import divide, level, positive, wider
-from fastsnn_jax.nn.synapses import Chain, Residual
+from fastsnn_jax.nn.synapses import Chain, Residual, own_variables
 from fastsnn_jax.nn.whole import Quantum
 
 # Each 16 steps more go through all before them again.
-_STEPS_TO_UNROLL = 3 * packed.STEPS_PER_WORD
+STEPS_TO_UNROLL = 3 * packed.STEPS_PER_WORD
 
 
 def apply(network, trees, quanta, shown):
@@ -35,19 +35,13 @@ def apply(network, trees, quanta, shown):
   neuron, activations = network.neuron, {}
   for layer in network.layers:
     tree, last = trees[layer.name], layer is network.layers[-1]
-    inputs = [
-      dataclasses.replace(known[name], quantum=quantum or Quantum())
-      for name, quantum in zip(layer.inputs, quanta[layer.name], strict=True)
-    ]
-    rule = neuron if network.spiking and not last else Rule(1)
+    inputs = [known[name] for name in layer.inputs]
     if last:
       inputs = [x.total() for x in inputs]
-    try:
-      if network.spiking:
-        affine.check(layer, [x.shape for x in inputs])
-      current = _current(layer.synapse, _own(tree, 'synapse'), inputs, rule)
-    except UserError as error:
-      raise UserError(f'layer {layer.name!r}: {error}') from None
+    lit = neuron.steps if network.spiking and not last else 1
+    current = current_of(
+      layer, tree, inputs, quanta[layer.name], lit, network.spiking
+    )
     if not last:
       theta = tree.get('params', {}).get('theta')
       known[layer.name], activity = _respond(neuron, current, theta)
@@ -56,8 +50,26 @@ def apply(network, trees, quanta, shown):
   return current(0), activations
 
 
-def _own(tree, name):
-  return {kind: part[name] for kind, part in tree.items() if name in part}
+def current_of(layer, tree, inputs, quanta, lit, spiking=True):
+  """t -> the current of a row at step t, [B, ...] and at least float32.
+
+  Args:
+    layer, tree: the row and its variables.
+    inputs: an `Activity` each; static ones are shown for `lit` steps.
+    quanta: what is known of each.
+    lit: from this step on there is no bias.
+    spiking: whether the synapse has to be affine.
+  """
+  inputs = [
+    dataclasses.replace(x, quantum=quantum or Quantum())
+    for x, quantum in zip(inputs, quanta, strict=True)
+  ]
+  try:
+    if spiking:
+      affine.check(layer, [x.shape for x in inputs])
+    return _current(layer.synapse, own_variables(tree, 'synapse'), inputs, lit)
+  except UserError as error:
+    raise UserError(f'layer {layer.name!r}: {error}') from None
 
 
 def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
@@ -72,9 +84,10 @@ def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
     levels = level(current(0), theta, count)
     return Activity(levels), divide(levels, count) * theta
   steps = neuron.total_steps
-  if steps <= _STEPS_TO_UNROLL:
+  if steps <= STEPS_TO_UNROLL:
+    start = packed.at_rest(like, theta)
     words = packed.kept(
-      lambda: packed.gather(current, theta, neuron, like),
+      lambda: packed.gather(current, theta, neuron, steps, start),
       *(theta, like.shape, steps),
     )
   else:
@@ -84,17 +97,16 @@ def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
   return fired, dataclasses.replace(fired, quantum=Quantum(theta)).scaled()
 
 
-def _current(part, tree, inputs, rule):
-  """t -> the current of step t, [B, ...] and at least float32."""
+def _current(part, tree, inputs, lit):
   if part is not None and not ours(part):
-    return _any(part, tree, inputs, rule)
+    return _any(part, tree, inputs, lit)
   match part:
     case Folded():
-      return _folded(part, tree['params'], inputs[0], rule)
+      return _folded(part, tree['params'], inputs[0], lit)
     case Residual():
       pairs = (part.body, 'body'), (part.shortcut, 'shortcut')
       both = [
-        _current(inner, _own(tree, name), (x,), rule)
+        _current(inner, own_variables(tree, name), (x,), lit)
         for (inner, name), x in zip(pairs, inputs, strict=True)
       ]
       return lambda t: jnp.add(*_widened(*(one(t) for one in both)))
@@ -102,11 +114,11 @@ def _current(part, tree, inputs, rule):
       *before, last = part.parts
       found = _before(before, inputs)
       if found is not None and isinstance(last, Folded):
-        own = _own(tree, f'parts_{len(before)}')
-        return _folded(last, own['params'], found, rule)
+        own = own_variables(tree, f'parts_{len(before)}')
+        return _folded(last, own['params'], found, lit)
   if (found := rearranged(part, inputs)) is not None:
-    return lambda t: _shown(_widened(found.at(t))[0], found, t, rule)
-  return _any(part, tree, inputs, rule)
+    return lambda t: _shown(_widened(found.at(t))[0], found, t, lit)
+  return _any(part, tree, inputs, lit)
 
 
 def _before(parts, inputs):
@@ -119,13 +131,13 @@ def _widened(*arrays):
   return [x.astype(wide) for x in arrays]
 
 
-def _shown(current, activity, t, rule):
-  """An input without time is shown for `rule.steps` steps."""
-  late = not activity.steps and t >= rule.steps
+def _shown(current, activity, t, lit):
+  """An input without time is shown while there is light."""
+  late = not activity.steps and t >= lit
   return jnp.zeros_like(current) if late else current
 
 
-def _folded(part, tree, x, rule):
+def _folded(part, tree, x, lit):
   kernel, scale = part.scaled(tree, x.quantum)
   if x.packed:
     product = part.products(x.values, kernel, x.quantum, x.steps)
@@ -138,13 +150,13 @@ def _folded(part, tree, x, rule):
       return y[:, t] if x.steps else y
 
   def current(t):
-    y = part.affinely(product(t), scale, tree, lit=t < rule.steps)
-    return _shown(y, x, t, rule)
+    y = part.affinely(product(t), scale, tree, lit=t < lit)
+    return _shown(y, x, t, lit)
 
   return current
 
 
-def _any(part, tree, inputs, rule):
+def _any(part, tree, inputs, lit):
   """Through a synapse that is not folded, as in a network that is not."""
   scaled = [x.scaled() for x in inputs]
   quanta = tuple(x.quantum for x in inputs)
@@ -152,7 +164,30 @@ def _any(part, tree, inputs, rule):
   synapse = functools.partial(part.apply, tree, train=False, **settings)
   if not any(x.steps for x in inputs):
     (y,) = _widened(synapse(*scaled))
-    return lambda t: y if t < rule.steps else jnp.zeros_like(y)
+    return lambda t: y if t < lit else jnp.zeros_like(y)
   static = tuple(not x.steps for x in inputs)
-  (y,) = _widened(rule.currents(synapse, scaled, static))
+  steps = max(x.steps for x in inputs)
+  if lit:
+    rule = IntegrateAndFire(lit, settle=steps - lit)
+    y = rule.currents(synapse, scaled, static)
+  else:
+    y = _late(synapse, scaled, static, steps)
+  (y,) = _widened(y)
   return lambda t: y[:, t]
+
+
+def _late(synapse, inputs, static, steps):
+  """Currents without light: static inputs are dark, and biases are gone."""
+  dark = [
+    jnp.zeros_like(x[:1] if alone else x[:1, 0])
+    for x, alone in zip(inputs, static, strict=True)
+  ]
+  batch = len(inputs[0])
+  folded = [
+    jnp.zeros((batch * steps, *x.shape[1:]), x.dtype)
+    if alone
+    else x.reshape(-1, *x.shape[2:])
+    for x, alone in zip(inputs, static, strict=True)
+  ]
+  y = synapse(*folded) - synapse(*dark)
+  return y.reshape(batch, steps, *y.shape[1:])

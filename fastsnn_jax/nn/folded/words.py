@@ -5,43 +5,52 @@ So the steps are unrolled into one fusion that reads currents and writes an
 int32 for 16 steps: 0, 1 and -1 as two's complement, and -2 for NaN.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 STEPS_PER_WORD = 16
-_LOW = 0x55555555  # the lower of each two bits
+LOW = 0x55555555  # the lower of each two bits: that of a spike
 _ALL_NAN = -0x55555556  # 10 in all places
 
 
-def gather(current, theta, rule, like):
+def at_rest(like, theta):
+  """(voltage, count) before the first step."""
+  voltage = jnp.zeros(like.shape, like.dtype) + theta / 2
+  return voltage, jnp.zeros(like.shape, jnp.int32)
+
+
+def gather(current, theta, rule, steps, start):
   """Words of `fs.integrate_and_fire`, bit for bit, without a scan.
 
   Each word but the first goes through the steps before it again, by their
   spikes: long runs are better scanned.
 
   Args:
-    current: t -> the current of step t, for `rule.total_steps` steps.
+    current: t -> the current of step t.
     theta: positive, or NaN; broadcasts against a current.
     rule: what is static, an `integrate_and_fire.Rule`.
-    like: of a current's shape and the voltage's dtype.
+    steps: how many.
+    start: (voltage, count) before them, as of `at_rest`.
 
   Returns:
     A tuple of int32 arrays of a current's shape, for 16 steps each.
   """
   words: list[jax.Array] = []
-  for start in range(0, rule.total_steps, STEPS_PER_WORD):
-    stop = min(start + STEPS_PER_WORD, rule.total_steps)
-    voltage = jnp.zeros(like.shape, like.dtype) + theta / 2
-    word = count = jnp.zeros(like.shape, jnp.int32)
-    for t in range(stop):
+  for first in range(0, steps, STEPS_PER_WORD):
+    voltage, count = start
+    word = jnp.zeros_like(count)
+    for t in range(min(first + STEPS_PER_WORD, steps)):
       voltage = voltage + current(t)
-      known = code(words, t) if t < start else None
+      known = code(words, t) if t < first else None
       voltage, spike = fire(voltage, count, theta, rule, known)
       count = count + spike
       if known is None:
         spike = jnp.where(jnp.isnan(voltage), -2, spike)
-        word = word | ((spike & 3) << (2 * (t - start)))
+        word = word | ((spike & 3) << (2 * (t - first)))
     words.append(word)
   return tuple(words)
 
@@ -59,6 +68,16 @@ def kept(words, theta, shape, steps):
     return (jnp.full(shape, _ALL_NAN, jnp.int32),) * count
 
   return lax.cond(jnp.all(theta > 0), words, nothing)
+
+
+def charge(words, current, theta, rule, steps, start):
+  """The voltage after the steps of such words, as `gather` made them."""
+  voltage, count = start
+  for t in range(steps):
+    spike = code(words, t)
+    voltage, _ = fire(voltage + current(t), count, theta, rule, spike)
+    count = count + spike
+  return voltage
 
 
 def fire(voltage, count, theta, rule, known=None):
@@ -117,12 +136,21 @@ def train(words, steps, dtype=jnp.float32):
 
 def total(words, dtype=jnp.float32):
   """The sum of the spikes of all steps."""
-  count = jnp.zeros_like(words[0])
-  broken = count != 0
+  ones, minus = both_signs(words)
+  broken = functools.reduce(operator.or_, map(_has_nan, words))
+  return jnp.where(broken, jnp.nan, (ones - minus).astype(dtype))
+
+
+def both_signs(words):
+  """(how many spikes of 1, how many of -1)."""
+  ones = minus = jnp.zeros_like(words[0])
   for word in words:
-    low, high = word & _LOW, (word >> 1) & _LOW
+    low, high = word & LOW, (word >> 1) & LOW
     # 1 is 01 and -1 is 11.
-    ones, minus = lax.population_count(low), lax.population_count(high)
-    count = count + ones - 2 * minus
-    broken |= (high & ~low) != 0
-  return jnp.where(broken, jnp.nan, count.astype(dtype))
+    ones += lax.population_count(low & ~high)
+    minus += lax.population_count(low & high)
+  return ones, minus
+
+
+def _has_nan(word):
+  return (word >> 1) & ~word & LOW != 0

@@ -1,0 +1,115 @@
+"""A folded row that settles: some steps at a time, in words."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fastsnn_jax.nn.folded import words as packed
+from fastsnn_jax.nn.folded.activity import Activity
+from fastsnn_jax.nn.folded.run import current_of
+from fastsnn_jax.nn.quantizers import positive
+from fastsnn_jax.nn.whole import Quantum
+
+# A word's steps share products, but those after the last spike are for nothing.
+_STEPS_AT_ONCE = 4
+
+
+class State(NamedTuple):
+  voltage: Any
+  count: Any
+  fired: Any  # spikes since the input ended
+
+
+class Row:
+  """A firing row of a folded network: see `until_quiet.Row`."""
+
+  def __init__(self, network, layer, tree, quanta):
+    self.layer, self.name, self.tree = layer, layer.name, tree
+    self.rule = dataclasses.replace(network.neuron, settle=0)
+    self.quanta = quanta
+    self.steps = min(self.rule.steps, _STEPS_AT_ONCE)
+
+  def inputs(self, images, messages):
+    given = Activity(images)
+    return [messages.get(name, given) for name in self.layer.inputs]
+
+  def answer(self, inputs):
+    """Of the read-out."""
+    return self._current(inputs, lit=1)(0)
+
+  def show(self, inputs):
+    """(`Activity` of the T steps, the state after them)."""
+    steps = self.rule.steps
+    current = self._current(inputs, lit=steps)
+    like = jax.eval_shape(lambda: current(0))
+    theta = jnp.asarray(self.tree['params']['theta'], like.dtype)
+    self.theta = positive(theta)
+    voltage, count = packed.at_rest(like, self.theta)
+    words, state = self._run(current, steps, State(voltage, count, count))
+    return Activity(words, steps), state._replace(fired=count)
+
+  def go_on(self, inputs, busy, state):
+    """(`Activity` of `steps` steps without input, the state after them)."""
+
+    def late():
+      return self._run(self._current(inputs, lit=0), self.steps, state)
+
+    def alone():
+      nothing = jnp.zeros_like(state.voltage)
+      return self._run(lambda t: nothing, self.steps, state)
+
+    words, state = lax.cond(busy, late, alone)
+    return Activity(words, self.steps), state
+
+  def _current(self, inputs, lit):
+    return current_of(self.layer, self.tree, inputs, self.quanta, lit)
+
+  def _run(self, current, steps, state):
+    start, shape = (state.voltage, state.count), state.voltage.shape
+    settings = current, self.theta, self.rule, steps, start
+    gather = functools.partial(packed.gather, *settings)
+    words = packed.kept(gather, self.theta, shape, steps)
+    voltage = packed.charge(words, *settings)
+    ones, minus = packed.both_signs(words)
+    count = state.count + ones - minus
+    return words, State(voltage, count, state.fired + ones + minus)
+
+  def awake(self, state):
+    """[B]: whether any neuron would fire without a current."""
+    spikes = packed.fire(state.voltage, state.count, self.theta, self.rule)[1]
+    return jnp.any(spikes != 0, range(1, spikes.ndim))
+
+  def last(self, activity):
+    """[B]: the last step with a spike, from 1 up; 0 for none."""
+    last = jnp.zeros(len(activity.values[0]), jnp.int32)
+    for i, word in enumerate(activity.values):
+      # The lower bit of the two is that of a spike, of either sign.
+      axes = range(1, word.ndim)
+      bits = lax.reduce(word, np.int32(0), lax.bitwise_or, tuple(axes))
+      bits &= packed.LOW
+      place = (33 - lax.clz(bits)) // 2  # of the highest pair, from 1 up
+      start = i * packed.STEPS_PER_WORD
+      last = jnp.where(bits != 0, start + place, last)
+    return last
+
+  def train(self, activity):
+    """[B, steps, ...], of 0, theta and -theta."""
+    return dataclasses.replace(activity, quantum=Quantum(self.theta)).scaled()
+
+  def mean(self, activity, state):
+    """What the read-out gets: sums, of a part of theta."""
+    total = state.count.astype(state.voltage.dtype)
+    return Activity(jnp.where(jnp.isnan(state.voltage), jnp.nan, total))
+
+  def scaled(self, net):
+    """The same of a sum over steps."""
+    return net * self.theta
+
+  def magnitude(self, activity):
+    """How many spikes of either sign each neuron fired."""
+    return sum(packed.both_signs(activity.values))
