@@ -13,7 +13,7 @@ import numpy as np
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import Network, check_network, own_variables
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.quantizers import (
   apot_denominator,
   divide,
@@ -21,6 +21,7 @@ from fastsnn_jax.nn.quantizers import (
   wider,
 )
 from fastsnn_jax.nn.synapses import Chain, Concat, Residual
+from fastsnn_jax.nn.tables.table import own_variables
 from fastsnn_jax.nn.weights import Apot, EightBit
 
 
