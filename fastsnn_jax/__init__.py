@@ -24,7 +24,7 @@ from fastsnn_jax.inference import Detections, classify, detect, segment
 from fastsnn_jax.nn.folded.fold import fold
 from fastsnn_jax.nn.integrate_and_fire import integrate_and_fire
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import Layer, Network
+from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.quantizers import (
   apot_levels,
@@ -41,6 +41,7 @@ from fastsnn_jax.nn.synapses import (
   Residual,
   SpaceToDepth,
 )
+from fastsnn_jax.nn.tables.table import Layer
 from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks import register as register_task

@@ -7,8 +7,8 @@ an image has a multiple of the network's `stride` and one more pixels.
 
 from fastsnn_jax.architectures.resnet import chain, resnet34, row, trunk
 from fastsnn_jax.nn.layers import Conv
-from fastsnn_jax.nn.network import Layer
 from fastsnn_jax.nn.synapses import Chain, Concat
+from fastsnn_jax.nn.tables.table import Layer
 from fastsnn_jax.nn.weights import kaiming, torch_bias, torch_uniform, zero_bias
 
 

@@ -3,7 +3,7 @@ pooling, then dense layers (reference behaviour C2.1, C2.2 and C2.5 to C2.7)."""
 
 from fastsnn_jax.nn import weights as w
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import IMAGE, Layer
+from fastsnn_jax.nn.tables.table import IMAGE, Layer
 
 _NORMAL = (w.kaiming, w.small_normal)
 # The ImageNet family quantises activations only: its middle weights are float

@@ -7,8 +7,8 @@ shortcut. The sum is a current, so it is never quantised.
 import functools
 
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import IMAGE, Layer
 from fastsnn_jax.nn.synapses import Chain, GlobalAveragePool, Residual
+from fastsnn_jax.nn.tables.table import IMAGE, Layer
 from fastsnn_jax.nn.weights import Apot, EightBit, torch_bias, torch_uniform
 
 

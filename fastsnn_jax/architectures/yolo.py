@@ -11,8 +11,8 @@ import math
 
 from fastsnn_jax.architectures.resnet import chain, resnet34, row
 from fastsnn_jax.nn.layers import Conv
-from fastsnn_jax.nn.network import Layer
 from fastsnn_jax.nn.synapses import Chain, Concat, SpaceToDepth
+from fastsnn_jax.nn.tables.table import Layer
 from fastsnn_jax.nn.weights import torch_bias, torch_uniform
 
 # (width, height) in cells of 32 pixels, at every image size.

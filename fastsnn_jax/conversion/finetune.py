@@ -23,9 +23,9 @@ from fastsnn_jax.data import Arrays, as_split, crop_flip
 from fastsnn_jax.errors import UserError, check_fields, check_whole
 from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.nn.folded.fold import ready
-from fastsnn_jax.nn.network import IMAGE, Network, check_network
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.quantizers import straight_through
-from fastsnn_jax.nn.synapses import own_variables
+from fastsnn_jax.nn.tables.table import IMAGE, own_variables
 from fastsnn_jax.tasks import Task
 from fastsnn_jax.tasks.pixels import Pixels
 from fastsnn_jax.tracing import local

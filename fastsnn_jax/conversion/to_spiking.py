@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.layers import convertible
-from fastsnn_jax.nn.network import IMAGE, Network, check_network
+from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
+from fastsnn_jax.nn.tables import affine
+from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.tracing.function import FunctionNetwork, check_differences
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.nn.network import IMAGE, Network
-from fastsnn_jax.nn.synapses import own_variables
+from fastsnn_jax.nn.network import Network
+from fastsnn_jax.nn.tables.table import IMAGE, own_variables
 from fastsnn_jax.tracing.connections import connections as function_connections
 from fastsnn_jax.tracing.connections import macs as function_macs
 from fastsnn_jax.tracing.function import FunctionNetwork

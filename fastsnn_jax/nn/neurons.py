@@ -82,38 +82,85 @@ class QuantRelu:
     return Quantum(theta, levels, levels)
 
 
+def differences(values, first=None):
+  """[B, T, ...] -> x_t - x_(t-1), with x_0 = `first`, [B, ...], or 0."""
+  before = values[:, :-1]
+  if first is None:
+    ends = [(0, 0), (1, 0), *[(0, 0)] * (values.ndim - 2)]
+    return values - jnp.pad(before, ends)
+  return values - jnp.concatenate([jnp.expand_dims(first, 1), before], 1)
+
+
+def largest_so_far(messages, largest, past=None):
+  """Max pooling over time, of messages [B, T, ...] -> (messages, sums).
+
+  It sends by how much the largest sum of what came in so far has changed:
+  spikes of one layer give spikes again, and all of them together the maximum of
+  the sums. `largest` pools each step, `past` are the sums [B, ...] before the
+  first one; those after the last are given.
+  """
+  sums = jnp.cumsum(messages, 1)
+  first = None
+  if past is not None:
+    sums = sums + jnp.expand_dims(past, 1)
+    first = largest(jnp.expand_dims(past, 1))[:, 0]
+  return differences(largest(sums), first), sums[:, -1]
+
+
 class Memory:
   """What lets max pooling in a synapse see the steps that are folded in (B T).
 
-  It sends the difference of the largest sum of what came in so far to that of
-  the step before. A bias in front of it is found by a run in the `dark`, on
-  zeros, and is withdrawn after T steps.
+  A bias in front of it is found by a run in the dark, on zeros, and is
+  withdrawn after T steps.
+
+  Attributes:
+    sums: of all that each pooling got, [B, ...], after the last step.
   """
 
-  def __init__(self, steps, shown):
-    self.steps, self.shown, self.dark = steps, shown, True
-    self._biases = []
+  def __init__(self, biases=(), past=()):
+    self.biases, self.past, self.sums = list(biases), past, []
+    self._shown = None
+
+  def dark(self, synapse, inputs):
+    """The bias of a synapse: what it makes of no input at all."""
+    self.biases, self._shown = [], None
+    zeros = (jnp.zeros((1, *x.shape[1:]), x.dtype) for x in inputs)
+    return self._run(synapse, zeros)
+
+  def lit(self, synapse, inputs, shown):
+    """(B T) currents; `shown` says of each of the T steps if it has input."""
+    self.sums, self._shown = [], shown
+    return self._run(synapse, inputs)
+
+  def _run(self, synapse, inputs):
+    token = _MEMORY.set(self)
+    try:
+      return synapse(*inputs)
+    finally:
+      _MEMORY.reset(token)
 
   def pooled(self, x, largest, quantum):
     """Max pooling, by `largest`, of messages of which a `Quantum` is known."""
-    if self.dark:
-      self._biases.append(x)
+    if self._shown is None:
+      self.biases.append(x)
       return jnp.zeros_like(largest(x))
     whole = quantum is not None and quantum.unit is not None
     # Whole numbers, whose sums are exact.
     numbers = quantum.numbers(x) if whole else x
-    steps = numbers.reshape(-1, self.steps, *x.shape[1:])
-    if self._biases:
-      bias = self._biases.pop(0).astype(steps.dtype)
-      late = steps if whole else steps - jnp.expand_dims(bias, 1)
-      steps = jnp.where(along_time(self.shown, steps), steps, late)
-    sums = jnp.cumsum(steps, 1).reshape(x.shape)
-    most = largest(sums)
-    most = most.reshape(-1, self.steps, *most.shape[1:])
-    before = jnp.pad(
-      most[:, :-1], [(0, 0), (1, 0), *[(0, 0)] * (most.ndim - 2)]
-    )
-    sent = (most - before).reshape(-1, *most.shape[2:])
+    shown, i = self._shown, len(self.sums)
+    steps = numbers.reshape(-1, len(shown), *x.shape[1:])
+    if self.biases and not whole:
+      bias = jnp.expand_dims(self.biases[i].astype(steps.dtype), 1)
+      steps = jnp.where(along_time(shown, steps), steps, steps - bias)
+
+    def each(sums):
+      most = largest(sums.reshape(-1, *sums.shape[2:]))
+      return most.reshape(*sums.shape[:2], *most.shape[1:])
+
+    past = self.past[i] if self.past else None
+    sent, sums = largest_so_far(steps, each, past)
+    self.sums.append(sums)
+    sent = sent.reshape(-1, *sent.shape[2:])
     return quantum.scale(sent, quantum.unit).astype(x.dtype) if whole else sent
 
 
@@ -167,7 +214,7 @@ class IntegrateAndFire(Rule):
     spikes = simulate(self.currents(synapse, inputs, static), theta, self)
     return spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
 
-  def currents(self, synapse, inputs, static):
+  def currents(self, synapse, inputs, static, memory=None):
     """[B, T + settle, ...], or [B, 1, ...] if it is the same for T steps."""
     if all(static):
       # The same current at each step: one synapse, and no copy per step.
@@ -179,16 +226,9 @@ class IntegrateAndFire(Rule):
         x = jnp.expand_dims(x, 1)
         x = jnp.where(along_time(shown, x), x, 0)
       folded.append(x.reshape(-1, *x.shape[2:]))
-    bias, memory = None, Memory(self.total_steps, shown)
-    token = _MEMORY.set(memory)
-    try:
-      if self.settle:
-        dark = (jnp.zeros((1, *x.shape[1:]), x.dtype) for x in folded)
-        bias = synapse(*dark)
-      memory.dark = False
-      current = synapse(*folded)
-    finally:
-      _MEMORY.reset(token)
+    memory = memory or Memory()
+    bias = memory.dark(synapse, folded) if self.settle else None
+    current = memory.lit(synapse, folded, shown)
     current = current.reshape(-1, self.total_steps, *current.shape[1:])
     if bias is not None:
       late = current - jnp.expand_dims(bias, 1)

@@ -307,8 +307,3 @@ class MaxPool(_Pool):
 
   def connect(self, x):
     return self._reduce(x, 0, lax.add)
-
-
-def own_variables(variables, name):
-  """The part of a tree of variables that is a row's, or a synapse's."""
-  return {kind: tree[name] for kind, tree in variables.items() if name in tree}

@@ -28,7 +28,7 @@ from fastsnn_jax.nn.quantizers import (
   quantize_uniform,
   wider,
 )
-from fastsnn_jax.nn.synapses import own_variables
+from fastsnn_jax.nn.tables.table import bound, own_variables
 
 _STEPS_TO_UNROLL = 16
 
@@ -51,21 +51,6 @@ class Settled(NamedTuple):
   spikes: dict[str, Any]
   steps: Any
   quiet: Any
-
-
-def bound(network) -> int:
-  """Steps without input after which the loop ends in any case.
-
-  Once all that feeds a row is quiet, its current is 0, and each of its neurons
-  moves its count by one a step until it rests: by the largest count at most. So
-  where counts are capped at T, L rows in a chain are quiet after L T steps.
-  """
-  depths: dict[str, int] = {}
-  for layer in network.firing:
-    before = (depths.get(name, 0) for name in layer.inputs)
-    depths[layer.name] = 1 + max(before, default=0)
-  neuron = network.neuron
-  return max(neuron.steps, neuron.max_count or 0) * max([0, *depths.values()])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

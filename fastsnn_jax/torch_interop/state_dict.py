@@ -18,8 +18,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from fastsnn_jax import architectures
 from fastsnn_jax.checkpoint.values import fault
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.synapses import Chain
+from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.torch_interop.files import write
 from fastsnn_jax.torch_interop.names import (
   COUNTER,

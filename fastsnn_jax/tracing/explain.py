@@ -1,7 +1,8 @@
 """What a spiking network does with each operation of its function."""
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.network import IMAGE, Network
+from fastsnn_jax.nn.network import Network
+from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.tracing.function import FunctionNetwork
 from fastsnn_jax.tracing.over_time import NEURON, SPIKES, STATIC, Operation
 

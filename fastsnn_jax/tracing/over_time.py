@@ -24,7 +24,11 @@ import numpy as np
 from jax import lax
 
 from fastsnn_jax.nn.integrate_and_fire import at_each_step, simulate
-from fastsnn_jax.nn.neurons import IntegrateAndFire
+from fastsnn_jax.nn.neurons import (
+  IntegrateAndFire,
+  differences,
+  largest_so_far,
+)
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.tracing import rules
 from fastsnn_jax.tracing.jaxprs import bind
@@ -131,7 +135,9 @@ class OverTime(Walk):
         'choose by parameters, or compute with floats',
       )
     number, axis = self._along(self._number, x.value)
-    return Timed(_differences(x.value * number, axis), graded=True)
+    total = x.value * number
+    sent = differences(total) if axis else differences(total[None])[0]
+    return Timed(sent, graded=True)
 
   def level(self, x):
     """Messages as a function of their mean; what is static stays so."""
@@ -263,9 +269,11 @@ class OverTime(Walk):
     ):
       return None
     wide = at_each_step(jnp.asarray(unit, x.value.dtype), x.value)
-    counts = jnp.cumsum(_whole(x.value, wide), 1)
-    largest = self._mapped(lambda x: bind(equation, [x]), [Timed(counts)])
-    value = _differences(largest[0], 1)
+
+    def each(counts):
+      return self._mapped(lambda x: bind(equation, [x]), [Timed(counts)])[0]
+
+    value, _ = largest_so_far(_whole(x.value, wide), each)
     wide = at_each_step(jnp.asarray(unit, value.dtype), value)
     return Timed(value * wide, unit=unit, graded=x.graded)
 
@@ -339,14 +347,6 @@ class OverTime(Walk):
     spikes = simulate(currents, theta, self.neuron)
     spikes = spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
     return Timed(spikes[0] if scalar else spikes, unit=theta)
-
-
-def _differences(value, axis):
-  """x_t - x_(t-1), with x_0 = 0."""
-  before = lax.slice_in_dim(value, 0, value.shape[axis] - 1, axis=axis)
-  pads = [(0, 0)] * value.ndim
-  pads[axis] = (1, 0)
-  return value - jnp.pad(before, pads)
 
 
 def _whole(x, unit):

@@ -14,8 +14,8 @@ from fastsnn_jax import tasks
 from fastsnn_jax.conversion import finetune as finetuning
 from fastsnn_jax.conversion.finetune import Tuning
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import IMAGE, own_variables
 from fastsnn_jax.nn.synapses import Residual
+from fastsnn_jax.nn.tables.table import IMAGE, own_variables
 from fastsnn_jax.nn.weights import Apot, EightBit
 
 pytestmark = pytest.mark.once

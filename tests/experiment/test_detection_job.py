@@ -17,7 +17,7 @@ from fastsnn_jax.architectures import yolo
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.experiment.workdir import open_data
-from fastsnn_jax.nn.network import IMAGE
+from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.training import loop
 
 pytestmark = pytest.mark.once

@@ -15,7 +15,7 @@ import fastsnn_jax as fs
 from fastsnn_jax.architectures import deeplab, resnet
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.experiment.workdir import open_data
-from fastsnn_jax.nn.network import IMAGE
+from fastsnn_jax.nn.tables.table import IMAGE
 
 pytestmark = pytest.mark.once
 

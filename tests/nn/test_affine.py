@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
-from fastsnn_jax.nn.affine import shown
 from fastsnn_jax.nn.layers import Synapse
+from fastsnn_jax.nn.tables.affine import shown
 
 MAPS = ((4, 4, 6),)
 
@@ -145,7 +145,7 @@ def test_a_part_of_two_inputs_is_tried_with_both(make):
 
 
 def test_a_declared_one_is_not_tried(monkeypatch):
-  monkeypatch.setattr('fastsnn_jax.nn.affine.shown', None)
+  monkeypatch.setattr('fastsnn_jax.nn.tables.affine.shown', None)
   assert fs.to_spiking(table(Declared())).spiking
   assert fs.to_spiking(table(fs.Chain((fs.Conv(6), Declared())))).spiking
   with pytest.raises(fs.UserError, match='not affine'):

@@ -5,6 +5,7 @@ import re
 
 from fastsnn_jax import nn
 
+FOLDERS = 'folded', 'tables'
 ORDER = (
   'quantizers',
   'whole',
@@ -14,9 +15,10 @@ ORDER = (
   'weights',
   'convolve',
   'layers',
-  'affine',
+  'tables.affine',
   'synapses',
   'folded.kernels',
+  'tables.table',
   'folded.activity',
   'folded.run',
   'folded.settle',
@@ -39,9 +41,7 @@ def modules():
 def imports(text):
   code = re.sub(r'^ *>>>.*', '', text, flags=re.M)
   found = re.findall(r'fastsnn_jax\.nn\.([\w.]+)(?: import (\w+))?', code)
-  return {
-    f'{name}.{what}' if name == 'folded' else name for name, what in found
-  }
+  return {f'{name}.{what}' if name in FOLDERS else name for name, what in found}
 
 
 def test_each_module_imports_those_before_it():

@@ -20,12 +20,8 @@ from fastsnn_jax.nn.quantizers import (
   quantize_weight,
   wider,
 )
-from fastsnn_jax.nn.synapses import (
-  Chain,
-  Concat,
-  Residual,
-  own_variables,
-)
+from fastsnn_jax.nn.synapses import Chain, Concat, Residual
+from fastsnn_jax.nn.tables.table import own_variables
 from fastsnn_jax.nn.weights import Apot, EightBit
 
 

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.folded import words as packed
 from fastsnn_jax.nn.folded.activity import Activity, ours, rearranged
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.integrate_and_fire import scan_words
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.quantizers import divide, level, positive, wider
-from fastsnn_jax.nn.synapses import Chain, Residual, own_variables
+from fastsnn_jax.nn.synapses import Chain, Residual
+from fastsnn_jax.nn.tables import affine
+from fastsnn_jax.nn.tables.table import own_variables
 from fastsnn_jax.nn.whole import Quantum
 
 # Each 16 steps more go through all before them again.

@@ -1,0 +1,1 @@
+"""Tables of layers, and what a row may be."""
