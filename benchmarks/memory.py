@@ -79,6 +79,21 @@ def spiking(network, image, batch, mode):
   return needed, needed / unit
 
 
+def folded(network, image, batch, mode, **settle):
+  """Of the network alone, folded as evaluation runs it."""
+  shape = (batch, *image)
+  variables = network.init(jax.random.key(0), jax.numpy.zeros(shape))
+  neurons = shapes(network, image, batch)[1]
+  snn, ready = fs.fold(fs.to_spiking(network, mode, **settle), variables)
+  needed = temporary(
+    lambda tree, x: snn.apply(tree, x)[0],
+    ready,
+    jax.ShapeDtypeStruct(shape, 'float32'),
+  )
+  unit = 4 * batch * (max(neurons) if settle or mode == 'signed' else sum(neurons))
+  return needed, needed / unit
+
+
 def comparing(network, image, batch, mode):
   """Of `fs.compare`: a spiking twin, beside what the ANN said."""
   variables, neurons, rows = shapes(network, image, batch)
