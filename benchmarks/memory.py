@@ -90,8 +90,9 @@ def folded(network, image, batch, mode, **settle):
     ready,
     jax.ShapeDtypeStruct(shape, 'float32'),
   )
-  unit = 4 * batch * (max(neurons) if settle or mode == 'signed' else sum(neurons))
-  return needed, needed / unit
+  count = sum(neurons) if snn.until_quiet else max(neurons)
+  steps = 1 if snn.until_quiet else snn.neuron.total_steps
+  return needed, needed / (4 * batch * steps * count)
 
 
 def comparing(network, image, batch, mode):
