@@ -79,7 +79,7 @@ def settled(network, variables, images) -> Settled:
   for row in rows:
     name, state = row.name, states[row.name]
     broken, kind = jnp.isnan(state.voltage), state.voltage.dtype
-    net = jnp.where(broken, jnp.nan, (state.count - before[name]).astype(kind))
+    net = jnp.where(broken, jnp.nan, state.count.astype(kind) - before[name])
     net = jnp.expand_dims(row.scaled(net), 1)
     shown[name] = jnp.concatenate([row.train(messages[name]), net], 1)
     fired[name] = row.magnitude(messages[name]) + state.fired

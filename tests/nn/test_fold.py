@@ -243,3 +243,31 @@ def test_long_runs_are_scanned():
   answer, _ = jax.jit(folded.apply)(ready, images)
   np.testing.assert_allclose(answer, output, atol=0.1)
   assert network.neuron.total_steps > words.STEPS_PER_WORD * 3
+
+
+def chain(depth):
+  """(a network of so many equal rows, its variables, images)."""
+  rows, before = [], 'image'
+  for i in range(depth):
+    rows.append(fs.Layer(f'row{i}', fs.Conv(16, weights=fs.Apot(2)), (before,)))
+    before = f'row{i}'
+  head = fs.Chain((fs.GlobalAveragePool(), fs.Dense(3, norm=False)))
+  rows.append(fs.Layer('head', head, (before,)))
+  network, images = (
+    fs.Network(rows, fs.QuantRelu(2)),
+    jnp.zeros((8, 16, 16, 16)),
+  )
+  return network, network.init(jax.random.key(0), images), images
+
+
+# Until quiet, a row keeps voltages in four bytes and counts in one.
+@pytest.mark.parametrize(('mode', 'most'), [('signed', 0.1), ('settled', 2)])
+def test_how_its_memory_grows_with_depth(mode, most):
+  taken = []
+  for depth in (6, 12):
+    network, variables, images = chain(depth)
+    snn, ready = fs.fold(fs.to_spiking(network, mode), variables)
+    run = jax.jit(lambda tree, x, snn=snn: snn.apply(tree, x)[0])
+    compiled = run.lower(ready, images).compile()
+    taken.append(compiled.memory_analysis().temp_size_in_bytes)
+  assert (taken[1] - taken[0]) / 6 <= most * images.nbytes

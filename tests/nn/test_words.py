@@ -29,7 +29,7 @@ def both(mode, steps):
   @jax.jit
   def run(currents, theta):
     like = currents[:, 0]
-    start = words.at_rest(like, theta)
+    start = functools.partial(words.at_rest, like, theta)
     gather = functools.partial(
       words.gather, lambda t: currents[:, t], theta, rule, steps, start
     )

@@ -86,7 +86,7 @@ def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
     return Activity(levels), divide(levels, count) * theta
   steps = neuron.total_steps
   if steps <= STEPS_TO_UNROLL:
-    start = packed.at_rest(like, theta)
+    start = functools.partial(packed.at_rest, like, theta)
     words = packed.kept(
       lambda: packed.gather(current, theta, neuron, steps, start),
       *(theta, like.shape, steps),

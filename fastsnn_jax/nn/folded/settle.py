@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,8 @@ class Row:
     self.rule = dataclasses.replace(network.neuron, settle=0)
     self.quanta = quanta
     self.steps = min(self.rule.steps, _STEPS_AT_ONCE)
+    most = self.rule.max_count or math.inf
+    self.narrow = jnp.int8 if most <= jnp.iinfo(jnp.int8).max else jnp.int32
 
   def inputs(self, images, messages):
     given = Activity(images)
@@ -49,39 +52,45 @@ class Row:
     like = jax.eval_shape(lambda: current(0))
     theta = jnp.asarray(self.tree['params']['theta'], like.dtype)
     self.theta = positive(theta)
-    voltage, count = packed.at_rest(like, self.theta)
-    words, state = self._run(current, steps, State(voltage, count, count))
-    return Activity(words, steps), state._replace(fired=count)
+    start = functools.partial(packed.at_rest, like, self.theta)
+    words, voltage, count = self._run(current, steps, start)
+    nothing = jnp.zeros(count.shape, jnp.int32)
+    return Activity(words, steps), State(voltage, count, nothing)
 
   def go_on(self, inputs, busy, state):
     """(`Activity` of `steps` steps without input, the state after them)."""
 
+    def start():
+      return state.voltage, state.count.astype(jnp.int32)
+
     def late():
-      return self._run(self._current(inputs, lit=0), self.steps, state)
+      return self._run(self._current(inputs, lit=0), self.steps, start)
 
     def alone():
       nothing = jnp.zeros_like(state.voltage)
-      return self._run(lambda t: nothing, self.steps, state)
+      return self._run(lambda t: nothing, self.steps, start)
 
-    words, state = lax.cond(busy, late, alone)
-    return Activity(words, self.steps), state
+    words, voltage, count = lax.cond(busy, late, alone)
+    fired = state.fired + sum(packed.both_signs(words))
+    return Activity(words, self.steps), State(voltage, count, fired)
 
   def _current(self, inputs, lit):
     return current_of(self.layer, self.tree, inputs, self.quanta, lit)
 
-  def _run(self, current, steps, state):
-    start, shape = (state.voltage, state.count), state.voltage.shape
+  def _run(self, current, steps, start):
+    """(words, voltage and count after them)."""
     settings = current, self.theta, self.rule, steps, start
     gather = functools.partial(packed.gather, *settings)
+    shape = jax.eval_shape(start)[0].shape
     words = packed.kept(gather, self.theta, shape, steps)
-    voltage = packed.charge(words, *settings)
     ones, minus = packed.both_signs(words)
-    count = state.count + ones - minus
-    return words, State(voltage, count, state.fired + ones + minus)
+    count = (start()[1] + ones - minus).astype(self.narrow)
+    return words, packed.charge(words, *settings), count
 
   def awake(self, state):
     """[B]: whether any neuron would fire without a current."""
-    spikes = packed.fire(state.voltage, state.count, self.theta, self.rule)[1]
+    count = state.count.astype(jnp.int32)
+    spikes = packed.fire(state.voltage, count, self.theta, self.rule)[1]
     return jnp.any(spikes != 0, range(1, spikes.ndim))
 
   def last(self, activity):

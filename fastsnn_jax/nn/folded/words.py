@@ -34,14 +34,15 @@ def gather(current, theta, rule, steps, start):
     theta: positive, or NaN; broadcasts against a current.
     rule: what is static, an `integrate_and_fire.Rule`.
     steps: how many.
-    start: (voltage, count) before them, as of `at_rest`.
+    start: () -> (voltage, count) before them, such as of `at_rest`. An array
+      that is made outside of `kept` waits for it, however long.
 
   Returns:
     A tuple of int32 arrays of a current's shape, for 16 steps each.
   """
   words: list[jax.Array] = []
   for first in range(0, steps, STEPS_PER_WORD):
-    voltage, count = start
+    voltage, count = start()
     word = jnp.zeros_like(count)
     for t in range(min(first + STEPS_PER_WORD, steps)):
       voltage = voltage + current(t)
@@ -72,7 +73,7 @@ def kept(words, theta, shape, steps):
 
 def charge(words, current, theta, rule, steps, start):
   """The voltage after the steps of such words, as `gather` made them."""
-  voltage, count = start
+  voltage, count = start()
   for t in range(steps):
     spike = code(words, t)
     voltage, _ = fire(voltage + current(t), count, theta, rule, spike)
