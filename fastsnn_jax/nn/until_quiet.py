@@ -9,6 +9,7 @@ the last spike, and nothing is compiled for their number.
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.folded.static import hoisted
 from fastsnn_jax.nn.folded.words import fire
 from fastsnn_jax.nn.integrate_and_fire import simulate
+from fastsnn_jax.nn.neurons import Memory
 from fastsnn_jax.nn.quantizers import (
   against,
   positive,
@@ -55,12 +58,8 @@ def bound(network) -> int:
   moves its count by one a step until it rests: by the largest count at most. So
   where counts are capped at T, L rows in a chain are quiet after L T steps.
   """
-  depths: dict[str, int] = {}
-  for layer in network.firing:
-    before = (depths.get(name, 0) for name in layer.inputs)
-    depths[layer.name] = 1 + max(before, default=0)
   neuron = network.neuron
-  return max(neuron.steps, neuron.max_count or 0) * max([0, *depths.values()])
+  return max(neuron.steps, neuron.max_count or 0) * network.depth
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -77,7 +76,7 @@ def settled(network, variables, images) -> Settled:
     row = _Row(network, layer, variables, images)
     shown[row.name], states[row.name] = row.show(_inputs(layer, images, shown))
     rows.append(row)
-  before = {name: state.count for name, state in states.items()}
+  before = {name: state for name, (state, _) in states.items()}
   fired = {name: jnp.sum(a != 0, 1, jnp.int32) for name, a in shown.items()}
   steps = jnp.zeros(len(images), jnp.int32)
   quiet = jnp.ones(len(images), bool)
@@ -86,9 +85,8 @@ def settled(network, variables, images) -> Settled:
     steps = jnp.where(late > 0, neuron.steps + late, _last(shown))
     quiet = ~awake
   for row in rows:
-    name, state = row.name, states[row.name]
-    net = (state.count - before[name]).astype(state.voltage.dtype)
-    net = row.scaled(jnp.where(jnp.isnan(state.voltage), jnp.nan, net))
+    name, state = row.name, states[row.name][0]
+    net = row.scaled(state.net(before[name]))
     shown[name] = jnp.concatenate([shown[name], jnp.expand_dims(net, 1)], 1)
     fired[name] += state.fired
   readout = network.layers[-1]
@@ -140,19 +138,73 @@ def _inputs(layer, images, activations):
 
 def _last(shown):
   """[B]: the last of the T steps with a spike, 0 for none."""
-  busy = _either(jnp.any(a != 0, range(2, a.ndim)) for a in shown.values())
+  busy = either(jnp.any(a != 0, range(2, a.ndim)) for a in shown.values())
   times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
   return jnp.max(jnp.where(busy, times, 0), 1)
 
 
-def _either(truths):
+def either(truths):
+  """Where any of several arrays is true."""
   return functools.reduce(operator.or_, truths, False)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+  """Of neurons after the T steps, [B, ...].
+
+  Attributes:
+    voltage: what is left of the charge.
+    count: spikes less those taken back.
+    fired: how often each fired since the input ended.
+  """
+
   voltage: Any
   count: Any
-  fired: Any  # spikes since the input ended
+  fired: Any
+
+  @classmethod
+  def after(cls, currents, spikes, theta, rule):
+    """That of `simulate`, by what it was given and gave."""
+    wide = wider(currents.dtype, jnp.float32)
+    constant = currents.shape[1] == 1
+
+    def step(voltage, t):
+      current = lax.dynamic_index_in_dim(
+        currents, 0 if constant else t, 1, keepdims=False
+      )
+      spike = lax.dynamic_index_in_dim(spikes, t, 1, keepdims=False)
+      voltage = voltage + current.astype(wide)
+      threshold = _threshold(theta, voltage)
+      return voltage - threshold * spike.astype(wide), None
+
+    voltage = jnp.zeros_like(currents[:, 0], wide)
+    voltage = voltage + _threshold(theta, voltage) / 2
+    times = jnp.arange(rule.steps, dtype=jnp.int32)
+    unroll = rule.steps <= _STEPS_TO_UNROLL
+    voltage, _ = lax.scan(step, voltage, times, unroll=unroll)
+    count = jnp.sum(spikes, 1, wide).astype(jnp.int32)
+    return cls(voltage, count, jnp.zeros_like(count))
+
+  def fire(self, theta, rule):
+    """(spikes, state after them), of the charge that is there."""
+    threshold = _threshold(theta, self.voltage)
+    voltage, spikes = fire(self.voltage, self.count, threshold, rule)
+    fired = self.fired + jnp.abs(spikes)
+    return spikes, State(voltage, self.count + spikes, fired)
+
+  def net(self, before):
+    """What was fired since a state, spikes taken back subtracted."""
+    net = (self.count - before.count).astype(self.voltage.dtype)
+    return jnp.where(jnp.isnan(self.voltage), jnp.nan, net)
+
+
+def _threshold(theta, voltage):
+  theta = jnp.asarray(theta, voltage.dtype)
+  return positive(against(theta, voltage.ndim))
+
+
+def busy_rows(spikes):
+  """[B]: in which rows any neuron fires."""
+  return jnp.any(spikes != 0, range(1, spikes.ndim))
 
 
 class _Row:
@@ -162,57 +214,54 @@ class _Row:
     self.layer, self.name = layer, layer.name
     self.rule = dataclasses.replace(network.neuron, settle=0)
     self.static = network.unit(layer).static
-    self.synapse = network.currents(layer, variables, images)
+    self.variables = variables
     self.theta = variables['params'][layer.name]['theta']
+    self.synapse = functools.partial(network.currents, layer, images=images)
 
   def show(self, inputs):
-    """(activity of the T steps, [B, T, ...], the state after them)."""
-    rule = self.rule
-    currents = rule.currents(self.synapse, inputs, self.static)
+    """(activity of the T steps, [B, T, ...], (state, sums) after them)."""
+    rule, memory = self.rule, Memory()
+    synapse = self.synapse(variables=self.variables)
+    currents = rule.currents(synapse, inputs, self.static, memory)
     spikes = simulate(currents, self.theta, rule)
-    self.kind, wide = currents.dtype, wider(currents.dtype, jnp.float32)
-    constant = currents.shape[1] == 1
+    self.kind, sums = currents.dtype, tuple(memory.sums)
+    self.late: Callable | None = None
+    if not all(self.static):
+      step = [
+        x if alone else x[:, 0]
+        for x, alone in zip(inputs, self.static, strict=True)
+      ]
+      self.late = hoisted(self._late, self.variables, sums, *step)
+    state = State.after(currents, spikes, self.theta, rule)
+    return self.scaled(spikes), (state, sums)
 
-    def step(voltage, t):
-      current = lax.dynamic_index_in_dim(
-        currents, 0 if constant else t, 1, keepdims=False
+  def _late(self, variables, sums, *inputs):
+    """(current of a step without input, sums after it)."""
+    synapse, memory = self.synapse(variables=variables), Memory(sums)
+    bias = memory.dark(synapse, inputs)
+    current = memory.lit(synapse, inputs, np.array([False]))
+    return current - bias, tuple(memory.sums)
+
+  def go_on(self, inputs, busy, carry):
+    """(spikes of a step without input, (state, sums) after it)."""
+    state, sums = carry
+
+    if (late := self.late) is not None:
+
+      def charged(voltage, sums):
+        current, sums = late(sums, *inputs)
+        return voltage + current.astype(voltage.dtype), sums
+
+      voltage, sums = lax.cond(
+        busy, charged, lambda *same: same, state.voltage, sums
       )
-      spike = lax.dynamic_index_in_dim(spikes, t, 1, keepdims=False)
-      voltage = voltage + current.astype(wide)
-      return voltage - self._threshold(voltage) * spike.astype(wide), None
+      state = state._replace(voltage=voltage)
+    spikes, state = state.fire(self.theta, self.rule)
+    return spikes, (state, sums)
 
-    voltage = jnp.zeros_like(currents[:, 0], wide)
-    voltage = voltage + self._threshold(voltage) / 2
-    times = jnp.arange(rule.steps, dtype=jnp.int32)
-    unroll = rule.steps <= _STEPS_TO_UNROLL
-    voltage, _ = lax.scan(step, voltage, times, unroll=unroll)
-    count = jnp.sum(spikes, 1, wide).astype(jnp.int32)
-    # Once the input has ended, no spike means no current.
-    dark = [
-      jnp.zeros((1, *x.shape[1 if alone else 2 :]), x.dtype)
-      for x, alone in zip(inputs, self.static, strict=True)
-    ]
-    self.bias = None if all(self.static) else self.synapse(*dark)
-    state = _State(voltage, count, jnp.zeros_like(count))
-    return self.scaled(spikes), state
-
-  def go_on(self, inputs, busy, state):
-    """(spikes of a step without input, the state after it)."""
-    voltage, count, fired = state
-
-    def late(voltage):
-      current = self.synapse(*inputs) - self.bias
-      return voltage + current.astype(voltage.dtype)
-
-    if self.bias is not None:
-      voltage = lax.cond(busy, late, lambda voltage: voltage, voltage)
-    voltage, count, spikes = self._fire(voltage, count)
-    return spikes, _State(voltage, count, fired + jnp.abs(spikes))
-
-  def awake(self, state):
+  def awake(self, carry):
     """[B]: whether any neuron would fire without a current."""
-    spikes = self._fire(state.voltage, state.count)[2]
-    return jnp.any(spikes != 0, range(1, spikes.ndim))
+    return busy_rows(carry[0].fire(self.theta, self.rule)[0])
 
   def scaled(self, spikes):
     """Activity, of the type that the next row gets in the T steps too."""
@@ -220,42 +269,51 @@ class _Row:
     theta = jnp.asarray(self.theta, self.kind)
     return spikes * against(theta, spikes.ndim)
 
-  def _threshold(self, voltage):
-    theta = jnp.asarray(self.theta, voltage.dtype)
-    return positive(against(theta, voltage.ndim))
-
-  def _fire(self, voltage, count):
-    theta = self._threshold(voltage)
-    voltage, spikes = fire(voltage, count, theta, self.rule)
-    return voltage, count + spikes, spikes
-
 
 def _settle(rows, images, states, most):
   """Steps without input: (states, the last step with a spike, who is awake)."""
 
   def any_awake(states):
-    return _either(row.awake(states[row.name]) for row in rows)
+    return either(row.awake(states[row.name]) for row in rows)
 
-  def step(carry):
-    t, states, last, _ = carry
-    t, after = t + 1, {}
+  def step(states):
+    after: dict[str, Any] = {}
     activity: dict[str, Any] = {}
     fired: dict[str, Any] = {}
     for row in rows:
       names = row.layer.inputs
       inputs = _inputs(row.layer, jnp.zeros_like(images), activity)
-      busy = _either(jnp.any(fired[name]) for name in names if name in fired)
+      busy = either(jnp.any(fired[name]) for name in names if name in fired)
       spikes, after[row.name] = row.go_on(inputs, busy, states[row.name])
       activity[row.name] = row.scaled(spikes)
-      fired[row.name] = jnp.any(spikes != 0, range(1, spikes.ndim))
-    last = jnp.where(_either(fired.values()), t, last)
-    return t, after, last, any_awake(after)
+      fired[row.name] = busy_rows(spikes)
+    return after, either(fired.values()), any_awake(after)
+
+  return go_on(step, states, any_awake(states), most)
+
+
+def go_on(step, states, awake, most):
+  """Steps without input, until all images are quiet, `most` at the most.
+
+  Args:
+    step: states -> (states, [B] who fired, [B] who would fire again).
+    states: after the T steps.
+    awake: [B], who would fire then.
+    most: steps.
+
+  Returns:
+    (states, [B] the last step with a spike or 0, [B] who is awake).
+  """
+
+  def once(carry):
+    t, states, last, _ = carry
+    t, (states, fired, awake) = t + 1, step(states)
+    return t, states, jnp.where(fired, t, last), awake
 
   def goes_on(carry):
     t, _, _, awake = carry
     return jnp.any(awake) & (t < most)
 
-  awake = any_awake(states)
   start = jnp.int32(0), states, jnp.zeros_like(awake, jnp.int32), awake
-  _, states, last, awake = lax.while_loop(goes_on, step, start)
+  _, states, last, awake = lax.while_loop(goes_on, once, start)
   return states, last, awake

@@ -9,6 +9,7 @@ FOLDERS = 'folded', 'tables'
 ORDER = (
   'quantizers',
   'whole',
+  'folded.static',
   'folded.words',
   'integrate_and_fire',
   'neurons',

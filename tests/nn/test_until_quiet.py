@@ -216,3 +216,30 @@ def test_only_a_network_settles_until_quiet():
     fs.IntegrateAndFire(3, settle='later')
   with pytest.raises(fs.UserError, match="train=True with settle='auto'"):
     snn.apply(variables, IMAGES, train=True)
+
+
+def test_kernels_are_quantised_before_the_loop():
+  network, variables = case(1)  # of APoT weights
+  snn = fs.to_spiking(network, 'settled')
+  jaxpr = jax.make_jaxpr(snn.settle)(variables, IMAGES).jaxpr
+  (loop,) = equations(jaxpr, 'while')
+  shapes = {
+    x.outvars[0].aval.shape
+    for x in equations(loop.params['body_jaxpr'].jaxpr, 'sign')
+  }
+  kernel = variables['params']['body']['synapse']['kernel'].shape
+  assert (
+    kernel
+    in {x.outvars[0].aval.shape for x in equations(jaxpr, 'sign')} - shapes
+  )
+
+
+def equations(jaxpr, name):
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == name:
+      yield equation
+    for value in equation.params.values():
+      for part in value if isinstance(value, tuple | list) else (value,):
+        inner = getattr(part, 'jaxpr', part)
+        if hasattr(inner, 'eqns'):
+          yield from equations(inner, name)

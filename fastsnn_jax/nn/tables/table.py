@@ -2,15 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import is_folded
-from fastsnn_jax.nn.layers import has_memory
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs
 from fastsnn_jax.nn.until_quiet import bound
@@ -48,6 +47,8 @@ class Layer:
 class Table:
   """What a `Network` is; `Network` runs it, and describes the fields."""
 
+  fold: ClassVar[Callable | None] = None  # of what is no table of rows
+
   layers: tuple[Layer, ...]
   neuron: Neuron
   model: str | None = None
@@ -79,11 +80,6 @@ class Table:
         'each channel, those of std above 0'
       )
     self._check_rows()
-    if self.until_quiet and not self.single_steps:
-      raise UserError(
-        "settle='auto': a network of a function, or with fs.MaxPool, does not "
-        'know when it is quiet; give a number of steps, settle=16'
-      )
 
   def _check_rows(self):
     if odd := [x for x in self.layers if not isinstance(x, Layer)]:
@@ -127,9 +123,13 @@ class Table:
     return any(is_folded(layer.synapse) for layer in self.layers)
 
   @property
-  def single_steps(self) -> bool:
-    """Whether a step of its rows needs nothing of the steps before."""
-    return not any(has_memory(layer.synapse) for layer in self.layers)
+  def depth(self) -> int:
+    """The most rows with a neuron that stand behind one another."""
+    depths: dict[str, int] = {}
+    for layer in self.firing:
+      before = (depths.get(name, 0) for name in layer.inputs)
+      depths[layer.name] = 1 + max(before, default=0)
+    return max([0, *depths.values()])
 
   @property
   def until_quiet(self) -> bool:
