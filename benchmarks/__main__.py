@@ -1,7 +1,7 @@
 """Every table of docs/performance.md, on the device that JAX finds.
 
-  python -m benchmarks [neuron inference growth training tuning compiling
-      memory] [--quick] [--json FILE]
+  python -m benchmarks [neuron inference functions growth training tuning
+      compiling memory] [--quick] [--json FILE]
 
 Alternatives run in turn; a table has medians, the spread, and the ratio to its
 limit. Peers are timed where they are installed: pip install -e '.[bench]'.
@@ -17,7 +17,7 @@ import jax
 
 from benchmarks.timing import show
 
-TOPICS = 'neuron', 'inference', 'growth', 'training', 'tuning'
+TOPICS = 'neuron', 'inference', 'functions', 'growth', 'training', 'tuning'
 TOPICS += 'compiling', 'memory'
 
 

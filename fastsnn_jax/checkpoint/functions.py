@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fastsnn_jax.checkpoint.values import as_wide, fault
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 from fastsnn_jax.tracing.calibrate import Calibrated
 from fastsnn_jax.tracing.function import from_function, leaves_of
@@ -67,6 +68,7 @@ def rebuilt(function, params, tree, meta):
     mean=tuple(meta['mean']),
     std=tuple(meta['std']),
     anchors=tuple(map(tuple, known['anchors'])),
+    precision=meta.get('precision', Network.precision),
     **{name: known[name] for name in _FIELDS},
   )
   sites = [[site.name, site.levels] for site in network.layers]

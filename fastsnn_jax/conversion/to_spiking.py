@@ -31,9 +31,7 @@ def to_spiking(
     'settled': steps without input answer late charge, until no neuron fires
       (settle='auto'), or as many as `settle` says. With a threshold of 0 for
       taking back and the count capped at T, as in the ST-BIF neuron (SpikeZIP),
-      the count ends on the quantised level: nothing is lost. A network of a
-      function, or with max pooling, takes a number, 8 or 4 more than twice its
-      layers if none is given; `fs.compare` tells whether it was enough.
+      the count ends on the quantised level: nothing is lost.
 
   The variables are the same. `neuron_settings` are fields of `IntegrateAndFire`
   that override the preset. In a network of `fs.from_function`, what is not
@@ -64,8 +62,7 @@ def to_spiking(
     for layer in network.layers:
       affine.check(layer, shapes.get(layer.name))
   steps = neuron_settings.get('steps', 2**network.neuron.bits - 1)
-  settle = 'auto' if network.single_steps else _settle(network)
-  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': settle}
+  settled = {'negative_threshold': 0.0, 'max_count': steps, 'settle': 'auto'}
   presets = {'unsigned': {'signed': False}, 'signed': {}, 'settled': settled}
   if not isinstance(mode, str) or mode not in presets:
     raise UserError(f'mode={mode!r}: the modes are {", ".join(presets)}')
@@ -77,10 +74,6 @@ def to_spiking(
       f'{sorted(fields)}'
     )
   return dataclasses.replace(network, neuron=IntegrateAndFire(**settings))
-
-
-def _settle(network):
-  return max(8, 4 + 2 * len(network.firing))
 
 
 def _input_shapes(network):

@@ -102,12 +102,6 @@ def convertible(synapse) -> bool | None:
   return declared(synapse)
 
 
-def has_memory(synapse) -> bool:
-  """Whether a synapse, or a part of it, has a rule for spikes of its own."""
-  parts = getattr(synapse, 'parts', None) or ()
-  return getattr(synapse, 'over_time', False) or any(map(has_memory, parts))
-
-
 class _Weighted(Synapse):
   affine: ClassVar[bool | None] = True
   quantal: ClassVar[bool] = True

@@ -47,7 +47,9 @@ class Unit(nn.Module):
       return run(self.synapse, *inputs, train=train, quanta=quanta)
     theta = None
     if (initial := self.neuron.initial_theta) is not None:
-      theta = self.param('theta', lambda _: jnp.float32(initial))
+      theta = self.get_variable('params', 'theta')  # of each channel, too
+      if theta is None:
+        theta = self.param('theta', lambda _: jnp.float32(initial))
     synapse = functools.partial(run, self.synapse, train=train, quanta=quanta)
     activity = self.neuron.respond(synapse, inputs, theta, static=self.static)
     half = train and inputs[0].dtype.itemsize < 4  # half precision stays so
@@ -229,13 +231,16 @@ class Network(Table):
     >>> found.steps.shape, found.quiet.tolist()
     ((2,), [True, True])
     """
+    self._check_settles()
+    self._check(variables, images)
+    return settled(self, variables, images)
+
+  def _check_settles(self):
     if not self.until_quiet:
       raise UserError(
         f'settle: the neuron is {self.neuron}, but this is for networks as '
         "fs.to_spiking(network, 'settled', settle='auto') makes them"
       )
-    self._check(variables, images)
-    return settled(self, variables, images)
 
   def currents(self, layer, variables, images, decoded=False):
     """What turns a row's inputs, spikes or means over time, into its current.

@@ -114,11 +114,12 @@ class Memory:
   withdrawn after T steps.
 
   Attributes:
+    past: sums of the steps before, if there were any.
     sums: of all that each pooling got, [B, ...], after the last step.
   """
 
-  def __init__(self, biases=(), past=()):
-    self.biases, self.past, self.sums = list(biases), past, []
+  def __init__(self, past=()):
+    self.biases, self.past, self.sums = [], past, []
     self._shown = None
 
   def dark(self, synapse, inputs):
@@ -237,9 +238,8 @@ class IntegrateAndFire(Rule):
 
   def quantum(self, theta, decoded=False):
     if decoded:
-      most = self.total_steps
-      if self.until_quiet:  # without a cap no one knows
-        most = self.max_count or _ANY
+      most = _ANY if self.until_quiet else self.total_steps
+      most = min(most, self.max_count or most)
       return Quantum(theta, self.steps, most)
     return Quantum(theta, 1, 1)
 

@@ -10,6 +10,7 @@ run some steps at a time, in words; others one.
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,20 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.charge import State, busy_rows
 from fastsnn_jax.nn.folded.run import STEPS_TO_UNROLL
 from fastsnn_jax.nn.folded.settle import Row as FoldedRow
-from fastsnn_jax.nn.folded.settle import State
-from fastsnn_jax.nn.folded.words import fire
+from fastsnn_jax.nn.folded.settle import in_words
+from fastsnn_jax.nn.folded.static import hoisted
 from fastsnn_jax.nn.integrate_and_fire import simulate
-from fastsnn_jax.nn.quantizers import (
-  against,
-  positive,
-  quantize_uniform,
-  wider,
-)
-from fastsnn_jax.nn.tables.table import bound, own_variables
-
-_STEPS_TO_UNROLL = 16
+from fastsnn_jax.nn.neurons import Memory
+from fastsnn_jax.nn.quantizers import against, quantize_uniform
+from fastsnn_jax.nn.tables.table import own_variables
 
 
 class Settled(NamedTuple):
@@ -67,20 +63,18 @@ def settled(network, variables, images) -> Settled:
   for row in rows:
     inputs = row.inputs(images, messages)
     messages[row.name], states[row.name] = row.show(inputs)
-  before = {name: state.count for name, state in states.items()}
+  before = {name: state for name, (state, _) in states.items()}
   steps = jnp.zeros(len(images), jnp.int32)
   quiet = jnp.ones(len(images), bool)
   if rows:
     lasts = (row.last(messages[row.name]) for row in rows)
     last = functools.reduce(jnp.maximum, lasts)
-    states, late, awake = _settle(rows, images, states, bound(network))
+    states, late, awake = _settle(rows, images, states, network.bound)
     steps = jnp.where(late > 0, network.neuron.steps + late, last)
     quiet = ~awake
   for row in rows:
-    name, state = row.name, states[row.name]
-    broken, kind = jnp.isnan(state.voltage), state.voltage.dtype
-    net = jnp.where(broken, jnp.nan, state.count.astype(kind) - before[name])
-    net = jnp.expand_dims(row.scaled(net), 1)
+    name, state = row.name, states[row.name][0]
+    net = jnp.expand_dims(row.scaled(state.net(before[name])), 1)
     shown[name] = jnp.concatenate([row.train(messages[name]), net], 1)
     fired[name] = row.magnitude(messages[name]) + state.fired
     means[name] = row.mean(shown[name], state)
@@ -93,7 +87,8 @@ def settled(network, variables, images) -> Settled:
 def _rows(network, variables, images):
   """Of all layers, the last one the read-out."""
   few = network.neuron.steps <= STEPS_TO_UNROLL
-  if not (few and network.in_words(variables)):
+  ready = few and network.in_words(variables)
+  if not (ready and all(in_words(layer.synapse) for layer in network.layers)):
     return [Row(network, x, variables, images) for x in network.layers]
   quanta = network.quanta(variables, images.dtype)
   return [
@@ -140,7 +135,8 @@ def _inputs(layer, images, activations):
   return [activations.get(name, images) for name in layer.inputs]
 
 
-def _either(truths):
+def either(truths):
+  """Where any of several arrays is true."""
   return functools.reduce(operator.or_, truths, False)
 
 
@@ -157,69 +153,65 @@ class Row:
     self.layer, self.name = layer, layer.name
     self.rule = dataclasses.replace(network.neuron, settle=0)
     self.static = network.unit(layer).static
-    self.synapse = network.currents(layer, variables, images)
+    self.variables = variables
     self.theta = variables['params'].get(layer.name, {}).get('theta')
+    self.synapse = functools.partial(network.currents, layer, images=images)
 
   def inputs(self, images, messages):
     return _inputs(self.layer, images, messages)
 
   def answer(self, inputs):
     """Of the read-out."""
-    return self.synapse(*inputs)
+    return self.synapse(variables=self.variables)(*inputs)
 
   def show(self, inputs):
-    """(activity of the T steps, [B, T, ...], the state after them)."""
-    rule = self.rule
-    currents = rule.currents(self.synapse, inputs, self.static)
+    """(activity of the T steps, [B, T, ...], (state, sums) after them)."""
+    rule, memory = self.rule, Memory()
+    synapse = self.synapse(variables=self.variables)
+    currents = rule.currents(synapse, inputs, self.static, memory)
     spikes = simulate(currents, self.theta, rule)
-    self.kind, wide = currents.dtype, wider(currents.dtype, jnp.float32)
-    constant = currents.shape[1] == 1
-
-    def step(voltage, t):
-      current = lax.dynamic_index_in_dim(
-        currents, 0 if constant else t, 1, keepdims=False
-      )
-      spike = lax.dynamic_index_in_dim(spikes, t, 1, keepdims=False)
-      voltage = voltage + current.astype(wide)
-      return voltage - self._threshold(voltage) * spike.astype(wide), None
-
-    voltage = jnp.zeros_like(currents[:, 0], wide)
-    voltage = voltage + self._threshold(voltage) / 2
-    times = jnp.arange(rule.steps, dtype=jnp.int32)
-    unroll = rule.steps <= _STEPS_TO_UNROLL
-    voltage, _ = lax.scan(step, voltage, times, unroll=unroll)
-    count = jnp.sum(spikes, 1, wide).astype(jnp.int32)
-    # Once the input has ended, no spike means no current.
-    dark = [
-      jnp.zeros((1, *x.shape[1 if alone else 2 :]), x.dtype)
-      for x, alone in zip(inputs, self.static, strict=True)
-    ]
-    self.bias = None if all(self.static) else self.synapse(*dark)
-    state = State(voltage, count, jnp.zeros_like(count))
-    return self.scaled(spikes), state
-
-  def go_on(self, inputs, busy, state):
-    """(activity of a step without input, [B, 1, ...], the state after it)."""
-    voltage, count, fired = state
-
-    def late(voltage):
-      step = (
+    self.kind, sums = currents.dtype, tuple(memory.sums)
+    self.late: Callable | None = None
+    if not all(self.static):
+      step = [
         x if alone else x[:, 0]
         for x, alone in zip(inputs, self.static, strict=True)
+      ]
+      self.late = hoisted(self._late, self.variables, sums, *step)
+    state = State.after(currents, spikes, self.theta, rule)
+    return self.scaled(spikes), (state, sums)
+
+  def _late(self, variables, sums, *inputs):
+    """(current of a step without input, sums after it)."""
+    synapse, memory = self.synapse(variables=variables), Memory(sums)
+    bias = memory.dark(synapse, inputs)
+    current = memory.lit(synapse, inputs, np.array([False]))
+    return current - bias, tuple(memory.sums)
+
+  def go_on(self, inputs, busy, carry):
+    """(activity of a step without input, [B, 1, ...], and what follows)."""
+    state, sums = carry
+
+    if (late := self.late) is not None:
+
+      def charged(voltage, sums):
+        step = (
+          x if alone else x[:, 0]
+          for x, alone in zip(inputs, self.static, strict=True)
+        )
+        current, sums = late(sums, *step)
+        return voltage + current.astype(voltage.dtype), sums
+
+      voltage, sums = lax.cond(
+        busy, charged, lambda *same: same, state.voltage, sums
       )
-      current = self.synapse(*step) - self.bias
-      return voltage + current.astype(voltage.dtype)
+      state = state._replace(voltage=voltage)
+    spikes, state = state.fire(self.theta, self.rule)
+    return jnp.expand_dims(self.scaled(spikes), 1), (state, sums)
 
-    if self.bias is not None:
-      voltage = lax.cond(busy, late, lambda voltage: voltage, voltage)
-    voltage, count, spikes = self._fire(voltage, count)
-    activity = jnp.expand_dims(self.scaled(spikes), 1)
-    return activity, State(voltage, count, fired + jnp.abs(spikes))
-
-  def awake(self, state):
+  def awake(self, carry):
     """[B]: whether any neuron would fire without a current."""
-    spikes = self._fire(state.voltage, state.count)[2]
-    return jnp.any(spikes != 0, range(1, spikes.ndim))
+    return busy_rows(carry[0].fire(self.theta, self.rule)[0])
 
   def last(self, activity):
     """[B]: the last step with a spike, from 1 up; 0 for none."""
@@ -245,46 +237,53 @@ class Row:
     theta = jnp.asarray(self.theta, self.kind)
     return spikes * against(theta, spikes.ndim)
 
-  def _threshold(self, voltage):
-    theta = jnp.asarray(self.theta, voltage.dtype)
-    return positive(against(theta, voltage.ndim))
-
-  def _fire(self, voltage, count):
-    theta = self._threshold(voltage)
-    voltage, spikes = fire(voltage, count, theta, self.rule)
-    return voltage, count + spikes, spikes
-
 
 def _settle(rows, images, states, most):
   """Steps without input: (states, the last step with a spike, who is awake)."""
-  size = rows[0].steps
 
   def any_awake(states):
-    return _either(row.awake(states[row.name]) for row in rows)
+    return either(row.awake(states[row.name]) for row in rows)
 
-  def step(carry):
-    t, states, last, _ = carry
+  def step(states):
     after: dict[str, Any] = {}
-    fired: dict[str, Any] = {}
     messages: dict[str, Any] = {}
+    late: dict[str, Any] = {}
     for row in rows:
       inputs = row.inputs(jnp.zeros_like(images), messages)
       names = row.layer.inputs
-      busy = _either(
-        jnp.any(fired[name] > 0) for name in names if name in fired
-      )
-      own = row.go_on(inputs, busy, states[row.name])
-      messages[row.name], after[row.name] = own
-      fired[row.name] = row.last(messages[row.name])
-    late = functools.reduce(jnp.maximum, fired.values())
+      busy = either(jnp.any(late[name] > 0) for name in names if name in late)
+      message, after[row.name] = row.go_on(inputs, busy, states[row.name])
+      messages[row.name], late[row.name] = message, row.last(message)
+    return after, functools.reduce(jnp.maximum, late.values()), any_awake(after)
+
+  return go_on(step, states, any_awake(states), most, rows[0].steps)
+
+
+def go_on(step, states, awake, most, size=1):
+  """Steps without input, until all images are quiet, `most` at the most.
+
+  Args:
+    step: states -> (states, [B] the last of its steps with a spike, 0 for none,
+      [B] who would fire again).
+    states: after the T steps.
+    awake: [B], who would fire then.
+    most: steps; a call of `step` that has begun ends.
+    size: how many steps a call of `step` is.
+
+  Returns:
+    (states, [B] the last step with a spike or 0, [B] who is awake).
+  """
+
+  def once(carry):
+    t, states, last, _ = carry
+    states, late, awake = step(states)
     last = jnp.where(late > 0, t + late, last)
-    return t + size, after, last, any_awake(after)
+    return t + size, states, last, awake
 
   def goes_on(carry):
     t, _, _, awake = carry
     return jnp.any(awake) & (t < most)
 
-  awake = any_awake(states)
   start = jnp.int32(0), states, jnp.zeros_like(awake, jnp.int32), awake
-  _, states, last, awake = lax.while_loop(goes_on, step, start)
+  _, states, last, awake = lax.while_loop(goes_on, once, start)
   return states, last, awake

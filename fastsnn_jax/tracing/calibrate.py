@@ -123,6 +123,7 @@ def calibrate(
   images,
   bits: int = 4,
   method: str = 'mse',
+  per_channel: bool = False,
   **fields,
 ):
   """A quantised network from a float one and some hundred images.
@@ -142,6 +143,8 @@ def calibrate(
     images: [N, …], normalised floats as the network takes them.
     bits: of the activations, 1 to 8.
     method: how theta is chosen.
+    per_channel: a theta for each channel, the last axis, of what has more axes
+      than one; otherwise one for each rectifier.
     **fields: of a function, as of `fs.from_function`.
 
   Returns:
@@ -173,7 +176,8 @@ def calibrate(
       'be a batch of normalised floats, some hundred'
     )
   if isinstance(network, Network):
-    return _table(network, variables, images, int(bits), method, fields)
+    how = int(bits), method, per_channel
+    return _table(network, variables, images, how, fields)
   caps, order = {}, []
 
   def collect(params, images):
@@ -195,13 +199,14 @@ def calibrate(
       'calibrate: the function has no max(x, 0), so nothing to quantise; it '
       'takes ReLU, ReLU6 and clips from 0'
     )
-  thetas = _thetas(collect, variables, images, bits, method, caps)
+  how = int(bits), method, per_channel
+  thetas = _thetas(collect, variables, images, how, caps)
   function = Calibrated(network, int(bits), tuple(sorted(caps.items())))
   params = {'function': variables, 'theta': thetas}
   return from_function(function, params, images[:1], **fields)
 
 
-def _table(network, variables, images, bits, method, fields):
+def _table(network, variables, images, how, fields):
   if not isinstance(network.neuron, Relu) or fields:
     raise UserError(
       f'calibrate: the neuron is {network.neuron}, given are {sorted(fields)}; '
@@ -211,7 +216,7 @@ def _table(network, variables, images, bits, method, fields):
   def collect(variables, images):
     return network.apply(variables, images)[1]
 
-  thetas = _thetas(collect, variables, images, bits, method, {})
+  thetas = _thetas(collect, variables, images, how, {})
   params = {
     name: {**own, 'theta': thetas[name]} if name in thetas else own
     for name, own in {
@@ -219,45 +224,54 @@ def _table(network, variables, images, bits, method, fields):
       **variables['params'],
     }.items()
   }
-  quantised = dataclasses.replace(network, neuron=QuantRelu(bits), model=None)
+  quantised = dataclasses.replace(network, neuron=QuantRelu(how[0]), model=None)
   return quantised, {**variables, 'params': params}
 
 
-def _thetas(collect, variables, images, bits, method, caps):
+def _thetas(collect, variables, images, how, caps):
   """{site: theta}, from two passes: the largest values, then histograms."""
+  bits, method, per_channel = how
   chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
+
+  def apart(x):
+    """[values, channels], or [values, 1]."""
+    each = per_channel and x.ndim > 1
+    return x.reshape(-1, x.shape[-1] if each else 1)
 
   @jax.jit
   def largest(variables, images):
     found = collect(variables, images)
-    return {name: jnp.max(x, initial=0) for name, x in found.items()}
+    return {name: jnp.max(apart(x), 0, initial=0) for name, x in found.items()}
 
   @jax.jit
   def histograms(variables, images, tops):
     def count(x, top):
       bins = jnp.clip(x / top * _BINS, 0, _BINS - 1).astype(jnp.int32)
-      return jnp.zeros(_BINS).at[bins.ravel()].add((x > 0).ravel() * 1.0)
+      return jnp.zeros(_BINS).at[bins].add((x > 0) * 1.0)
 
+    count = jax.vmap(count, (1, 0))
     found = collect(variables, images)
-    return {name: count(x, tops[name]) for name, x in found.items()}
+    return {name: count(apart(x), tops[name]) for name, x in found.items()}
 
   tops = [largest(variables, chunk) for chunk in chunks]
-  tops = jax.tree.map(lambda *x: max(map(float, x)) or 1.0, *tops)
+  tops = jax.tree.map(lambda *x: np.max(x, 0), *tops)
   for name, top in tops.items():
-    if not np.isfinite(top):
+    if not np.isfinite(top).all():
       raise UserError(
-        f'calibrate: {top} comes out of {name!r}; give finite weights and '
-        'normalised images'
+        f'calibrate: {top[~np.isfinite(top)][0]} comes out of {name!r}; give '
+        'finite weights and normalised images'
       )
+    # Of a silent channel any will do.
+    tops[name] = np.where(top > 0, top, top.max() or 1)
   counts = [histograms(variables, chunk, tops) for chunk in chunks]
   counts = jax.tree.map(lambda *x: np.sum(x, 0, np.float64), *counts)
-  dtype = jnp.result_type(float)
-  return {
-    name: jnp.asarray(
-      _theta(counts[name], tops[name], bits, method, caps.get(name)), dtype
-    )
-    for name in tops
-  }
+  thetas = {}
+  for name, top in tops.items():
+    pairs = zip(counts[name], top, strict=True)
+    found = [_theta(*pair, bits, method, caps.get(name)) for pair in pairs]
+    one = len(found) == 1
+    thetas[name] = jnp.asarray(found[0] if one else found, float)
+  return thetas
 
 
 def _theta(counts, top, bits, method, cap):

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastsnn_jax.tracing import dependence, jaxprs, rules
-from fastsnn_jax.tracing.over_time import MAXIMA
+from fastsnn_jax.nn.folded.static import bind
+from fastsnn_jax.tracing import dependence, jaxprs
+from fastsnn_jax.tracing.spiking import rules
+from fastsnn_jax.tracing.spiking.over_time import MAXIMA
 from fastsnn_jax.tracing.walk import Walk, trace
 
 OUTPUT = 'output'  # what comes behind the last site
@@ -51,12 +53,12 @@ class _Connect(Walk):
     moving = [isinstance(x, _Wave) for x in values]
     waves = [x.value for x in values if isinstance(x, _Wave)]
     shape = outs[0].aval.shape
-    if name in rules.WEIGHTED:
+    if name in jaxprs.WEIGHTED:
       parts = []
       for i in (i for i, moves in enumerate(moving) if moves):
         ones = [jnp.ones(x.aval.shape, waves[0].dtype) for x in equation.invars]
         ones[i] = values[i].value
-        parts += jaxprs.bind(equation, ones)
+        parts += bind(equation, ones)
       return [_Wave(sum(parts))]
     if name in MAXIMA:
       (x,), params = waves, equation.params
@@ -85,7 +87,7 @@ class _Connect(Walk):
       ]
       if name == 'convert_element_type':
         return [_Wave(waves[0])]
-      return [_Wave(x) for x in jaxprs.bind(equation, plain)]
+      return [_Wave(x) for x in bind(equation, plain)]
     if 'axes' in equation.params and len(waves) == 1:
       return [_Wave(jnp.sum(waves[0], equation.params['axes']))]
     full = [jnp.broadcast_to(x, shape) for x in waves if x.shape in ((), shape)]

@@ -1,6 +1,6 @@
 """What each site of a function, and its output, depends on directly."""
 
-from fastsnn_jax.tracing import jaxprs
+from fastsnn_jax.nn.folded.static import literal
 from fastsnn_jax.tracing.walk import Walk
 
 IMAGES, SPIKES = 'images', 'spikes'
@@ -19,7 +19,7 @@ class Dependence(Walk):
     self.inputs, self.clips = {}, {}
 
   def _read(self, environment, variable):
-    if jaxprs.literal(variable) is not None:
+    if literal(variable) is not None:
       return NOTHING
     return environment.get(variable, NOTHING)
 

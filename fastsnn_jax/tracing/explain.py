@@ -4,7 +4,12 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.tracing.function import FunctionNetwork
-from fastsnn_jax.tracing.over_time import NEURON, SPIKES, STATIC, Operation
+from fastsnn_jax.tracing.spiking.over_time import (
+  NEURON,
+  SPIKES,
+  STATIC,
+  Operation,
+)
 
 
 class Explanation(tuple[Operation, ...]):

@@ -12,8 +12,16 @@ import numpy as np
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
-from fastsnn_jax.tracing import dependence
-from fastsnn_jax.tracing.over_time import MAXIMA, Operation, OverTime, Timed
+from fastsnn_jax.nn.until_quiet import Settled
+from fastsnn_jax.nn.whole import check_precision
+from fastsnn_jax.tracing import dependence, ready
+from fastsnn_jax.tracing.spiking.over_time import (
+  MAXIMA,
+  Operation,
+  OverTime,
+  Timed,
+)
+from fastsnn_jax.tracing.spiking.settling import settled
 from fastsnn_jax.tracing.walk import Site, Walk, trace
 
 
@@ -48,12 +56,27 @@ class FunctionNetwork(Network):
     pass  # `from_function` makes them
 
   @property
-  def single_steps(self) -> bool:
-    return False
+  def folded(self) -> bool:
+    return isinstance(self.function, ready.Ready)
+
+  def fold(self, variables):
+    """`fs.fold`: what hangs on parameters alone is computed now."""
+    found = ready.made(self.function, variables['params'], self.image)
+    if self.folded or found is None:
+      return self, variables
+    function, params = found
+    fields = {'leaves': leaves_of(params), 'segments': ()}
+    network = dataclasses.replace(self, function=function, **fields)
+    return network, {'params': params}
 
   @property
-  def folded(self) -> bool:
-    return False
+  def depth(self) -> int:
+    return len(self.layers)
+
+  @property
+  def products(self) -> dict[str, Any]:
+    """What a walk has to know of products, see `Walk`."""
+    return {'whole': self.neuron, 'precision': self.precision}
 
   @property
   def firing(self) -> tuple[Site, ...]:
@@ -132,22 +155,43 @@ class FunctionNetwork(Network):
   ):
     """(output, activations), as `Network.apply` gives them.
 
-    UserError for `train`: the function itself is what an optimiser trains; and
-    for `precision`, which its own products say.
+    UserError for `train`: the function itself is what an optimiser trains.
+    `precision` is that of `Network`; products of which the function states the
+    precision keep it.
     """
-    if precision is not None:
-      raise UserError(
-        f'precision={precision!r}: the products of a function say theirs; set '
-        'it there, or leave it out'
-      )
     if train:
       raise UserError(
         'train=True: a network of a function has no training mode; '
         'differentiate the function itself (docs/own_network.md has the loop)'
       )
+    check_precision(precision or self.precision)
     self.check_variables(variables)
     self._check_images(images)
-    return _apply(variables, images, network=self)
+    network = self
+    if precision is not None:
+      network = dataclasses.replace(self, precision=precision)
+    return _apply(variables, images, network=network)
+
+  def settle(self, variables, images) -> Settled:
+    """`Network.settle` of a function."""
+    self._check_settles()
+    self.check_variables(variables)
+    self._check_images(images)
+    return settled(self, variables, images)
+
+  def means(self, activations) -> dict[str, Any]:
+    """{site: its activity's mean over T}."""
+    steps = self.neuron.steps
+    return {
+      name: jnp.sum(x, min(x.ndim - 1, 1)) / steps
+      for name, x in activations.items()
+    }
+
+  def read_out(self, variables, images, activations):
+    """The output: behind the last neurons only means over time count."""
+    means = self.means(activations)
+    walk = Walk(means, decoded=True, **self.products)
+    return self.walked(variables, images, walk)[1]
 
   def _check_images(self, images):
     shape, rank = np.shape(images), len(self.image[0]) + 1
@@ -174,14 +218,14 @@ class FunctionNetwork(Network):
 @functools.partial(jax.jit, static_argnames=('network',))
 def _apply(variables, images, *, network):
   if not network.spiking:
-    walk, output = network.walked(variables, images, Walk())
+    walk, output = network.walked(variables, images, Walk(**network.products))
     return output, walk.activations
-  walk, _ = network.walked(variables, images, OverTime(network.neuron))
-  activations = walk.activations
-  # Behind the last neurons, the mean over time is all that counts.
-  given = {k: _mean(x, network.neuron) for k, x in activations.items()}
-  _, output = network.walked(variables, images, Walk(given))
-  return output, activations
+  if network.until_quiet:
+    found = settled(network, variables, images)
+    return found.output, found.activations
+  walk = OverTime(network.neuron, **network.products)
+  activations = network.walked(variables, images, walk)[0].activations
+  return network.read_out(variables, images, activations), activations
 
 
 @functools.partial(jax.jit, static_argnames=('network',))
@@ -191,7 +235,7 @@ def _over_time(variables, activations, images, *, network):
     name: Timed(_decoded(x, neuron), level=True, graded=True)
     for name, x in activations.items()
   }
-  walk = OverTime(neuron, given, levels=True)
+  walk = OverTime(neuron, given, levels=True, **network.products)
   _, output = network.walked(variables, images, walk)
 
   def whole(x):
@@ -203,10 +247,6 @@ def _over_time(variables, activations, images, *, network):
     return jnp.broadcast_to(jnp.expand_dims(x, axis), shape)
 
   return jax.tree.map(whole, output, is_leaf=lambda x: isinstance(x, Timed))
-
-
-def _mean(activity, neuron):
-  return jnp.sum(activity, min(activity.ndim - 1, 1)) / neuron.steps
 
 
 def _decoded(activity, neuron):
@@ -253,7 +293,7 @@ def from_function(
     mean, std: per channel, of images in 0..1.
     allow_differences: False refuses all graded messages but max pooling's.
     **fields: further ones of `fs.Network`: stride, remainder, anchors, overlap,
-      size.
+      size, precision.
 
   Returns:
     (network, {'params': params}).
@@ -275,7 +315,7 @@ def from_function(
   >>> spiking = fs.to_spiking(network, 'settled')
   >>> output, spikes = spiking.apply(variables, images)
   >>> spikes['hidden'].shape, output.tolist()
-  ((1, 11, 3), [[0.0, 1.0, 3.0]])
+  ((1, 4, 3), [[0.0, 1.0, 3.0]])
   """
   _check_function(fn)
   images = jnp.asarray(images)
@@ -362,7 +402,8 @@ def _bits(sites):
 
 def _operations(jaxpr, constants, tree, params, images, bits):
   """(all operations over time, shapes of the output)."""
-  walk = OverTime(IntegrateAndFire(2**bits - 1, settle=1), record=True)
+  neuron = IntegrateAndFire(2**bits - 1, settle=1)
+  walk = OverTime(neuron, record=True, whole=neuron)
 
   def run(leaves, images):
     found = walk.run(jaxpr, constants, [*leaves, images])

@@ -5,8 +5,7 @@ import os
 import re
 
 import jax
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from fastsnn_jax.nn.quantizers import site_p
 
@@ -23,6 +22,8 @@ CALLS = {
   'remat': 'jaxpr',
   'remat2': 'jaxpr',
 }
+# Products with weights.
+WEIGHTED = 'dot_general', 'conv_general_dilated'
 # JAX and what is installed beside it, this library, and Python's own.
 _LIBRARIES = (
   os.path.dirname(os.path.dirname(jax.__file__)),
@@ -74,29 +75,21 @@ def draws(jaxpr) -> bool:
   )
 
 
+@functools.lru_cache(maxsize=4096)
+def multiplies(jaxpr) -> bool:
+  """Whether a jaxpr holds a product."""
+  return any(
+    e.primitive.name in WEIGHTED or any(map(multiplies, inner(e)))
+    for e in jaxpr.eqns
+  )
+
+
 def mark_of(equation):
   """The mark inside a call of `quantize_uniform`, or None."""
   if equation.primitive.name != 'custom_jvp_call':
     return None
   marks = [e for e in called(equation)[0].eqns if e.primitive is site_p]
   return marks[0] if marks else None
-
-
-def bind(equation, values) -> list:
-  """What an equation makes of plain values."""
-  params, functions = equation.primitive.get_bind_params(equation.params), ()
-  if isinstance(params, tuple):  # before jax 0.10
-    functions, params = params
-  with equation.ctx.manager:
-    found = equation.primitive.bind(*functions, *values, **params)
-  return list(found) if equation.primitive.multiple_results else [found]
-
-
-def literal(variable):
-  """The value of a literal; None for a variable."""
-  if not isinstance(variable, Literal):
-    return None
-  return np.asarray(variable.val, variable.aval.dtype)
 
 
 def scope_of(equation) -> str:

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.nn.folded.static import bind, literal
 from fastsnn_jax.nn.network import plain_products
 from fastsnn_jax.nn.quantizers import quantize_uniform
-from fastsnn_jax.tracing import jaxprs
+from fastsnn_jax.nn.whole import Quantum
+from fastsnn_jax.tracing import jaxprs, products
 
 MOST_ROUNDS = 256  # of a scan that is unrolled
 # What has no meaning for spikes: the reason, and the way out.
@@ -50,10 +51,18 @@ class Walk:
 
   Args:
     given: {site: what it answers}; None to quantise the input.
+    whole: the neuron whose `quantum` the answers have; with one products are
+      those of whole numbers, where sites feed them.
+    precision: of these and of other products, as of `Network`.
+    decoded: the answers are means over time.
   """
 
-  def __init__(self, given=None):
+  def __init__(
+    self, given=None, *, whole=None, precision='high', decoded=False
+  ):
     self.given, self.activations, self.thetas = given, {}, {}
+    self.whole, self.precision, self.decoded = whole, precision, decoded
+    self._quanta: dict[int, tuple] = {}
     self.sites: list[Site] = []
     self.place = ''  # of the equation that is evaluated
     self.aside = False  # inside of a site
@@ -78,8 +87,7 @@ class Walk:
       self.place, self._scope = outer
 
   def _read(self, environment, variable):
-    if isinstance(variable, Literal):
-      value = jaxprs.literal(variable)
+    if (value := literal(variable)) is not None:
       self.note(value, value)
       return value
     return environment[variable]
@@ -92,7 +100,8 @@ class Walk:
     if name in jaxprs.DRAWS or drawn:
       self.refuse(name, *_RANDOM)
     call = jaxprs.called(equation)
-    if not (self.moves(*values) or jaxprs.holds_site(equation)):
+    moves = self.moves(*values) or jaxprs.holds_site(equation)
+    if not (moves or self._opens(equation, values)):
       return self.still(equation, values)
     if call:
       return self._called(call, values)
@@ -103,6 +112,22 @@ class Walk:
     if jaxprs.holds_site(equation):
       self.refuse(name, 'it has a neuron inside', _LOOP[1])
     return self.operation(equation, values)
+
+  def _opens(self, equation, values):
+    """Whether products inside, or whole numbers behind it, are of interest."""
+    if self.whole is None:
+      return False
+    driven = any(self.quantum(x) is not None for x in values)
+    name = equation.primitive.name
+    if name in jaxprs.CALLS:
+      multiplies = any(map(jaxprs.multiplies, jaxprs.inner(equation)))
+      return multiplies or (driven and name in ('jit', 'pjit'))
+    return (
+      name == 'scan'
+      and driven
+      and equation.params['length'] > 0
+      and any(map(jaxprs.multiplies, jaxprs.inner(equation)))
+    )
 
   def _called(self, call, values):
     place = self.place
@@ -136,6 +161,7 @@ class Walk:
     self.sites.append(site)
     self.thetas[name] = theta
     answer = self.site(site, x, theta)
+    self._site_quantum(answer, theta)
     self.activations.setdefault(name, self.kept(answer))
     return answer
 
@@ -157,18 +183,48 @@ class Walk:
 
   def still(self, equation, values):
     """An equation of values without steps."""
-    found = jaxprs.bind(equation, values)
-    name = equation.primitive.name
+    found, name = self._computed(equation, values), equation.primitive.name
     if name in ('convert_element_type', 'broadcast_in_dim', 'reshape', 'copy'):
       self.note(found[0], self.constant(values[0]))
     return found
+
+  def _computed(self, equation, values):
+    if self.whole is None:
+      return bind(equation, values)
+    quanta = list(map(self.quantum, values))
+    if equation.primitive.name in jaxprs.WEIGHTED:
+
+      def run(values, **changes):
+        return bind(equation, values, **changes)[0]
+
+      settings = quanta, self.precision, run
+      found = [products.product(equation, values, *settings)]
+    else:
+      found = bind(equation, values)
+    if any(quantum is not None for quantum in quanta):
+      handed = products.handed(equation, quanta, values)
+      for x in found:
+        self._quanta[id(x)] = x, handed
+    return found
+
+  def quantum(self, value) -> Quantum | None:
+    """What is known of a value that a site feeds; None for any other."""
+    return self._quanta.get(id(value), (None, None))[1]
+
+  def _site_quantum(self, answer, theta):
+    if self.whole is not None:
+      known = self.whole.quantum(theta, self.decoded)
+      self._quanta[id(answer)] = answer, products.of_site(theta, known)
 
   def operation(self, equation, values):
     raise NotImplementedError  # of values with steps
 
   def each(self, function, *values):
     """A function that is linear in its values, at every step."""
-    return function(*values)
+    found = function(*values)
+    if any(self.quantum(x) is not None for x in values):
+      self._quanta[id(found)] = found, Quantum()
+    return found
 
   def alike(self, values):
     """Values of one kind, so that one array can hold all."""
@@ -260,7 +316,8 @@ def trace(function, params, images):
   UserError for what is no function of two trees of arrays.
   """
   arrays = jax.Array | np.ndarray | np.generic | float
-  odd = [x for x in jax.tree.leaves(params) if not isinstance(x, arrays | int)]
+  known = arrays | int | jax.ShapeDtypeStruct
+  odd = [x for x in jax.tree.leaves(params) if not isinstance(x, known)]
   if odd:
     raise UserError(
       f'params hold a {type(odd[0]).__name__}, but they must be a tree of '

@@ -9,7 +9,9 @@ FOLDERS = 'folded', 'tables'
 ORDER = (
   'quantizers',
   'whole',
+  'folded.static',
   'folded.words',
+  'charge',
   'integrate_and_fire',
   'neurons',
   'weights',

@@ -175,16 +175,22 @@ def test_max_pooling_is_exact_once_it_settled(wrap):
       bias = jnp.linspace(-0.2, 0.3, 4)
       variables['params']['pooled']['bias'] = bias
     expected, _ = network.apply(variables, images)
-    settled = fs.to_spiking(network, 'settled', settle=12)
-    output, _ = settled.apply(variables, images)
+    bounded = fs.to_spiking(network, 'settled', settle=12)
+    output, trains = bounded.apply(variables, images)
     np.testing.assert_allclose(output, expected, atol=1e-9)
-
-
-def test_max_pooling_takes_a_number_of_steps_to_settle():
-  network = table(MaxPool())
-  assert fs.to_spiking(network, 'settled').neuron.settle == 10
-  with pytest.raises(fs.UserError, match='give a number of steps'):
-    fs.to_spiking(network, 'settled', settle='auto')
+    settled = fs.to_spiking(network, 'settled')
+    found = jax.jit(settled.settle)(variables, images)
+    np.testing.assert_allclose(found.output, expected, atol=1e-9)
+    assert found.quiet.all()
+    # Or there is nothing to settle.
+    assert (found.steps.max() > 3) == (wrap != 'bare')
+    for name, train in trains.items():
+      spikes = (train != 0).sum(1)
+      np.testing.assert_array_equal(found.spikes[name], spikes)
+    for net in (network, settled):
+      folded, own = fs.fold(net, variables)
+      output, _ = jax.jit(folded.apply)(own, images)
+      np.testing.assert_allclose(output, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize('signed', [True, False])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
-from fastsnn_jax.nn.until_quiet import bound
 
 T = 3
 IMAGES = jax.random.normal(jax.random.key(0), (12, 8, 8, 2))
@@ -81,7 +80,7 @@ def test_it_is_the_bounded_form_with_enough_steps(seed):
 
 
 class Doubled(fs.Conv):
-  """A synapse that `fs.fold` leaves as it is."""
+  """A synapse that `fs.fold` leaves as it is, and that goes step by step."""
 
   def __call__(self, x, train=False, quanta=(None,)):
     return 2 * super().__call__(x, train, quanta)
@@ -145,11 +144,11 @@ def test_the_number_of_steps_is_no_matter_of_the_shape():
 def test_a_chain_is_quiet_within_its_depth_times_t():
   network, _ = case()
   snn = fs.to_spiking(network, 'settled')
-  assert bound(snn) == 6 * T  # stem, body, sum, again, pooled, join
+  assert snn.bound == 6 * T  # stem, body, sum, again, pooled, join
   assert snn.most_steps == 7 * T
   alone = fs.Network(network.layers[:2], snn.neuron)
-  assert bound(alone) == T
-  assert bound(fs.to_spiking(network, 'settled', max_count=9)) == 6 * 9
+  assert alone.bound == T
+  assert fs.to_spiking(network, 'settled', max_count=9).bound == 6 * 9
 
 
 def test_what_is_not_quiet_at_the_bound_says_so():
@@ -254,3 +253,30 @@ def test_only_a_network_settles_until_quiet():
     fs.IntegrateAndFire(3, settle='later')
   with pytest.raises(fs.UserError, match="train=True with settle='auto'"):
     snn.apply(variables, IMAGES, train=True)
+
+
+def test_kernels_are_quantised_before_the_loop():
+  network, variables = case(1)  # of APoT weights
+  snn = fs.to_spiking(network, 'settled')
+  jaxpr = jax.make_jaxpr(snn.settle)(variables, IMAGES).jaxpr
+  (loop,) = equations(jaxpr, 'while')
+  shapes = {
+    x.outvars[0].aval.shape
+    for x in equations(loop.params['body_jaxpr'].jaxpr, 'sign')
+  }
+  kernel = variables['params']['body']['synapse']['kernel'].shape
+  assert (
+    kernel
+    in {x.outvars[0].aval.shape for x in equations(jaxpr, 'sign')} - shapes
+  )
+
+
+def equations(jaxpr, name):
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == name:
+      yield equation
+    for value in equation.params.values():
+      for part in value if isinstance(value, tuple | list) else (value,):
+        inner = getattr(part, 'jaxpr', part)
+        if hasattr(inner, 'eqns'):
+          yield from equations(inner, name)

@@ -384,11 +384,14 @@ def test_it_is_evaluated_and_compared_and_answers():
   labels = fs.classify(network, variables, images)
   data = {'image': images, 'label': labels}
   assert evaluate(network, variables, data)['accuracy'] == 1
-  settled = fs.to_spiking(network, 'settled', settle=24)
+  settled = fs.to_spiking(network, 'settled')
   assert evaluate(settled, variables, data)['accuracy'] == 1
   rows = fs.compare(network, variables, {'settled': (settled, variables)}, data)
   row = rows['settled']
   assert row['agreement'] == 1
+  assert row['not_quiet'] == 0
+  assert row['steps'] > STEPS
+  assert len(row['over_time']) == STEPS + 1
   assert row['max_logit_difference'] < 1e-5
   assert 'graded' not in row
   macs = 64 * 9 * 2 * 4 + 16 * 9 * 4 * 4 * 2 + 4 * 5

@@ -1,5 +1,7 @@
 """What takes a table takes a function: files, calibration, fine-tuning."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,8 @@ FIELDS = {'mean': (0.5, 0.5), 'std': (0.25, 0.25)}
 
 
 def test_it_is_saved_and_loaded_with_its_function(tmp_path):
-  network, variables = fs.from_function(quantised, THETA, SHOWN, **FIELDS)
+  fields = {**FIELDS, 'precision': 'highest'}
+  network, variables = fs.from_function(quantised, THETA, SHOWN, **fields)
   spiking = fs.to_spiking(network, 'settled')
   fs.save(tmp_path, spiking, variables)
   loaded, tree = fs.load(tmp_path, function=quantised)
@@ -114,6 +117,62 @@ def test_a_table_is_calibrated():
   output, _ = jax.jit(quantised.apply)(trees, images)
   assert float(jnp.abs(output - wanted).max() / jnp.abs(wanted).max()) < 0.1
   assert fs.to_spiking(quantised).neuron.steps == 63
+
+
+def test_each_channel_has_a_theta_of_its_own():
+  """By a loop over channels, each of which is a function by itself."""
+  scales = jnp.array([0.1, 1.0, 30.0])
+
+  def three(params, x):
+    return (
+      jax.nn.relu(x.reshape(len(x), -1) @ params['w'] * scales) @ params['v']
+    )
+
+  def one(params, x, channel):
+    x = x.reshape(len(x), -1) @ params['w'] * scales
+    return jax.nn.relu(x[:, channel : channel + 1])
+
+  params = {'w': PARAMS['first'][0][:, :3], 'v': PARAMS['head'][:3]}
+  network, variables = fs.calibrate(three, params, SHOWN, per_channel=True)
+  theta = variables['params']['theta']['relu']
+  for channel in range(3):
+    part = functools.partial(one, channel=channel)
+    alone = fs.calibrate(part, params, SHOWN)[1]['params']['theta']['relu']
+    np.testing.assert_allclose(theta[channel], alone, rtol=1e-6)
+  coarse, own = fs.calibrate(three, params, SHOWN)
+  wanted = three(params, SHOWN)
+  error = lambda net, v: jnp.square(net.apply(v, SHOWN)[0] - wanted).mean()  # noqa: E731
+  assert error(network, variables) < error(coarse, own)
+  settled = fs.to_spiking(network, 'settled')
+  found = settled.settle(variables, SHOWN)
+  output, _ = network.apply(variables, SHOWN)
+  np.testing.assert_allclose(found.output, output, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_takes_a_theta_for_each_channel(tmp_path):
+  conv = functools.partial(fs.Conv, 4)
+  rows = (
+    fs.Layer('stem', conv()),
+    fs.Layer('body', fs.Chain((fs.MaxPool(), conv())), ('stem',)),
+    fs.Layer(
+      'head',
+      fs.Chain((fs.GlobalAveragePool(), fs.Dense(3, norm=False))),
+      ('body',),
+    ),
+  )
+  network = fs.Network(rows, fs.Relu(), **FIELDS)
+  variables = network.init(jax.random.key(0), SHOWN)
+  quantised, trees = fs.calibrate(network, variables, SHOWN, per_channel=True)
+  assert trees['params']['body']['theta'].shape == (4,)
+  wanted, _ = quantised.apply(trees, SHOWN)
+  snn = fs.to_spiking(quantised, 'settled')
+  for net, own in ((snn, trees), fs.fold(snn, trees)):
+    found, _ = jax.jit(net.apply)(own, SHOWN)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+  fs.save(tmp_path, quantised, trees)
+  loaded, tree = fs.load(tmp_path, network=quantised)
+  assert loaded == quantised
+  jax.tree.map(np.testing.assert_array_equal, tree, trees)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def fold(network: Network, variables):
 
   Args:
     network, variables: float, quantised or spiking; a folded one stays as it
-      is, and so do those with max pooling and those of a function. Under
+      is. Of a function see docs/own_network.md. Under
       `jit`, where kernels are not known, whole numbers stay floats and each
       step has its own product.
 
@@ -71,8 +71,10 @@ def fold(network: Network, variables):
   (1, 3, 8, 8, 16)
   """
   check_network(network, variables)
-  if network.folded or not network.single_steps:
+  if network.folded:
     return network, variables
+  if network.fold is not None:
+    return network.fold(variables)
   ready = _narrowed(_computed(variables, network=network))
   return with_kernels(network, ready), ready
 
@@ -84,7 +86,7 @@ def ready(network, variables, known=True):
   follows the weights; unless kernels are `known`, no type either, and nothing
   waits for them: a network whose weights change is compiled once.
   """
-  if network.folded or not network.single_steps:
+  if network.folded:
     return network, variables
   check_network(network, variables)
   leaves = jax.tree.leaves(variables)
@@ -96,8 +98,11 @@ def ready(network, variables, known=True):
   last, refs, found = _LAST[0]
   if last == key and all(x() is y for x, y in zip(refs, leaves, strict=True)):
     return found
-  own = _narrowed(_computed(variables, network=network), known)
-  found = with_kernels(network, own, known and network.spiking), own
+  if network.fold is not None:
+    found = network.fold(variables)
+  else:
+    own = _narrowed(_computed(variables, network=network), known)
+    found = with_kernels(network, own, known and network.spiking), own
   if lasting:  # what may be written to may change
     _LAST[0] = key, [weakref.ref(x) for x in leaves], found
   return found

@@ -3,27 +3,31 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.charge import State, busy_rows
 from fastsnn_jax.nn.folded import words as packed
-from fastsnn_jax.nn.folded.activity import Activity
+from fastsnn_jax.nn.folded.activity import Activity, ours
 from fastsnn_jax.nn.folded.run import current_of
 from fastsnn_jax.nn.quantizers import positive
+from fastsnn_jax.nn.synapses import MaxPool
 from fastsnn_jax.nn.whole import Quantum
 
 # A word's steps share products, but those after the last spike are for nothing.
 _STEPS_AT_ONCE = 4
 
 
-class State(NamedTuple):
-  voltage: Any
-  count: Any
-  fired: Any  # spikes since the input ended
+def in_words(part) -> bool:
+  """Whether nothing in a synapse remembers the steps before: max pooling does,
+  and what is not of this library may have one inside."""
+  if part is None:
+    return True
+  inner = getattr(part, 'parts', ())
+  return ours(part) and type(part) is not MaxPool and all(map(in_words, inner))
 
 
 class Row:
@@ -55,10 +59,11 @@ class Row:
     start = functools.partial(packed.at_rest, like, self.theta)
     words, voltage, count = self._run(current, steps, start)
     nothing = jnp.zeros(count.shape, jnp.int32)
-    return Activity(words, steps), State(voltage, count, nothing)
+    return Activity(words, steps), (State(voltage, count, nothing), ())
 
-  def go_on(self, inputs, busy, state):
+  def go_on(self, inputs, busy, carry):
     """(`Activity` of `steps` steps without input, the state after them)."""
+    state, _ = carry
 
     def start():
       return state.voltage, state.count.astype(jnp.int32)
@@ -72,7 +77,7 @@ class Row:
 
     words, voltage, count = lax.cond(busy, late, alone)
     fired = state.fired + sum(packed.both_signs(words))
-    return Activity(words, self.steps), State(voltage, count, fired)
+    return Activity(words, self.steps), (State(voltage, count, fired), ())
 
   def _current(self, inputs, lit):
     return current_of(self.layer, self.tree, inputs, self.quanta, lit)
@@ -87,11 +92,9 @@ class Row:
     count = (start()[1] + ones - minus).astype(self.narrow)
     return words, packed.charge(words, *settings), count
 
-  def awake(self, state):
+  def awake(self, carry):
     """[B]: whether any neuron would fire without a current."""
-    count = state.count.astype(jnp.int32)
-    spikes = packed.fire(state.voltage, count, self.theta, self.rule)[1]
-    return jnp.any(spikes != 0, range(1, spikes.ndim))
+    return busy_rows(carry[0].fire(self.theta, self.rule)[0])
 
   def last(self, activity):
     """[B]: the last step with a spike, from 1 up; 0 for none."""

@@ -2,15 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import is_folded
-from fastsnn_jax.nn.layers import has_memory
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.synapses import Synapse, check_inputs
 from fastsnn_jax.nn.whole import check_precision
@@ -47,6 +46,8 @@ class Layer:
 class Table:
   """What a `Network` is; `Network` runs it, and describes the fields."""
 
+  fold: ClassVar[Callable | None] = None  # of what is no table of rows
+
   layers: tuple[Layer, ...]
   neuron: Neuron
   model: str | None = None
@@ -78,11 +79,6 @@ class Table:
         'each channel, those of std above 0'
       )
     self._check_rows()
-    if self.until_quiet and not self.single_steps:
-      raise UserError(
-        "settle='auto': a network of a function, or with fs.MaxPool, does not "
-        'know when it is quiet; give a number of steps, settle=16'
-      )
 
   def _check_rows(self):
     if odd := [x for x in self.layers if not isinstance(x, Layer)]:
@@ -126,9 +122,13 @@ class Table:
     return any(is_folded(layer.synapse) for layer in self.layers)
 
   @property
-  def single_steps(self) -> bool:
-    """Whether a step of its rows needs nothing of the steps before."""
-    return not any(has_memory(layer.synapse) for layer in self.layers)
+  def depth(self) -> int:
+    """The most rows with a neuron that stand behind one another."""
+    depths: dict[str, int] = {}
+    for layer in self.firing:
+      before = (depths.get(name, 0) for name in layer.inputs)
+      depths[layer.name] = 1 + max(before, default=0)
+    return max([0, *depths.values()])
 
   @property
   def until_quiet(self) -> bool:
@@ -136,14 +136,26 @@ class Table:
     return isinstance(self.neuron, IntegrateAndFire) and self.neuron.until_quiet
 
   @property
+  def bound(self) -> int:
+    """Steps without input after which settling until quiet ends in any case.
+
+    Once all that feeds a row is quiet, its current is 0, and each of its
+    neurons moves its count by one a step until it rests: by the largest count
+    at most. So where counts are capped at T, L rows in a chain are quiet after
+    L T steps.
+    """
+    neuron = self.neuron
+    if not isinstance(neuron, IntegrateAndFire):
+      return 0
+    return max(neuron.steps, neuron.max_count or 0) * self.depth
+
+  @property
   def most_steps(self) -> int:
-    """The steps that it runs at most, `until_quiet.bound` among them."""
+    """The steps that it runs at most, those of `bound` among them."""
     neuron = self.neuron
     if not isinstance(neuron, IntegrateAndFire):
       return 1
-    return (
-      neuron.steps + bound(self) if self.until_quiet else neuron.total_steps
-    )
+    return neuron.steps + self.bound if self.until_quiet else neuron.total_steps
 
   @property
   def firing(self) -> tuple[Layer, ...]:
@@ -199,21 +211,6 @@ class Table:
         f"{found}, but they must be {{'params': …, 'batch_stats': …}} of rows "
         f'{sorted(rows)}, as its init or fs.load gives them'
       )
-
-
-def bound(network) -> int:
-  """Steps without input after which the loop ends in any case.
-
-  Once all that feeds a row is quiet, its current is 0, and each of its neurons
-  moves its count by one a step until it rests: by the largest count at most. So
-  where counts are capped at T, L rows in a chain are quiet after L T steps.
-  """
-  depths: dict[str, int] = {}
-  for layer in network.firing:
-    before = (depths.get(name, 0) for name in layer.inputs)
-    depths[layer.name] = 1 + max(before, default=0)
-  neuron = network.neuron
-  return max(neuron.steps, neuron.max_count or 0) * max([0, *depths.values()])
 
 
 def own_variables(variables, name):

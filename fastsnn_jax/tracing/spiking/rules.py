@@ -32,8 +32,6 @@ BILINEAR = {
   'dot_general': (0, 1),
   'conv_general_dilated': (0, 1),
 }
-# Where each spike meets weights: what comes in shall be messages, not levels.
-WEIGHTED = 'dot_general', 'conv_general_dilated'
 
 
 def is_linear(name, moving, infinite) -> bool:

@@ -23,15 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.charge import State
+from fastsnn_jax.nn.folded.static import bind
 from fastsnn_jax.nn.integrate_and_fire import at_each_step, simulate
 from fastsnn_jax.nn.neurons import (
   IntegrateAndFire,
   differences,
   largest_so_far,
 )
-from fastsnn_jax.nn.quantizers import straight_through
-from fastsnn_jax.tracing import rules
-from fastsnn_jax.tracing.jaxprs import bind
+from fastsnn_jax.nn.whole import Quantum
+from fastsnn_jax.tracing import products
+from fastsnn_jax.tracing.jaxprs import WEIGHTED
+from fastsnn_jax.tracing.spiking import rules
 from fastsnn_jax.tracing.walk import REFUSED, Walk
 
 MAXIMA = 'reduce_window_max', 'reduce_max'
@@ -64,22 +67,12 @@ class Timed:
   """[N, T + k, …], or [T + k] of a scalar: messages, or levels.
 
   Attributes:
-    unit: what all messages are 1, 0 or -1 times of, a scalar or an array that
-      broadcasts against a step; None if they are not.
     graded: they are, or came of, differences.
   """
 
   value: Any
   level: bool = False
-  unit: Any = None
   graded: bool = False
-
-
-# Spikes stay spikes of the same height.
-_MOVES_ONLY = (
-  *('reshape', 'transpose', 'squeeze', 'expand_dims', 'rev', 'slice'),
-  *('broadcast_in_dim', 'copy', 'copy_p', 'sharding_constraint'),
-)
 
 
 class OverTime(Walk):
@@ -90,14 +83,30 @@ class OverTime(Walk):
     given: {site: Timed}; None to simulate the neurons.
     record: keeps an `Operation` of each equation in `operations`.
     levels: linear operations take levels as they are: nothing is sent.
+    settles: there will be more steps, so `states` and `sums` are kept.
+    past: (states of neurons, sums) after the steps before; then the walk is
+      one step without input, of which `states` and `sums` are those after it.
+    settings: of `Walk`.
   """
 
   def __init__(
-    self, neuron: IntegrateAndFire, given=None, *, record=False, levels=False
+    self,
+    neuron: IntegrateAndFire,
+    given=None,
+    *,
+    record=False,
+    levels=False,
+    settles=False,
+    past=None,
+    **settings,
   ):
-    super().__init__(given)
+    super().__init__(given, **settings)
     self.neuron, self.levels = neuron, levels
     self.operations: list[Operation] | None = [] if record else None
+    self.settles = settles or past is not None
+    self.past, self.states, self.sums = past, {}, []
+    self.lasting = 0  # sums on which neurons depend
+    self._kinds: dict[tuple[int, str], tuple] = {}
 
   # --- kinds of values --------------------------------------------------------
 
@@ -109,9 +118,17 @@ class OverTime(Walk):
 
   @functools.cached_property
   def _number(self):
-    """[T + k]: n = min(t, T)."""
+    """n = min(t, T) of each step."""
+    if self.past is not None:
+      return np.array([self.neuron.steps])
     steps = np.arange(1, self.neuron.total_steps + 1)
     return np.minimum(steps, self.neuron.steps)
+
+  @functools.cached_property
+  def _shown(self):
+    """Which steps have input."""
+    late = self.past is not None
+    return (np.arange(len(self._number)) < self.neuron.steps) & (not late)
 
   def _along(self, numbers, value):
     axis = min(value.ndim - 1, 1)
@@ -119,12 +136,31 @@ class OverTime(Walk):
     shape[axis] = -1
     return jnp.asarray(numbers, value.dtype).reshape(shape), axis
 
+  def _before(self):
+    """The sum that was kept at this place after the steps before, or None."""
+    sums = self.past[1] if self.past is not None else ()
+    return sums[len(self.sums)] if len(self.sums) < len(sums) else None
+
+  def _kept_kind(self, x, kind, find):
+    """`find(x)`, once for each value."""
+    key = id(x), kind
+    if key not in self._kinds:
+      self._kinds[key] = x, find(x)
+    return self._kinds[key][1]
+
+  def _opens(self, equation, values):
+    return self.operations is None and super()._opens(equation, values)
+
+  def _site_quantum(self, answer, theta):
+    if not self.levels:
+      super()._site_quantum(answer, theta)
+
   def message(self, x) -> Timed:
     """Any value as messages."""
     if not isinstance(x, Timed):
       x = jnp.asarray(x)
       value = jnp.expand_dims(x, min(x.ndim, 1))
-      shown, _ = self._along(self._number > np.arange(len(self._number)), value)
+      shown, _ = self._along(self._shown, value)
       return Timed(jnp.where(shown != 0, value, 0))
     if not x.level:
       return x
@@ -134,18 +170,30 @@ class OverTime(Walk):
         f'a {x.value.dtype} of spikes is no sum of messages',
         'choose by parameters, or compute with floats',
       )
+    return self._kept_kind(x, 'message', self._sent)
+
+  def _sent(self, x):
     number, axis = self._along(self._number, x.value)
-    total = x.value * number
-    sent = differences(total) if axis else differences(total[None])[0]
-    return Timed(sent, graded=True)
+    total, first = x.value * number, self._before()
+    self.sums.append(lax.index_in_dim(total, -1, axis, keepdims=False))
+    if axis:
+      return Timed(differences(total, first), graded=True)
+    first = None if first is None else first[None]
+    return Timed(differences(total[None], first)[0], graded=True)
 
   def level(self, x):
     """Messages as a function of their mean; what is static stays so."""
     if not isinstance(x, Timed) or x.level:
       return x
+    return self._kept_kind(x, 'level', self._mean)
+
+  def _mean(self, x):
     number, axis = self._along(self._number, x.value)
-    mean = jnp.cumsum(x.value, axis) / number
-    return Timed(mean, level=True, graded=True)
+    total = jnp.cumsum(x.value, axis)
+    if (first := self._before()) is not None:
+      total = total + jnp.expand_dims(first, axis)
+    self.sums.append(lax.index_in_dim(total, -1, axis, keepdims=False))
+    return Timed(total / number, level=True, graded=True)
 
   # --- operations -------------------------------------------------------------
 
@@ -177,12 +225,14 @@ class OverTime(Walk):
       return [found]
     sent = any(not x.level for x in timed)
     self._record(DIFFERENCE, equation, makes_graded=not linear and sent)
-    values = [self.level(x) for x in values]
-    found = self._lift(equation, values)
+    values, changes = [self.level(x) for x in values], {}
+    if name in WEIGHTED and self.whole is not None:
+      changes = products.precise(equation, self.precision)
+    found = self._lift(equation, values, **changes)
     return [Timed(x, level=True, graded=True) for x in found]
 
   def _stays_level(self, name, timed):
-    weighted = name in rules.WEIGHTED and not self.levels
+    weighted = name in WEIGHTED and not self.levels
     return all(x.level for x in timed) and not weighted
 
   def _check(self, equation, values):
@@ -215,16 +265,47 @@ class OverTime(Walk):
       self.message(x) if isinstance(x, Timed) or i in places else x
       for i, x in enumerate(values)
     ]
-    timed = [x for x in taken if isinstance(x, Timed)]
-    graded = any(x.graded for x in timed)
-    unit = timed[0].unit if name in _MOVES_ONLY else None
-    if unit is not None and jnp.ndim(unit):
-      unit = None
+    graded = any(x.graded for x in taken if isinstance(x, Timed))
     self._record(DIFFERENCE if graded else SPIKES, equation)
-    found = self._lift(equation, taken)
-    return [Timed(x, unit=unit, graded=graded) for x in found]
+    quanta = [
+      (self.quantum(x) or Quantum()) if isinstance(x, Timed) else None
+      for x in values
+    ]
+    if name in WEIGHTED and self.whole is not None:
+      found = [self._product(equation, taken, quanta)]
+    else:
+      found = self._lift(equation, taken)
+    found = [Timed(x, graded=graded) for x in found]
+    if self.whole is not None:
+      handed = products.handed(equation, quanta, values)
+      for x in found:
+        self._quanta[id(x)] = x, handed
+    return found
 
-  def _lift(self, equation, values) -> list:
+  def _product(self, equation, values, quanta):
+    (i,) = (i for i, x in enumerate(values) if isinstance(x, Timed))
+
+    def run(values, **changes):
+      taken = [Timed(x) if i == j else x for j, x in enumerate(values)]
+      return self._lift(equation, taken, **changes)[0]
+
+    def multiply(*values):
+      settings = quanta, self.precision, run
+      return products.product(equation, values, *settings)
+
+    plain = [x.value if isinstance(x, Timed) else x for x in values]
+    if self.past is None:
+      return multiply(*plain)
+    shape = jax.eval_shape(multiply, *plain)
+
+    def nothing(*values):
+      zero = values[i].ravel()[0].astype(shape.dtype)  # as all are
+      return jnp.broadcast_to(zero, shape.shape)
+
+    # In most of the steps without input most layers get no spike.
+    return lax.cond(jnp.any(plain[i] != 0), multiply, nothing, *plain)
+
+  def _lift(self, equation, values, **changes) -> list:
     """The equation at every step."""
     name, shape = equation.primitive.name, equation.outvars[0].aval.shape
     x = values[0].value if isinstance(values[0], Timed) else None
@@ -235,12 +316,12 @@ class OverTime(Walk):
       if front and alone and not self.moves(values[1]):
         # (B T): a batch that devices share out stays where it is.
         folded = x.reshape(-1, *x.shape[2:])
-        (found,) = bind(equation, [folded, values[1]])
+        (found,) = bind(equation, [folded, values[1]], **changes)
         return [found.reshape(*x.shape[:2], *found.shape[1:])]
     whole = x is not None and x.ndim > 1 and len(values) == 1
     if name == 'reshape' and whole and shape[:1] == x.shape[:1]:
       return [x.reshape(*x.shape[:2], *shape[1:])]
-    return self._mapped(lambda *x: bind(equation, x), values)
+    return self._mapped(lambda *x: bind(equation, x, **changes), values)
 
   def _mapped(self, function, values):
     plain = [x.value if isinstance(x, Timed) else x for x in values]
@@ -259,23 +340,23 @@ class OverTime(Walk):
 
   def _pooled(self, equation, x):
     """Max pooling of spikes of one height; None for other messages."""
-    if x.level or x.unit is None or not equation.outvars[0].aval.shape:
+    quantum = self.quantum(x) or Quantum()
+    if x.level or quantum.unit is None or not equation.outvars[0].aval.shape:
       return None
-    unit, window = x.unit, equation.params.get('window_dimensions', ())
-    shape = jnp.shape(unit)  # of one size inside of each window
-    if shape and (
-      len(shape) != len(window)
-      or np.any((np.array(shape) > 1) & (np.array(window) > 1))
-    ):
+    # Of one height inside of each window.
+    handed = products.handed(equation, [quantum], [None])
+    if handed.unit is None or quantum.largest > 1:
       return None
-    wide = at_each_step(jnp.asarray(unit, x.value.dtype), x.value)
 
     def each(counts):
       return self._mapped(lambda x: bind(equation, [x]), [Timed(counts)])[0]
 
-    value, _ = largest_so_far(_whole(x.value, wide), each)
-    wide = at_each_step(jnp.asarray(unit, value.dtype), value)
-    return Timed(value * wide, unit=unit, graded=x.graded)
+    settings = each, self._before()
+    sent, sums = largest_so_far(quantum.numbers(x.value), *settings)
+    self.sums.append(sums)
+    found = Timed(handed.scale(sent, handed.unit), graded=x.graded)
+    self._quanta[id(found)] = found, handed
+    return found
 
   def each(self, function, *values):
     if not self.moves(*values):
@@ -297,12 +378,20 @@ class OverTime(Walk):
 
     def of(call):
       def run(*arrays):
+        kept, self.sums = self.sums, []
         mine = [
           dataclasses.replace(x, value=y) if isinstance(x, Timed) else y
           for x, y in zip(operands, arrays, strict=True)
         ]
         found = [self.message(x) for x in self._called(call, mine)]
         graded.extend(x.graded for x in found)
+        if self.sums and self.settles:
+          self.refuse(
+            'cond',
+            "sums inside of a branch are lost at settle='auto'",
+            'give a number of steps, settle=24',
+          )
+        self.sums = kept
         return [x.value for x in found]
 
       return run
@@ -344,12 +433,23 @@ class OverTime(Walk):
     else:
       scalar = not x.ndim
       currents = x.reshape(1, 1) if scalar else jnp.expand_dims(x, 1)
-    spikes = simulate(currents, theta, self.neuron)
+    static = not isinstance(x, Timed)
+    spikes = self._fired(site.name, currents, theta, static)
+    self.lasting = len(self.sums)
     spikes = spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
-    return Timed(spikes[0] if scalar else spikes, unit=theta)
+    return Timed(spikes[0] if scalar else spikes)
 
-
-def _whole(x, unit):
-  """x / unit, known to be whole; the derivative is that of the division."""
-  ratio = x / unit
-  return straight_through(jnp.round(ratio), ratio)
+  def _fired(self, name, currents, theta, static):
+    """Spikes, and the state after them if there will be more steps."""
+    if self.past is None:
+      spikes = simulate(currents, theta, self.neuron)
+      if self.settles:
+        state = State.after(currents, spikes, theta, self.neuron)
+        self.states[name] = state
+      return spikes
+    state = self.past[0][name]
+    if not static:
+      current = currents[:, 0].astype(state.voltage.dtype)
+      state = state._replace(voltage=state.voltage + current)
+    spikes, self.states[name] = state.fire(theta, self.neuron)
+    return jnp.expand_dims(spikes, 1).astype(currents.dtype)

@@ -1,0 +1,70 @@
+"""What neurons hold once their input has ended."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from fastsnn_jax.nn.folded.words import fire
+from fastsnn_jax.nn.quantizers import against, positive, wider
+
+_STEPS_TO_UNROLL = 16
+
+
+class State(NamedTuple):
+  """Of neurons after the T steps, [B, ...].
+
+  Attributes:
+    voltage: what is left of the charge.
+    count: spikes less those taken back.
+    fired: how often each fired since the input ended.
+  """
+
+  voltage: Any
+  count: Any
+  fired: Any
+
+  @classmethod
+  def after(cls, currents, spikes, theta, rule):
+    """That of `simulate`, by what it was given and gave."""
+    wide = wider(currents.dtype, jnp.float32)
+    constant = currents.shape[1] == 1
+
+    def step(voltage, t):
+      current = lax.dynamic_index_in_dim(
+        currents, 0 if constant else t, 1, keepdims=False
+      )
+      spike = lax.dynamic_index_in_dim(spikes, t, 1, keepdims=False)
+      voltage = voltage + current.astype(wide)
+      threshold = _threshold(theta, voltage)
+      return voltage - threshold * spike.astype(wide), None
+
+    voltage = jnp.zeros_like(currents[:, 0], wide)
+    voltage = voltage + _threshold(theta, voltage) / 2
+    times = jnp.arange(rule.steps, dtype=jnp.int32)
+    unroll = rule.steps <= _STEPS_TO_UNROLL
+    voltage, _ = lax.scan(step, voltage, times, unroll=unroll)
+    count = jnp.sum(spikes, 1, wide).astype(jnp.int32)
+    return cls(voltage, count, jnp.zeros_like(count))
+
+  def fire(self, theta, rule):
+    """(spikes, state after them), of the charge that is there."""
+    threshold = _threshold(theta, self.voltage)
+    voltage, spikes = fire(self.voltage, self.count, threshold, rule)
+    fired = self.fired + jnp.abs(spikes)
+    return spikes, State(voltage, self.count + spikes, fired)
+
+  def net(self, before):
+    """What was fired since a state, spikes taken back subtracted."""
+    net = (self.count - before.count).astype(self.voltage.dtype)
+    return jnp.where(jnp.isnan(self.voltage), jnp.nan, net)
+
+
+def _threshold(theta, voltage):
+  theta = jnp.asarray(theta, voltage.dtype)
+  return positive(against(theta, voltage.ndim))
+
+
+def busy_rows(spikes):
+  """[B]: in which rows any neuron fires."""
+  return jnp.any(spikes != 0, range(1, spikes.ndim))

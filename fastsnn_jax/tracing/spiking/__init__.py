@@ -1,0 +1,1 @@
+"""A function over time: each operation on spikes, and until none is fired."""
