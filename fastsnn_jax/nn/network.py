@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn import affine
 from fastsnn_jax.nn.folded import run as folded
@@ -292,6 +293,7 @@ class Network:
         "'signed', whose variables are the same"
       )
     self._check(variables, images)
+    variables = distributed.on_mesh_of(images, variables)
     precision = precision or self.precision
     check_precision(precision)
     if self.until_quiet:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
@@ -132,22 +133,24 @@ class FunctionNetwork(Network):
   ):
     """(output, activations), as `Network.apply` gives them.
 
-    UserError for `train`: the function itself is what an optimiser trains; and
-    for `precision`, which its own products say.
+    With `train`, which changes nothing, the third is the given 'batch_stats':
+    a function has no other mode. UserError for `remat` and `precision`, which
+    are its own matter.
     """
     if precision is not None:
       raise UserError(
         f'precision={precision!r}: the products of a function say theirs; set '
         'it there, or leave it out'
       )
-    if train:
+    if remat:
       raise UserError(
-        'train=True: a network of a function has no training mode; '
-        'differentiate the function itself (docs/own_network.md has the loop)'
+        'remat=True: call jax.checkpoint in the function, or leave it out'
       )
     self.check_variables(variables)
     self._check_images(images)
-    return _apply(variables, images, network=self)
+    variables = distributed.on_mesh_of(images, variables)
+    found = _apply(variables, images, network=self)
+    return (*found, variables.get('batch_stats', {})) if train else found
 
   def _check_images(self, images):
     shape, rank = np.shape(images), len(self.image[0]) + 1
