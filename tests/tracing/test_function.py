@@ -367,8 +367,8 @@ def test_other_variables_and_images_are_refused():
     network.apply(less, images)
   with pytest.raises(fs.UserError, match='images of shape'):
     network.apply(variables, images[0])
-  with pytest.raises(fs.UserError, match='no training mode'):
-    network.apply(variables, images, train=True)
+  with pytest.raises(fs.UserError, match='remat=True: call'):
+    network.apply(variables, images, train=True, remat=True)
 
 
 def test_it_is_evaluated_and_compared_and_answers():
