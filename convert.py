@@ -1,18 +1,6 @@
 """Turns the quantised networks of a workdir into spiking ones, and reports."""
 
-import os
-import signal
-
-
-def stop(number, frame):
-  """Ends a command that is still being imported; later `run` does."""
-  os.write(2, b'interrupted; give the same command again\n')
-  os._exit(128 + number)
-
+from fastsnn_command import main
 
 if __name__ == '__main__':
-  for name in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(name, stop)
-  from fastsnn_jax.experiment.cli import convert_command, run
-
-  run(convert_command)
+  main('convert')

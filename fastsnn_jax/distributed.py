@@ -159,6 +159,25 @@ def keep_by_row(tree):
   return jax.lax.with_sharding_constraint(tree, rows())
 
 
+def on_mesh_of(images, tree):
+  """Arrays as they are, or everywhere on the images' mesh of explicit axes.
+
+  There JAX adds gradients up over devices only where it knows the mesh of what
+  they are of. Arrays on that mesh stay as they are.
+  """
+  mesh = jax.typeof(images).sharding.mesh
+  if AxisType.Explicit not in mesh.axis_types:
+    return tree
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def put(x):
+    if jax.typeof(x).sharding.mesh.empty:
+      return jax.sharding.reshard(x, whole)
+    return x
+
+  return jax.tree.map(put, tree)
+
+
 def each_alone(function):
   """Under `jit`: `function(everywhere, by_row)`, on each device's rows alone.
 

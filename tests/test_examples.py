@@ -10,9 +10,19 @@ EXAMPLES = sorted(
   (pathlib.Path(__file__).resolve().parent.parent / 'examples').glob('*.py')
 )
 
+SLOW = ('own_torchvision',)  # a minute of compilation
+
 
 @pytest.mark.once
-@pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  'path',
+  [
+    pytest.param(
+      path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)
+    )
+    for path in EXAMPLES
+  ],
+)
 def test_it_runs(path, tmp_path):
   done = subprocess.run(
     [sys.executable, path, str(tmp_path / 'run')],

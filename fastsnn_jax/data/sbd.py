@@ -1,16 +1,14 @@
 """The Semantic Boundaries Dataset merged into VOC 2012: `trainaug`.
 
-python -m fastsnn_jax.data.sbd SBD_DIR VOC_DIR
+fastsnn merge-sbd SBD_DIR VOC_DIR
 
 SBD_DIR is what benchmark.tgz of SBD holds, VOC_DIR is VOCdevkit. Written are
 EncodeSegmentationClass/*.png and ImageSets/Segmentation/trainaug.txt.
 """
 
-import argparse
 import io
 import os
 import pathlib
-import sys
 
 import numpy as np
 
@@ -18,7 +16,7 @@ from fastsnn_jax.data import decode, records
 from fastsnn_jax.data.readers import finder, voc
 from fastsnn_jax.errors import UserError, told
 
-_LAYOUT = 'cls/*.mat, train.txt and val.txt'
+LAYOUT = 'cls/*.mat, train.txt and val.txt'
 _BELOW = ('.', 'dataset', 'benchmark_RELEASE/dataset')
 _MASKS, _OWN = voc.MASKS
 
@@ -34,13 +32,13 @@ def merge_sbd(sbd_directory, voc_directory) -> tuple[int, int]:
   if not (folders := [x for x in _BELOW if (directory / x / 'cls').is_dir()]):
     raise UserError(
       f'{directory} has no folder cls, nor {" nor ".join(_BELOW[1:])} with '
-      f'one; give the directory of SBD, with {_LAYOUT}'
+      f'one; give the directory of SBD, with {LAYOUT}'
     )
   source, root = directory / folders[0], voc.mask_root(voc_directory)
   lists, target = root / voc.MASK_LISTS, root / _MASKS
   train, val, *others = (
     set(_names(folder / f'{name}.txt', layout))
-    for folder, layout in ((lists, voc.MASK_LAYOUT), (source, _LAYOUT))
+    for folder, layout in ((lists, voc.MASK_LAYOUT), (source, LAYOUT))
     for name in ('train', 'val')
   )
   own = {path.stem: path for path in (root / _OWN).glob('*.png')}
@@ -107,23 +105,3 @@ def _mask(path):
       f'{path} cannot be read ({told(error)}); it must be a '
       'PNG of indices or have GTcls.Segmentation, so download its set anew'
     ) from error
-
-
-def main(arguments=None) -> int:
-  what = 'Merges SBD into VOC 2012: masks, and the list trainaug.'
-  name = 'python -m fastsnn_jax.data.sbd'
-  parser = argparse.ArgumentParser(prog=name, description=what)
-  parser.add_argument('sbd_dir', help=f'SBD, with {_LAYOUT}')
-  parser.add_argument('voc_dir', help='VOCdevkit, with VOC2012 in it')
-  options = parser.parse_args(arguments)
-  try:
-    masks, names = merge_sbd(options.sbd_dir, options.voc_dir)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  print(f'{masks} masks in {_MASKS}, {names} names in trainaug.txt')
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

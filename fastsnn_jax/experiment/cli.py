@@ -22,6 +22,8 @@ import tyro
 from absl import logging as absl_logging
 
 from fastsnn_jax import distributed
+from fastsnn_jax.data import sbd
+from fastsnn_jax.data.readers import voc
 from fastsnn_jax.errors import UserError, printable
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import convert, import_official, recipes, train
@@ -123,16 +125,35 @@ def convert_command(arguments: list[str]) -> None:
     print(files.at(workdir) / 'report' / 'report.html')
 
 
+def merge_sbd_command(arguments: list[str]) -> None:
+  """fastsnn merge-sbd SBD_DIR VOC_DIR"""
+  what = 'Merges SBD into VOC 2012: masks, and the list trainaug.'
+  parser = argparse.ArgumentParser(description=what)
+  parser.add_argument('sbd_dir', help=f'SBD, with {sbd.LAYOUT}')
+  parser.add_argument('voc_dir', help='VOCdevkit, with VOC2012 in it')
+  given = parser.parse_args(arguments)
+  masks, names = sbd.merge_sbd(given.sbd_dir, given.voc_dir)
+  print(f'{masks} masks in {voc.MASKS[0]}, {names} names in trainaug.txt')
+
+
+COMMANDS = {
+  'train': train_command,
+  'convert': convert_command,
+  'merge-sbd': merge_sbd_command,
+}
+
+
 def main() -> None:
-  """The console script: `fastsnn train …` and `fastsnn convert …`."""
-  commands = {'train': train_command, 'convert': convert_command}
-  usage = 'fastsnn {train,convert} …; fastsnn train --help has the options'
+  """The console script: `fastsnn train …` and the others."""
+  usage = (
+    f'fastsnn {{{",".join(COMMANDS)}}} …; fastsnn train --help has the options'
+  )
   parser = argparse.ArgumentParser('fastsnn', usage)
-  parser.add_argument('command', choices=commands)
+  parser.add_argument('command', choices=COMMANDS)
   with _ended():
     name = parser.parse_args(sys.argv[1:2]).command
   sys.argv[:2] = [f'fastsnn {name}']
-  run(commands[name])
+  run(COMMANDS[name])
 
 
 def run(command) -> None:

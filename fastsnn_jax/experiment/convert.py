@@ -14,6 +14,7 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.compare import compare
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion
+from fastsnn_jax.experiment.given import check as check_given
 from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.experiment.train import measure, tell
 from fastsnn_jax.nn.folded.fold import ready
@@ -26,7 +27,12 @@ _EXAMPLES, _NEURONS = 3, 48  # images in a report, neurons of a layer's raster
 
 
 def convert(
-  workdir, settings: Conversion | None = None, *, data=None, **overrides
+  workdir,
+  settings: Conversion | None = None,
+  *,
+  data=None,
+  model=None,
+  **overrides,
 ) -> dict:
   """Converts, judges, fine-tunes and reports each bit width of a workdir.
 
@@ -34,6 +40,7 @@ def convert(
     workdir: in which `train` ran; gets snn4, … and report/.
     settings: those of the experiment if not given.
     data: data of your own, the same as `train` was given.
+    model: the same as `train` was given, where it was.
     **overrides: fields of `Conversion`, such as bits=(2,).
 
   Returns:
@@ -47,15 +54,26 @@ def convert(
   config = dataclasses.replace(experiment, data=settings.of(experiment.data))
   widths = files.trained_bits(workdir, settings.bits)
   settings = dataclasses.replace(settings, bits=widths)
-  dataset = files.open_data(config, data)
+  given = None
+  if model is not None:
+    given = check_given(model, experiment)
+  elif any('function' in meta for meta in files.metas(workdir)):
+    raise UserError(
+      f'--workdir {workdir}: it holds a network of a function, which is no '
+      'part of the file; give it again, fs.convert(workdir, model=…)'
+    )
+  dataset = files.open_data(config, data, given)
   with locked(workdir):
-    return _convert(workdir, experiment, config, settings, dataset)
+    return _convert(workdir, experiment, config, settings, dataset, given)
 
 
-def _convert(workdir, experiment, config, settings, dataset):
+def _convert(workdir, experiment, config, settings, dataset, given):
   # All of them first: hours may lie between the first and the last.
   widths = settings.bits
-  trained = {bits: _load(workdir, bits, dataset, settings) for bits in widths}
+  load = given.load if given else networks.load_with_meta
+  trained = {
+    bits: _load(load, workdir, bits, dataset, settings) for bits in widths
+  }
   report = workdir / 'report'
   pages.check(report)
   measured = _float_metric(workdir, dataset, config)
@@ -129,38 +147,38 @@ def convert_network(
   in results.json, the records of `finetune`). UserError if a threshold is not
   positive, or if there are too few images to tune with.
   """
-  for layer in ann.firing:
-    theta = float(variables['params'][layer.name]['theta'])
-    if not theta > 0:
+  bits = ann.neuron.bits
+  for name, theta in ann.thetas(variables).items():
+    if not (theta := float(np.min(theta))) > 0:
       raise UserError(
-        f'layer {layer.name!r}: theta={theta:.3g}, but no neuron has a '
+        f'layer {name!r}: theta={theta:.3g}, but no neuron has a '
         'threshold that is not positive; train the stage again with a smaller '
         'learning rate'
       )
-  levels = 2**ann.bits - 1
+  levels = 2**bits - 1
   steps = settings.steps or levels
   if steps != levels and 'settled' in settings.mode:
     say(
       f'--steps {steps}: settled equals the quantised network of '
-      f'{ann.bits} bits at {levels} steps only, for that many levels it has'
+      f'{bits} bits at {levels} steps only, for that many levels it has'
     )
   batch, made, rows, records = config.data.eval_batch, {}, [], []
 
   def judge(spiking, tuned):
     calls = test.steps(distributed.even(batch))
-    with Bar(f'{ann.bits} bits: judging {", ".join(spiking)}', calls) as bar:
+    with Bar(f'{bits} bits: judging {", ".join(spiking)}', calls) as bar:
       options = {'task': task, 'batch': batch, 'advance': bar.advance}
       judged = compare(ann, variables, spiking, test, **options)
     for mode, row in judged.items():
-      rows.append({'bits': ann.bits, 'mode': mode, 'tuned': tuned, **row})
+      rows.append({'bits': bits, 'mode': mode, 'tuned': tuned, **row})
       say(
-        f'{ann.bits} bits, {mode}, tuning {tuned}: {task.metric} '
+        f'{bits} bits, {mode}, tuning {tuned}: {task.metric} '
         f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
         f'agreement {row["agreement"]:.4f}'
       )
       if row.get('not_quiet'):
         say(
-          f'{ann.bits} bits, {mode}: {row["not_quiet"]} of {row["images"]} '
+          f'{bits} bits, {mode}: {row["not_quiet"]} of {row["images"]} '
           f'images still fired in the last of {row["steps"]} steps; '
           '--settle auto gives them the steps that they need'
         )
@@ -183,7 +201,7 @@ def convert_network(
       flip=config.data.flip,
     )
     groups = 1 if schedule == 'parallel' else len(ann.firing) - 1
-    title = f'{ann.bits} bits: {schedule} fine-tuning'
+    title = f'{bits} bits: {schedule} fine-tuning'
     with Bar(title, groups * tuning.epochs) as bar:
       tuned, done = finetune(
         *(ann, signed, variables, tuning_images, tuning),
@@ -192,19 +210,19 @@ def convert_network(
         batch=batch,
         on_layer=lambda record, bar=bar: bar.advance(note=record['layer']),
       )
-    records += [{'bits': ann.bits, **record} for record in done]
+    records += [{'bits': bits, **record} for record in done]
     made[schedule] = signed, tuned
     judge({'signed': made[schedule]}, schedule)
   return made, rows, records
 
 
-def _load(workdir, bits, dataset, settings):
+def _load(load, workdir, bits, dataset, settings):
   """(network, variables, task, metadata), if they are of this data set."""
   directory = workdir / f'ann{bits}'
-  ann, variables, meta = networks.load_with_meta(directory)
-  if (ann.bits, meta.get('dataset')) != (bits, dataset.name):
+  ann, variables, meta = load(directory)
+  if (ann.neuron.bits, meta.get('dataset')) != (bits, dataset.name):
     raise UserError(
-      f'{directory}: a network of {ann.bits} bits, trained on '
+      f'{directory}: a network of {ann.neuron.bits} bits, trained on '
       f'{meta.get("dataset")}, but {bits} bits on {dataset.name} are asked '
       'for; give another --workdir'
     )

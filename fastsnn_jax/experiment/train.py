@@ -15,6 +15,8 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Experiment
+from fastsnn_jax.experiment.given import check as check_given
+from fastsnn_jax.experiment.given import flat, unflat
 from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.nn.folded.fold import ready
 from fastsnn_jax.torch_interop.imagenet_trunk import with_trunk
@@ -26,7 +28,7 @@ TRUNK = 'layer'  # how the names of a segmenter's trunk begin
 
 
 def train(
-  config: Experiment, workdir, *, data=None, profile: bool = False
+  config: Experiment, workdir, *, data=None, model=None, profile: bool = False
 ) -> dict[str, float]:
   """Runs the stages not done yet, each from the best of the one before.
 
@@ -36,6 +38,10 @@ def train(
       cut goes on from its last save.
     data: data of your own in place of what `config.data` names: a `Dataset`, or
       {'train': …, 'test': …}; examples/own_arrays.py gives NumPy arrays.
+    model: (network, variables) of `fs.from_function` or `fs.calibrate`, in
+      place of what `config.model` names. Training starts from these variables,
+      in the one stage that the experiment has; the function is differentiated
+      as it is. `fs.convert` and `fs.load` need it again.
     profile: write a trace of some steps of the first stage that is trained,
       for TensorBoard or Perfetto, into workdir/profile.
 
@@ -47,7 +53,12 @@ def train(
   the loss is not finite; SystemExit after SIGTERM or SIGINT, with all saved.
   """
   workdir = files.at(workdir)
-  dataset = files.open_data(config, data)
+  given = None
+  if model is not None:
+    given = check_given(model, config)
+    config = dataclasses.replace(config, model=given.name)
+  load = given.load if given else networks.load_with_meta
+  dataset = files.open_data(config, data, given)
   for note in dataset.notes:
     say(f'{dataset.name}: {note}')
   fitting, variables, trained = None, None, {}
@@ -59,11 +70,11 @@ def train(
     session = Session(workdir, log, asked, trace)
     for stage in config.stages:
       name = f'ann{stage.bits}'
-      identity = files.identity_of(config, stage, dataset)
+      identity = files.identity_of(config, stage, dataset, given)
       done = store.exists(workdir / name)
       distributed.check_shared(workdir, done)
       if done:
-        network, variables, meta = networks.load_with_meta(workdir / name)
+        network, variables, meta = load(workdir / name)
         check_identity(workdir / name, identity, meta.get('identity', {}))
         say(f'{name}: trained already')
         _forget(workdir, name)  # if a kill came between the two
@@ -71,23 +82,30 @@ def train(
         if fitting is None:
           parts = config.compute.accumulate
           distributed.check_batch('data.batch', config.data.batch, parts)
-          fitting, judged = held_out(config, dataset)
-        network = files.network_of(config, stage.bits, dataset)
+          fitting, judged = held_out(config, dataset, given)
+        network = files.network_of(config, stage.bits, dataset, given)
         task = tasks.for_network(network)
+        twin = network  # of what is trained
+        if given:
+          twin, variables = flat(network, given.variables)
+        else:
+          start = _moving(network, stage)
+          variables = initial(config, stage, start, fitting, variables)
         variables, score = run_stage(
-          _moving(network, stage),
-          initial(config, stage, _moving(network, stage), fitting, variables),
+          _moving(twin, stage),
+          variables,
           task.for_training(
             dataset.train, smoothing=config.smoothing, balance=config.balance
           ),
           fitting,
           config,
           stage,
-          score=functools.partial(_score, config, network, judged),
+          score=functools.partial(_score, config, name, twin, judged),
           session=session,
           identity=identity,
         )
         variables = jax.device_get(variables)  # one copy, wherever they were
+        variables = unflat(twin, variables) if given else variables
         by = 'epoch' if config.select == 'last' else task.metric
         meta = {'dataset': dataset.name, 'identity': identity}
         meta['selected'] = {'by': config.select, by: score}
@@ -110,7 +128,7 @@ def _forget(workdir, name):
     shutil.rmtree(workdir / 'unfinished' / name, ignore_errors=True)
 
 
-def held_out(config, dataset):
+def held_out(config, dataset, given=None):
   """(what is trained on, what selects the epoch)."""
   if config.select == 'test':  # as the official code does
     parts = dataset.train, dataset.test
@@ -118,7 +136,7 @@ def held_out(config, dataset):
     parts = dataset.train, dataset.validation
   else:
     parts = dataset.train.split(config.data.held_out, config.seed)
-  network = files.network_of(config, config.stages[0].bits, dataset)
+  network = files.network_of(config, config.stages[0].bits, dataset, given)
   task = tasks.for_network(network)
   side, most = min(parts[0].shape[:2]), 2**31 - 1  # the counter has 32 bits
   if task.shift(config.data) >= side:
@@ -164,9 +182,9 @@ def _moving(network, stage):
   return to_spiking(network) if stage.spiking else network
 
 
-def _score(config, network, split, variables, epoch):
+def _score(config, name, network, split, variables, epoch):
   """Metrics on the images that select the epoch, and their 'score'."""
-  what, batch = f'ann{network.bits}, validation', config.data.eval_batch
+  what, batch = f'{name}, validation', config.data.eval_batch
   scores, score = measure(network, variables, split, batch, what)
   return {**scores, 'score': epoch if config.select == 'last' else score}
 

@@ -21,6 +21,7 @@ from fastsnn_jax.data import Dataset
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment.config import Conversion, Experiment, Stage
+from fastsnn_jax.experiment.given import Given
 from fastsnn_jax.nn.network import Network
 
 
@@ -35,7 +36,9 @@ def at(workdir) -> pathlib.Path:
   return path
 
 
-def open_data(config: Experiment, own=None) -> Dataset:
+def open_data(
+  config: Experiment, own=None, given: Given | None = None
+) -> Dataset:
   """The data set of an experiment, or one's own as for `data.as_dataset`.
 
   UserError if there is none, or for settings that do not go with the task.
@@ -43,13 +46,17 @@ def open_data(config: Experiment, own=None) -> Dataset:
   if own is not None:
     name = config.data.name  # the default's would stand for other images
     return data.as_dataset(own, 'own' if name == schema.Data.name else name)
-  model = architectures.model(config.model)
+  model = given.network if given else architectures.model(config.model)
   known = data.named.own(config.data.name, config.data.path)
   return known or tasks.named(model.task).open(config.data, model)
 
 
-def network_of(config: Experiment, bits: int, dataset: Dataset) -> Network:
+def network_of(
+  config: Experiment, bits: int, dataset: Dataset, given: Given | None = None
+) -> Network:
   """The network of a stage of an experiment, for this data set."""
+  if given:
+    return given.network_for(config.data, dataset)
   model = architectures.model(config.model)
   fields = tasks.named(model.task).network_fields(config.data, model, dataset)
   return build(config.model, bits, dataset.classes, **fields)
@@ -132,7 +139,12 @@ def trained_bits(workdir, asked: tuple[int, ...] = ()) -> tuple[int, ...]:
   return asked
 
 
-def identity_of(config: Experiment, stage: Stage, dataset: Dataset) -> dict:
+def identity_of(
+  config: Experiment,
+  stage: Stage,
+  dataset: Dataset,
+  given: Given | None = None,
+) -> dict:
   """What makes a stage this one: settings that its result depends on."""
   settings = dataclasses.asdict(config)
   for name in ('convert', 'pretrained', 'save_minutes', 'save_steps'):
@@ -141,6 +153,8 @@ def identity_of(config: Experiment, stage: Stage, dataset: Dataset) -> dict:
     del settings['data'][name]
   shape = () if config.data.stream else dataset.train.shape
   settings['images'] = [len(dataset.train), *shape, len(dataset.classes)]
+  if given:
+    settings['function'] = given.identity()
   upto = config.stages[: config.stages.index(stage) + 1]
   settings['stages'] = {f'{s.bits} bits': dataclasses.asdict(s) for s in upto}
   return json.loads(json.dumps(settings))  # tuples as JSON gives them back

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded import run as folded
 from fastsnn_jax.nn.neurons import IntegrateAndFire, Relu
@@ -168,6 +169,7 @@ class Network(Table):
         "'signed', whose variables are the same"
       )
     self._check(variables, images)
+    variables = distributed.on_mesh_of(images, variables)
     precision = precision or self.precision
     check_precision(precision)
     if self.until_quiet:

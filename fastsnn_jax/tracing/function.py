@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
@@ -155,28 +156,31 @@ class FunctionNetwork(Network):
   ):
     """(output, activations), as `Network.apply` gives them.
 
-    UserError for `train`: the function itself is what an optimiser trains.
-    `precision` is that of `Network`; products of which the function states the
-    precision keep it.
+    With `train`, which changes nothing, the third is the given 'batch_stats':
+    a function has no other mode. UserError for `remat`, which is its own
+    matter. `precision` is that of `Network`; products of which the function
+    states the precision keep it.
     """
-    if train:
+    if remat:
       raise UserError(
-        'train=True: a network of a function has no training mode; '
-        'differentiate the function itself (docs/own_network.md has the loop)'
+        'remat=True: call jax.checkpoint in the function, or leave it out'
       )
     check_precision(precision or self.precision)
     self.check_variables(variables)
     self._check_images(images)
+    variables = distributed.on_mesh_of(images, variables)
     network = self
     if precision is not None:
       network = dataclasses.replace(self, precision=precision)
-    return _apply(variables, images, network=network)
+    found = _apply(variables, images, network=network)
+    return (*found, variables.get('batch_stats', {})) if train else found
 
   def settle(self, variables, images) -> Settled:
     """`Network.settle` of a function."""
     self._check_settles()
     self.check_variables(variables)
     self._check_images(images)
+    variables = distributed.on_mesh_of(images, variables)
     return settled(self, variables, images)
 
   def means(self, activations) -> dict[str, Any]:

@@ -53,6 +53,4 @@ def learning_rate(config, stage, epoch_steps: int) -> optax.Schedule:
 
 
 def _is_kernel(params):
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == 'kernel', params
-  )
+  return jax.tree.map(lambda x: x.ndim > 1, params)

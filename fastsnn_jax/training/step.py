@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -117,6 +118,8 @@ def train_step(state, batch, *, network, task, optimizer, ema=0.0, **how):
   good = finite | (state.bad_step >= 0)
   params = optax.apply_updates(params, updates)
   variables = {'params': params, 'batch_stats': statistics}
+  # Buffers are given on from step to step.
+  chex.assert_trees_all_equal_shapes_and_dtypes(variables, state.variables)
   average = state.average
   if average:
     # Early on a shorter average, or it would be the start for long.

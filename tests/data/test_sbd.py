@@ -1,7 +1,5 @@
 """SBD merged into VOC 2012, on sets of a few small masks."""
 
-import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +12,7 @@ from support.pictures import encode, smooth
 import fastsnn_jax as fs
 from fastsnn_jax.data import decode, records, sbd
 from fastsnn_jax.data.readers import voc
+from fastsnn_jax.experiment import cli
 
 SBD = {name: mask(8, 6, 20, seed=i) % 21 for i, name in enumerate('abcde')}
 VOC = {name: mask(8, 6, 21, seed=9 + i) for i, name in enumerate('cdxy')}
@@ -112,30 +111,24 @@ def test_what_is_missing_is_named(both, tmp_path):
   refused('has no folder cls, nor dataset nor benchmark_RELEASE/dataset')
 
 
-def test_the_command(both, capsys):
+def test_the_command(both, monkeypatch, capsys):
   source, root = both
-  assert sbd.main([str(source), str(root)]) == 0
-  said = capsys.readouterr().out
-  assert said == (
-    '7 masks in EncodeSegmentationClass, 5 names in trainaug.txt\n'
-  )
-  assert sbd.main([str(root), str(root)]) == 2
-  assert capsys.readouterr().err.startswith('error: ')
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-W',
-      'error',
-      '-m',
-      'fastsnn_jax.data.sbd',
-      '--help',
-    ],
-    check=True,
-    capture_output=True,
-    text=True,
-    cwd=pathlib.Path(fs.__file__).parents[1],
-  )
-  assert 'python -m fastsnn_jax.data.sbd [-h] sbd_dir voc_dir' in done.stdout
+
+  def run(*arguments):
+    monkeypatch.setattr(sys, 'argv', ['fastsnn', 'merge-sbd', *arguments])
+    cli.main()
+
+  said = '7 masks in EncodeSegmentationClass, 5 names in trainaug.txt\n'
+  capsys.readouterr()
+  run(str(source), str(root))
+  assert capsys.readouterr().out == said
+  for arguments, code in (((str(root), str(root)), 2), (('--help',), 0)):
+    with pytest.raises(SystemExit) as end:
+      run(*arguments)
+    assert end.value.code == code
+  out, err = capsys.readouterr()
+  assert err.startswith('error: ')
+  assert out.startswith('usage: fastsnn merge-sbd [-h] sbd_dir voc_dir\n')
 
 
 def test_scipy_is_asked_for(both, monkeypatch):

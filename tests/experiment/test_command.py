@@ -173,7 +173,8 @@ def test_the_console_script_says_what_it_does(
     command.main()
   assert end.value.code == code
   out, err = capsys.readouterr()
-  assert (err if code else out).startswith('usage: fastsnn {train,convert} ')
+  usage = 'usage: fastsnn {train,convert,merge-sbd} '
+  assert (err if code else out).startswith(usage)
   assert not (out if code else err)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 import fastsnn_jax as fs
+from fastsnn_jax import architectures
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import recipes
 from fastsnn_jax.nn.weights import Apot
@@ -15,6 +16,13 @@ OFFICIAL = [
 ]
 DETECTORS = 'yolov2_tiny', 'yolov2_resnet34'
 SEGMENTERS = 'deeplabv1_vgg9', 'deeplabv3_resnet34'
+
+
+@pytest.fixture(autouse=True)
+def _models(monkeypatch):
+  """A config may register a model; then only here."""
+  known = architectures._MODELS.copy()
+  monkeypatch.setattr(architectures, '_MODELS', known)
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=str)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 from support.shared import ROOT
@@ -152,19 +153,46 @@ def test_a_signal_ends_with_the_code_of_shells(monkeypatch, capsys, name):
   assert after == before
 
 
-@pytest.mark.parametrize('script', ['train.py', 'convert.py'])
-def test_a_signal_in_the_first_second_is_one_line_too(script):
+# What pip writes as the console script.
+FASTSNN = (
+  '-c',
+  'import sys; from fastsnn_command import main; sys.exit(main())',
+)
+
+
+@pytest.mark.parametrize(
+  ('command', 'module', 'name'),
+  [
+    ((*FASTSNN, 'train', '--help'), b'jax', 'SIGINT'),
+    ((*FASTSNN, 'convert', '--help'), b'optax', 'SIGTERM'),
+    ((*FASTSNN, 'merge-sbd', '--help'), b'fastsnn_jax.nn', 'SIGINT'),
+    (('train.py', '--help'), b'numpy', 'SIGTERM'),
+    (('convert.py', '--help'), b'numpy', 'SIGINT'),
+  ],
+)
+def test_a_signal_in_the_first_second_is_one_line_too(command, module, name):
+  """It comes in the middle of the imports, when a module has just come."""
   process = subprocess.Popen(
-    [sys.executable, '-X', 'importtime', ROOT / script, '--help'],
+    [sys.executable, '-X', 'importtime', *command],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    cwd=ROOT,
   )
   for line in process.stderr:
-    if b'numpy' in line:  # in the middle of the imports
+    if module in line:
       break
-  process.send_signal(signal.SIGINT)
+  process.send_signal(signal.Signals[name])
   said = process.communicate(timeout=60)[1]
-  assert process.returncode == 130
+  assert process.returncode == 128 + signal.Signals[name]
   assert said.splitlines()[-1].startswith(b'interrupted; ')
   assert b'Traceback' not in said
+
+
+def test_what_the_console_script_imports_first_is_light():
+  program = 'import fastsnn_command, sys; print("fastsnn_jax" in sys.modules)'
+  said = subprocess.check_output([sys.executable, '-c', program], cwd=ROOT)
+  assert said == b'False\n'
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  assert project['project']['scripts'] == {'fastsnn': 'fastsnn_command:main'}
+  wheel = project['tool']['hatch']['build']['targets']['wheel']
+  assert 'fastsnn_command.py' in wheel['packages']
