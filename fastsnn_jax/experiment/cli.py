@@ -24,7 +24,13 @@ from absl import logging as absl_logging
 from fastsnn_jax import distributed
 from fastsnn_jax.errors import UserError, printable
 from fastsnn_jax.experiment import config as schema
-from fastsnn_jax.experiment import convert, import_official, recipes, train
+from fastsnn_jax.experiment import (
+  convert,
+  explaining,
+  import_official,
+  recipes,
+  train,
+)
 from fastsnn_jax.experiment import workdir as files
 
 _FLAT = tyro.conf.arg(name='')  # --seed, not --experiment.seed
@@ -123,10 +129,49 @@ def convert_command(arguments: list[str]) -> None:
     print(files.at(workdir) / 'report' / 'report.html')
 
 
+def diagnose_command(arguments: list[str]) -> None:
+  """fastsnn diagnose --workdir runs/digits --bits 2"""
+  if path := _early(arguments, '--config'):  # for what it registers
+    schema.load(path)
+
+  def main(
+    workdir: str,
+    bits: int,
+    config: str | None = None,
+    images: int = 256,
+    data_path: str | None = None,
+  ):
+    """Says where a spiking network leaves its quantised twin, and why.
+
+    Prints the errors of each site and what to do, and writes
+    WORKDIR/report/diagnosis-2-bits.txt and .png.
+
+    Args:
+      workdir: Directory in which convert.py ran.
+      bits: Compare the networks snn2 and ann2, say.
+      config: Config file that registers a model, a data set or a task of your
+        own.
+      images: Look at so many test images.
+      data_path: Directory of the data, if it is not where train.py found it.
+    """
+    del config
+    return workdir, bits, images, data_path
+
+  workdir, bits, images, path = _parse(main, arguments)
+  print(
+    explaining.diagnose_workdir(workdir, bits, images=images, data_path=path)
+  )
+
+
 def main() -> None:
-  """The console script: `fastsnn train …` and `fastsnn convert …`."""
-  commands = {'train': train_command, 'convert': convert_command}
-  usage = 'fastsnn {train,convert} …; fastsnn train --help has the options'
+  """The console script: `fastsnn train …`, `convert …` and `diagnose …`."""
+  commands = {
+    'train': train_command,
+    'convert': convert_command,
+    'diagnose': diagnose_command,
+  }
+  names = ','.join(commands)
+  usage = f'fastsnn {{{names}}} …; fastsnn train --help has the options'
   parser = argparse.ArgumentParser('fastsnn', usage)
   parser.add_argument('command', choices=commands)
   with _ended():
