@@ -35,14 +35,15 @@ def anytime(network: Network, variables, images):
     UserError: a network that does not spike.
 
   >>> import fastsnn_jax as fs
-  >>> network = fs.build('small_resnet8', bits=2)
-  >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-  >>> variables = network.init(jax.random.key(1), images)
-  >>> signed = fs.to_spiking(network)
+  >>> hidden = fs.Layer('hidden', fs.Dense(4))
+  >>> head = fs.Layer('head', fs.Dense(3, norm=False), ('hidden',))
+  >>> signed = fs.to_spiking(fs.Network((hidden, head), fs.QuantRelu(2)))
+  >>> images = jax.random.normal(jax.random.key(0), (2, 5))
+  >>> variables = signed.init(jax.random.key(1), images)
   >>> outputs = fs.anytime(signed, variables, images)
   >>> outputs.shape
-  (2, 3, 10)
-  >>> output, _ = signed.apply(variables, images)
+  (2, 3, 3)
+  >>> output, _ = jax.jit(signed.apply)(variables, images)
   >>> bool(jnp.allclose(outputs[:, -1], output, atol=1e-5))
   True
   """
@@ -97,13 +98,20 @@ def exit_curve(
       margins that do not rise within [0, 1].
 
   >>> import fastsnn_jax as fs
-  >>> network = fs.build('small_resnet8', bits=2, mean=(0.5,), std=(0.25,))
-  >>> variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
-  >>> data = {'image': np.zeros((4, 8, 8, 1), np.uint8), 'label': np.arange(4)}
-  >>> signed = fs.to_spiking(network)
+  >>> hidden = fs.Layer('hidden', fs.Dense(4))
+  >>> head = fs.Layer('head', fs.Dense(4, norm=False), ('hidden',))
+  >>> ann = fs.Network(
+  ...   (hidden, head), fs.QuantRelu(2), classes=tuple('abcd'), mean=(0.5,),
+  ...   std=(0.25,)
+  ... )
+  >>> variables = ann.init(jax.random.key(0), jnp.ones((1, 3, 3, 1)))
+  >>> random = np.random.default_rng(0)
+  >>> images = random.integers(0, 256, (4, 3, 3, 1)).astype(np.uint8)
+  >>> data = {'image': images, 'label': np.arange(4)}
+  >>> signed = fs.to_spiking(ann)
   >>> curve = fs.exit_curve(signed, variables, data, margins=(0.0, 1.0))
-  >>> curve['steps'], curve['chosen']
-  ([1.0, 3.0], 0.0)
+  >>> curve['steps'][-1], curve['margin']
+  (3.0, [0.0, 1.0])
   """
   _check(network, variables)
   task = tasks.check(task) or tasks.for_network(network)

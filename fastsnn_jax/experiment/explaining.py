@@ -9,6 +9,7 @@ import numpy as np
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.checkpoint import networks
+from fastsnn_jax.errors import check_whole
 from fastsnn_jax.evaluation.anytime import exit_curve
 from fastsnn_jax.evaluation.costs.cost import cost, neurobench
 from fastsnn_jax.evaluation.diagnosis.diagnose import diagnose
@@ -100,6 +101,7 @@ def diagnose_workdir(workdir, bits, *, images=256, data=None, data_path=None):
   """
   from fastsnn_jax.report import explained  # it loads matplotlib
 
+  check_whole('--images', images, 1)
   workdir = files.at(workdir)
   experiment = files.experiment_of(workdir)
   settings = Conversion(data_path=data_path)

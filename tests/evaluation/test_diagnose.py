@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastsnn_jax as fs
+from fastsnn_jax.errors import DivergesWarning
 from fastsnn_jax.tracing.walk import Site
 
 
@@ -214,3 +215,29 @@ def test_what_are_no_twins_is_refused():
     fs.diagnose(spiking, variables, spiking, variables, IMAGES)
   with pytest.raises(fs.UserError, match='0 images'):
     fs.diagnose(ann, variables, spiking, variables, IMAGES[:0])
+
+
+def test_compare_warns_of_a_quiet_network_that_is_no_twin():
+  rows = (
+    fs.Layer('one', fs.Dense(8)),
+    fs.Layer('two', fs.Dense(8), ('one',)),
+    fs.Layer('head', fs.Dense(3, norm=False), ('two',)),
+  )
+  fields = {'classes': tuple('abc'), 'mean': (0.5,), 'std': (0.25,)}
+  ann = fs.Network(rows, fs.QuantRelu(2, 1.5), **fields)
+  variables = ann.init(jax.random.key(0), IMAGES)
+  raw = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 1))
+  data = {'image': raw.astype(np.uint8), 'label': np.arange(9) % 3}
+  settled = fs.to_spiking(ann, 'settled')
+  path = ('batch_stats', 'two', 'synapse', 'norm', 'mean')
+  wrong = changed(variables, path, lambda x: x + 0.5)
+  compare = functools.partial(fs.compare, ann, variables, data=data, batch=9)
+  with pytest.warns(DivergesWarning, match='wrong: .* two: fed with'):
+    found = compare({'right': (settled, variables), 'wrong': (settled, wrong)})
+  assert found['wrong']['diverges_at'] == 'two'
+  assert 'norm/mean' in found['wrong']['warning']
+  assert 'warning' not in found['right']
+  other = dataclasses.replace(settled, mean=(0.4,))
+  with pytest.warns(DivergesWarning, match='normalised by'):
+    found = compare({'other': (other, variables)})
+  assert found['other']['diverges_at'] == 'image'
