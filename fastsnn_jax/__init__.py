@@ -8,7 +8,11 @@ from fastsnn_jax.conversion.to_spiking import to_spiking
 from fastsnn_jax.data.named import register as register_dataset
 from fastsnn_jax.data.own import Dataset
 from fastsnn_jax.errors import UserError
+from fastsnn_jax.evaluation.anytime import anytime, exit_curve
 from fastsnn_jax.evaluation.compare import compare
+from fastsnn_jax.evaluation.costs.cost import cost
+from fastsnn_jax.evaluation.costs.energy import EnergyModel
+from fastsnn_jax.evaluation.diagnosis.diagnose import Diagnosis, diagnose
 from fastsnn_jax.evaluation.evaluate import evaluate
 from fastsnn_jax.experiment.config import (
   Compute,
@@ -62,6 +66,8 @@ __all__ += ['apot_levels', 'integrate_and_fire', 'quantize_activation']
 __all__ += ['quantize_weight', 'quantize_weight_8bit']
 __all__ += ['build', 'load', 'load_torch', 'models', 'register_model', 'save']
 __all__ += ['compare', 'convert', 'evaluate', 'finetune', 'to_spiking', 'train']
+__all__ += ['Diagnosis', 'EnergyModel', 'anytime', 'cost', 'diagnose']
+__all__ += ['exit_curve']
 __all__ += ['FunctionNetwork', 'calibrate', 'explain', 'from_function']
 __all__ += ['Detections', 'classify', 'detect', 'fold', 'save_torch']
 __all__ += ['segment']

@@ -18,6 +18,10 @@ class PixelsWarning(UserError, UserWarning):
   """What is mended and told; where warnings are errors, it is a UserError."""
 
 
+class DivergesWarning(UserWarning):
+  """A network that should equal another does not."""
+
+
 def repeated(names: Iterable[str], same: Callable = str) -> list[str]:
   """The names of which there are several, as `same` reads them.
 

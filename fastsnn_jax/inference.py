@@ -1,10 +1,12 @@
 """Raw images in, answers out."""
 
+import functools
 import numbers
 
 import numpy as np
 
 from fastsnn_jax.errors import UserError, check_whole
+from fastsnn_jax.evaluation.exits import check_exit, run_until_sure
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import expect
 from fastsnn_jax.tasks.detection.task import Detections
@@ -12,14 +14,25 @@ from fastsnn_jax.tasks.detection.task import Detections
 __all__ = ['Detections', 'classify', 'detect', 'segment']
 
 
-def classify(network: Network, variables, images) -> np.ndarray:
+def classify(
+  network: Network,
+  variables,
+  images,
+  *,
+  exit_margin: float | None = None,
+) -> np.ndarray:
   """Classes of raw images: [B], or a scalar, indices into `network.classes`.
+
+  With `exit_margin` a spiking network goes step by step, and ends as soon as
+  all images are done: the probability of the first class is above that of the
+  second by more than `exit_margin`. At 1 it runs all steps.
 
   Args:
     network, variables: a classification network, float, quantised or spiking.
     images: [B, H, W, C], one [H, W, C], or a list of such; uint8 or floats in
       0..255, at the size that the network was trained for. An empty batch has
       an empty answer.
+    exit_margin: from 0 to 1, as `fs.exit_curve` chooses it; None for all steps.
 
   UserError for a network for another task, and for values that are no pixels: a
   negative one, NaN, or above 255. Floats of which none is above 1 are taken for
@@ -32,8 +45,12 @@ def classify(network: Network, variables, images) -> np.ndarray:
   >>> fs.classify(network, variables, np.zeros((3, 8, 8, 1), np.uint8)).shape
   (3,)
   """
+  options = {}
+  if exit_margin is not None:
+    check_exit(network, exit_margin)
+    options['run'] = functools.partial(run_until_sure, threshold=exit_margin)
   return expect(network, variables, 'classify').answer(
-    network, variables, images
+    network, variables, images, **options
   )
 
 

@@ -71,9 +71,10 @@ def test_the_recipes_for_contributors_run(tmp_path, monkeypatch):
   assert fs.evaluate(counter, variables, data).keys() == {'exact'}
 
 
-def test_the_page_of_own_networks_runs():
+@pytest.mark.parametrize('page', ['own_network', 'explain'])
+def test_pages_with_programs_run(page):
   code = re.findall(
-    r'```python\n(.*?)```', (DOCS / 'own_network.md').read_text(), re.S
+    r'```python\n(.*?)```', (DOCS / f'{page}.md').read_text(), re.S
   )
   names = {}
   for part in code:

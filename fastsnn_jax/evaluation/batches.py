@@ -8,6 +8,7 @@ every image.
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax import distributed
@@ -64,6 +65,24 @@ def applied(network, variables, images):
   """What `network.apply` gives; no device waits for images of another."""
   alone = distributed.each_alone if network.until_quiet else lambda run: run
   return alone(network.apply)(variables, images)
+
+
+def spiked(network, variables, images):
+  """(activations, how often each neuron fired, the last step at which any
+  neuron of an image did, 0 for none, and whether the image was quiet then)."""
+  if network.until_quiet:
+    run = distributed.each_alone(network.settle)
+    _, activations, fired, last, quiet = run(variables, images)
+  else:
+    _, activations = network.apply(variables, images)
+    spikes = {name: a != 0 for name, a in activations.items()}
+    fired = {name: jnp.sum(x, 1) for name, x in spikes.items()}
+    active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
+    active, steps = jnp.stack(active).any(0), network.most_steps
+    last = jnp.max(active * jnp.arange(1, steps + 1), 1)
+    quiet = last < steps
+  fired = {name: x.astype(jnp.float32) for name, x in fired.items()}
+  return activations, fired, last, quiet
 
 
 def kept_rows(task, batch, **rows):

@@ -1,6 +1,7 @@
 """How near spiking networks come to their quantised network, step by step."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from fastsnn_jax import distributed, tasks
 from fastsnn_jax.data import as_split
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import DivergesWarning, UserError
 from fastsnn_jax.evaluation import operations
-from fastsnn_jax.evaluation.batches import accumulate, kept_rows
+from fastsnn_jax.evaluation.batches import accumulate, kept_rows, spiked
+from fastsnn_jax.evaluation.diagnosis.diverging import divergence
+from fastsnn_jax.evaluation.diagnosis.twins import check_ann, check_twin
 from fastsnn_jax.nn.folded.fold import ready
-from fastsnn_jax.nn.network import Network, check_network
+from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import Task
 
 
@@ -53,6 +56,10 @@ def compare(
     settle='auto' would fire behind the bound. Where that is not 0, take
     settle='auto' and max_count=T, the preset of mode 'settled'.
 
+    A settled network that is quiet equals its twin. Where it does not, its row
+    has 'diverges_at', the site where that begins, and 'warning', which is given
+    as a warning too: weights, batch statistics or preprocessing are others.
+
     With settle='auto' 'steps' are those that the slowest image took, and what
     is 'over_time' has T + 1 entries: the last one is for when all is quiet.
 
@@ -80,6 +87,7 @@ def compare(
   fans = operations.leaving(ann, ann_variables, shape)
   macs = operations.macs(ann, ann_variables, shape)
   put = functools.partial(distributed.everywhere, alias=True)
+  twin, given = (ann, ann_variables), spiking
   ann, ann_variables = ready(ann, ann_variables)
   ann_variables, fans = put((ann_variables, fans))
   spiking = {label: ready(*pair) for label, pair in spiking.items()}
@@ -101,20 +109,21 @@ def compare(
   metric = task.summarize(sums, kept)[task.metric]
   of_ann = {task.metric: metric, **task.details(sums, kept)}
   of_ann = {f'ann_{name}': value for name, value in of_ann.items()}
-  return {
+  found = {
     label: _row(network, total, label, task, of_ann, macs, neurons)
     for label, (network, _) in spiking.items()
   }
+  for label, pair in given.items():
+    site, words = divergence(twin, pair, found[label], split, task)
+    if site:
+      found[label] |= {'diverges_at': site, 'warning': words}
+      warnings.warn(f'{label}: {words}', DivergesWarning, stacklevel=2)
+  return found
 
 
 def _check(ann, variables, spiking):
   """Raises a UserError where these are no networks that can be compared."""
-  check_network(ann, variables, 'ann')
-  if ann.spiking:
-    raise UserError(
-      'compare: ann is spiking, but it must be the quantised network; the '
-      'spiking ones stand behind its variables, {label: (network, variables)}'
-    )
+  check_ann(ann, variables)
   pairs = spiking.values() if isinstance(spiking, Mapping) else [None]
   if not all(
     isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
@@ -125,17 +134,7 @@ def _check(ann, variables, spiking):
     )
   for label, (network, own) in spiking.items():
     name = f'spiking[{label!r}]'
-    check_network(network, own, name)
-    rows, known = ([x.name for x in n.layers] for n in (network, ann))
-    if not network.spiking or (rows, len(network.classes)) != (
-      known,
-      len(ann.classes),
-    ):
-      raise UserError(
-        f'{name} must be a spiking twin of ann, as fs.to_spiking gives it, but '
-        f'its neuron is {network.neuron}, its rows are {rows}, those of ann '
-        f'{known}'
-      )
+    check_twin(ann, network, own, name)
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'task'))
@@ -157,7 +156,7 @@ def _compare(variables, fans, batch, twin, *, network, task):
   """What is summed up of a spiking network beside its ANN, see `_ann`."""
   (output, targets, wanted), mask = twin, batch['mask']
   images = task.present(batch['image'])
-  activations, spikes, last, quiet = _run(network, variables, images)
+  activations, spikes, last, quiet = spiked(network, variables, images)
   outputs = network.output_over_time(variables, activations, images)
   # A step at a time.
   outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), outputs)
@@ -181,24 +180,6 @@ def _compare(variables, fans, batch, twin, *, network, task):
   if task.truth(batch):
     result['rows'] = jax.vmap(task.rows, out_axes=1)(predicted)
   return result
-
-
-def _run(network, variables, images):
-  """(activations, how often each neuron fired, the last step at which any
-  neuron of an image did, 0 for none, and whether the image was quiet then)."""
-  if network.until_quiet:
-    run = distributed.each_alone(network.settle)
-    _, activations, fired, last, quiet = run(variables, images)
-  else:
-    _, activations = network.apply(variables, images)
-    spikes = {name: a != 0 for name, a in activations.items()}
-    fired = {name: jnp.sum(x, 1) for name, x in spikes.items()}
-    active = [x.reshape(*x.shape[:2], -1).any(-1) for x in spikes.values()]
-    active, steps = jnp.stack(active).any(0), network.most_steps
-    last = jnp.max(active * jnp.arange(1, steps + 1), 1)
-    quiet = last < steps
-  fired = {name: x.astype(jnp.float32) for name, x in fired.items()}
-  return activations, fired, last, quiet
 
 
 def _layer_sums(network, variables, activations, spikes, targets, mask):

@@ -26,7 +26,13 @@ from fastsnn_jax.data import sbd
 from fastsnn_jax.data.readers import voc
 from fastsnn_jax.errors import UserError, printable
 from fastsnn_jax.experiment import config as schema
-from fastsnn_jax.experiment import convert, import_official, recipes, train
+from fastsnn_jax.experiment import (
+  convert,
+  explaining,
+  import_official,
+  recipes,
+  train,
+)
 from fastsnn_jax.experiment import workdir as files
 
 _FLAT = tyro.conf.arg(name='')  # --seed, not --experiment.seed
@@ -136,9 +142,44 @@ def merge_sbd_command(arguments: list[str]) -> None:
   print(f'{masks} masks in {voc.MASKS[0]}, {names} names in trainaug.txt')
 
 
+def diagnose_command(arguments: list[str]) -> None:
+  """fastsnn diagnose --workdir runs/digits --bits 2"""
+  if path := _early(arguments, '--config'):  # for what it registers
+    schema.load(path)
+
+  def main(
+    workdir: str,
+    bits: int,
+    config: str | None = None,
+    images: int = 256,
+    data_path: str | None = None,
+  ):
+    """Says where a spiking network leaves its quantised twin, and why.
+
+    Prints the errors of each site and what to do, and writes
+    WORKDIR/report/diagnosis-2-bits.txt and .png.
+
+    Args:
+      workdir: Directory in which convert.py ran.
+      bits: Compare the networks snn2 and ann2, say.
+      config: Config file that registers a model, a data set or a task of your
+        own.
+      images: Look at so many test images.
+      data_path: Directory of the data, if it is not where train.py found it.
+    """
+    del config
+    return workdir, bits, images, data_path
+
+  workdir, bits, images, path = _parse(main, arguments)
+  print(
+    explaining.diagnose_workdir(workdir, bits, images=images, data_path=path)
+  )
+
+
 COMMANDS = {
   'train': train_command,
   'convert': convert_command,
+  'diagnose': diagnose_command,
   'merge-sbd': merge_sbd_command,
 }
 

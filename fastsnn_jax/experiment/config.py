@@ -124,10 +124,16 @@ class Stage(Settings):
   """Train the signed spiking network of 2^bits - 1 steps itself, by its twin's
   derivative; it is saved as the quantised twin, on the same variables."""
 
+  sparsity: NotNegative = 0.0
+  """Add sparsity * the sum over the layers of their mean levels to the loss, so
+  that the spiking twin fires less; a layer's level is from 0 to 1."""
+
   def __post_init__(self):
     super().__post_init__()
     words = 'False for 32 bits: only a quantised network has a spiking twin'
     self.check('spiking', lambda v: not (v and self.bits == 32), words)
+    words = '0 for 32 bits: only a quantised network has levels'
+    self.check('sparsity', lambda v: not (v and self.bits == 32), words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +172,8 @@ class Conversion(Settings):
   """Add COCO's twelve numbers, for detection; needs the extra detection."""
   accept: Literal['better', 'always'] = 'better'
   """Keep a layer's update only where it helped, or always."""
+  explain: bool = True
+  """Add cost, early exit and diagnosis of the kept networks to the report."""
   keep: Literal['last'] | _Mode | Literal['sequential', 'parallel'] = 'last'
   """Save this network as snn4, …: one of mode, one of tune, or the last."""
 

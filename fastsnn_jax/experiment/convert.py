@@ -1,7 +1,9 @@
 """Conversion of a workdir: spiking networks, tuned, judged and reported."""
 
 import dataclasses
+import functools
 import math
+import warnings
 
 import jax
 import numpy as np
@@ -10,10 +12,11 @@ from fastsnn_jax import distributed, tasks
 from fastsnn_jax.checkpoint import networks, store
 from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.conversion.to_spiking import to_spiking
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import DivergesWarning, UserError
 from fastsnn_jax.evaluation.compare import compare
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion
+from fastsnn_jax.experiment.explaining import Explained
 from fastsnn_jax.experiment.given import check as check_given
 from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.experiment.train import measure, tell
@@ -76,7 +79,13 @@ def _convert(workdir, experiment, config, settings, dataset, given):
   }
   report = workdir / 'report'
   pages.check(report)
-  measured = _float_metric(workdir, dataset, config)
+  batch, measured = config.data.eval_batch, None
+  held_out = functools.partial(_held_out, config, dataset)
+  explained = Explained(dataset.test, held_out, batch)
+  if floating := _float_network(workdir):
+    measured = measure(*floating, dataset.test, batch, 'test')[1]
+    if settings.explain:
+      explained.add_float(*floating)
   tuning_images = None
   if settings.schedules:
     tuning_images = _tuning_images(dataset.train, config, settings)
@@ -92,6 +101,8 @@ def _convert(workdir, experiment, config, settings, dataset, given):
     say(f'snn{bits} holds the {name} {what}network (--keep takes another)')
     network, weights = made[name]
     kept[bits] = network, jax.device_get(weights)
+    if settings.explain:
+      explained.add(ann, variables, network, weights, task, name)
     if distributed.first():
       title, few = f'{bits} bits', min(_EXAMPLES, len(dataset.test))
       batch = next(dataset.test.batches(few, shared=False))
@@ -114,6 +125,7 @@ def _convert(workdir, experiment, config, settings, dataset, given):
     f'float_{task.metric}': measured,
     'rows': rows,
     'tuning': records,
+    **explained.results,
     'training': Log(workdir).curves(),
     'settings': files.flat(config, settings, meta.get('imported')),
     'version': __version__,
@@ -125,6 +137,8 @@ def _convert(workdir, experiment, config, settings, dataset, given):
     about['conversion'] = dataclasses.asdict(settings)
     for bits, (network, weights) in kept.items():
       networks.save(workdir / f'snn{bits}', network, weights, **about)
+    if explained.counts:
+      explained.save(report)
 
   if distributed.first():
     for problem in pages.write(report, results, rasters, examples, save):
@@ -168,7 +182,9 @@ def convert_network(
     calls = test.steps(distributed.even(batch))
     with Bar(f'{bits} bits: judging {", ".join(spiking)}', calls) as bar:
       options = {'task': task, 'batch': batch, 'advance': bar.advance}
-      judged = compare(ann, variables, spiking, test, **options)
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DivergesWarning)  # said below
+        judged = compare(ann, variables, spiking, test, **options)
     for mode, row in judged.items():
       rows.append({'bits': bits, 'mode': mode, 'tuned': tuned, **row})
       say(
@@ -176,6 +192,8 @@ def convert_network(
         f'{row[task.metric]:.4f} (ANN {row["ann_" + task.metric]:.4f}), '
         f'agreement {row["agreement"]:.4f}'
       )
+      if row.get('warning'):
+        say(f'warning: {bits} bits, {mode}: {row["warning"]}')
       if row.get('not_quiet'):
         say(
           f'{bits} bits, {mode}: {row["not_quiet"]} of {row["images"]} '
@@ -256,16 +274,22 @@ def _tuning_images(split, config, settings):
   return images
 
 
-def _float_metric(workdir, dataset, config):
-  """The float network's metric on the test images, if it was trained."""
+def _held_out(config, dataset):
+  """Images that chose the epoch, or would have."""
+  if dataset.validation is not None:
+    return dataset.validation
+  return dataset.train.split(config.data.held_out, config.seed)[1]
+
+
+def _float_network(workdir):
+  """(network, variables) if they were trained, else None."""
   if not store.exists(workdir / 'ann32'):
     return None
   try:
-    network = networks.load(workdir / 'ann32')
+    return networks.load(workdir / 'ann32')
   except UserError as error:  # the others do not need it
     say(f'the report goes without the float network: {error}')
     return None
-  return measure(*network, dataset.test, config.data.eval_batch, 'test')[1]
 
 
 def _answer(network, variables, task, batch):

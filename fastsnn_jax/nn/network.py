@@ -318,16 +318,20 @@ class Network(Table):
     readout, decode = self.layers[-1], self.neuron.decode_over_time
     inputs = [decode(activations[name]) for name in readout.inputs]
     folded = [x.reshape(-1, *x.shape[2:]) for x in inputs]
-    mine = own_variables(variables, readout.name)
     batch, steps = inputs[0].shape[:2]
     time = jnp.minimum(jnp.arange(1, steps + 1), self.neuron.steps)
-    time = jnp.tile(time, batch)
+    output = self.read_out(variables, folded, jnp.tile(time, batch))
+    return output.reshape(batch, steps, *output.shape[1:])
+
+  def read_out(self, variables, means, time):
+    """The output of means over `time` steps, one number for each row: [N]."""
+    readout = self.layers[-1]
+    mine = own_variables(variables, readout.name)
     quanta = tuple(
       q if q.unit is None else dataclasses.replace(q, parts=time)
-      for q in self._quanta(readout, variables, inputs[0].dtype, self.precision)
+      for q in self._quanta(readout, variables, means[0].dtype, self.precision)
     )
-    output = self.unit(readout).apply(mine, *folded, quanta=quanta)
-    return output.reshape(*inputs[0].shape[:2], *output.shape[1:])
+    return self.unit(readout).apply(mine, *means, quanta=quanta)
 
 
 _UNKNOWN = object()

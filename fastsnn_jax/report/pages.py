@@ -102,7 +102,7 @@ def _pages(directory, results, rasters, examples):
   import jinja2
   import matplotlib
 
-  from fastsnn_jax.report import canvas, plots, predictions
+  from fastsnn_jax.report import canvas, explained, plots, predictions
 
   metric, rows = results.get('metric', 'accuracy'), results['rows']
   classes = results.get('classes') or ()
@@ -159,7 +159,14 @@ def _pages(directory, results, rasters, examples):
   context['tables'] = {
     'Class by class': _table(groups, 'by_class', classes, canvas.label),
     "COCO's numbers": _table(groups, 'coco', (), canvas.label),
+    'Cost of an image': explained.cost_table(results.get('cost') or [], number),
   }
+  context['notes'] = explained.lines(results, metric, percent)
+  context['warnings'] = [
+    f'{row["bits"]} bits, {canvas.label(row)}: {row["warning"]}'
+    for row in rows
+    if row.get('warning')
+  ]
 
   def page(path):
     template = environment.get_template(path.name.replace('.part', '.jinja'))

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastsnn_jax.report import canvas
+from fastsnn_jax.report import canvas, explained
 
 _MAX_BANDS = 24  # layers in one raster
 _MAX_NEURONS = 168  # and neurons, one in 2.6 points of height
@@ -30,6 +30,13 @@ def parts(results: dict) -> dict[str, Callable]:
     'tuning': (_tuning, results.get('tuning') or []),
     'firing_rate': (_layers, rows, rate),
     'quiet': (_quiet, rows),
+    'cost': (explained.cost, results.get('cost') or []),
+    'early_exit': (
+      explained.early_exit,
+      results.get('early_exit') or [],
+      metric,
+    ),
+    'diagnosis': (explained.diagnosis, results.get('diagnosis') or []),
     'training': (_training, results.get('training') or {}, metric),
   }
   return {name: partial(_with_legend, *call) for name, call in calls.items()}

@@ -1,4 +1,4 @@
-"""The loss of each site by itself, for fine-tuning."""
+"""Each site by itself, fed with given activations: its current, its loss."""
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,24 @@ def losses(network, variables, images, rates, targets, names):
   """{site: mean squared error of its rate}, with the twin's gradient."""
   walk, _ = network.walked(variables, images, _Local(rates, targets, names))
   return walk.losses
+
+
+class _Fed(Walk):
+  """Every site is fed with given activations, and its current is kept."""
+
+  def __init__(self, given):
+    super().__init__(given)
+    self.currents = {}
+
+  def site(self, site, x, theta):
+    self.currents[site.name] = x
+    return self.given[site.name]
+
+
+def currents(network, variables, images, given):
+  """({site: its current}, the output), all fed with given activations."""
+  walk, output = network.walked(variables, images, _Fed(given))
+  return walk.currents, output
 
 
 def movable(network, params, names) -> dict[str, jax.Array]:

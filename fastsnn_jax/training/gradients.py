@@ -28,6 +28,7 @@ def gradients(
   accumulate: int = 1,
   remat: bool = False,
   batch_stats: str = 'global',
+  sparsity: float = 0.0,
 ):
   """Gradients, sums and batch statistics of one batch.
 
@@ -37,6 +38,7 @@ def gradients(
     network, task: static.
     dtype, accumulate, remat, batch_stats: as of the config's `Compute`;
       parameters, statistics, neurons and the loss stay in float32 at least.
+    sparsity: weight of `mean_levels` in the loss, not in the sums.
 
   Returns:
     (gradients of the mean loss, the task's sums, new batch_stats).
@@ -47,10 +49,12 @@ def gradients(
     images = batch['image']
     if dtype != 'float32':
       images = images.astype(dtype)
-    output, _, statistics = network.apply(
+    output, activations, statistics = network.apply(
       variables, images, train=True, remat=remat
     )
     loss, sums = task.loss(output, batch)
+    if sparsity:
+      loss += sparsity * mean_levels(network, variables, activations)
     return loss, (sums, statistics)
 
   differentiate = jax.grad(loss_of, has_aux=True)
@@ -71,6 +75,15 @@ def gradients(
   grads, sums, statistics = total(*arguments)
   count = jnp.where(sums['count'] > 0, sums['count'], 1)
   return jax.tree.map(lambda g: g / count, grads), sums, statistics
+
+
+def mean_levels(network, variables, activations):
+  """The sum over the sites of their mean level, or rate, from 0 to 1."""
+  thetas, total = network.thetas(variables), 0.0
+  for name, activity in activations.items():
+    level = network.neuron.decode(activity).astype(thetas[name].dtype)
+    total += jnp.mean(level / thetas[name])
+  return total
 
 
 def _over_devices(total, params, statistics, batch):

@@ -80,6 +80,7 @@ def make_step(network, task, config, stage, epoch_steps: int) -> Step:
       task=task,
       optimizer=optimizer,
       ema=config.ema,
+      sparsity=stage.sparsity,
       **vars(config.compute),
     )
     # Copies, because the next step is given the buffers of the state.

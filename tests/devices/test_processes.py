@@ -42,7 +42,10 @@ config = fs.Experiment(
     fs.Stage(2, epochs=1, learning_rate=0.01),
   ),
   convert=fs.Conversion(
-    bits=(2,), mode=('signed', 'settled'), tune=('sequential', 'parallel')
+    bits=(2,),
+    mode=('signed', 'settled'),
+    tune=('sequential', 'parallel'),
+    explain=False,
   ),
 )
 """

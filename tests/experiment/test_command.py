@@ -173,8 +173,7 @@ def test_the_console_script_says_what_it_does(
     command.main()
   assert end.value.code == code
   out, err = capsys.readouterr()
-  usage = 'usage: fastsnn {train,convert,merge-sbd} '
-  assert (err if code else out).startswith(usage)
+  assert (err if code else out).startswith('usage: fastsnn {train,convert,')
   assert not (out if code else err)
 
 

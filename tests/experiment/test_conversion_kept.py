@@ -24,7 +24,7 @@ CONFIG = fs.Experiment(
   'tiny_rows',
   DATA,
   (fs.Stage(32), fs.Stage(2)),
-  fs.Conversion(bits=2, mode='signed', tune='none'),
+  fs.Conversion(bits=2, mode='signed', tune='none', explain=False),
 )
 
 

@@ -98,7 +98,7 @@ def job_of(path, **data):
       Stage(2, 6, learning_rate=0.005, schedule='cosine'),
     ),
     convert=Conversion(
-      bits=(2,), tune=('parallel',), tune_images=16, coco=True
+      bits=(2,), tune='parallel', tune_images=16, coco=True, explain=False
     ),
     warmup=1.0,
     warmup_power=4.0,

@@ -25,6 +25,7 @@ from support.shared import ROOT
 import fastsnn_jax as fs
 from fastsnn_jax import data, tasks
 from fastsnn_jax.checkpoint import store as checkpoint
+from fastsnn_jax.experiment import cli
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.experiment.convert import convert_network
@@ -225,6 +226,33 @@ def test_results_hold_the_records_of_tuning_and_training(results):
   assert results['settings']['seed'] == 0
 
 
+def test_the_report_explains_what_was_kept(job, results):
+  names = [layer.name for layer in fs.load(job[0] / 'snn2')[0].firing]
+  assert [x['network'] for x in results['cost']] == [
+    *('float', 'quantised', 'spiking, parallel'),
+  ]
+  counts = json.loads((job[0] / 'report' / 'neurobench.json').read_text())
+  spiking = counts['2 bits, spiking, parallel']['SynapticOperations']
+  assert spiking['Effective_ACs'] == results['cost'][-1]['acs'] > 0
+  (curve,), (seen,) = results['early_exit'], results['diagnosis']
+  assert curve['full'] == results['rows'][-1]['accuracy']
+  assert curve['steps'] == sorted(curve['steps'])
+  assert [site['name'] for site in seen['sites']] == names
+
+
+def test_the_command_diagnose_prints_and_draws(copy, capsys):
+  report = copy / 'report'
+  cli.diagnose_command(
+    ['--workdir', str(copy), '--bits', '2', '--images', '40']
+  )
+  text = (report / 'diagnosis-2-bits.txt').read_text()
+  assert capsys.readouterr().out == text
+  assert text.startswith('site ')
+  assert (report / 'diagnosis-2-bits.png').stat().st_size > 5000
+  with pytest.raises(fs.UserError, match='ann3'):
+    cli.diagnose_command(['--workdir', str(copy), '--bits', '3'])
+
+
 def test_settled_agrees_with_the_ann_on_every_image(results):
   for row in results['rows']:
     if row['mode'] == 'settled':
@@ -317,7 +345,12 @@ def test_data_that_moved_are_named_at_conversion(job, tmp_path, monkeypatch):
 
   monkeypatch.setattr('fastsnn_jax.data.named.load', load)
   results = fs.convert(
-    workdir, bits=2, mode='signed', tune='none', data_path='elsewhere'
+    workdir,
+    bits=2,
+    mode='signed',
+    tune='none',
+    data_path='elsewhere',
+    explain=False,
   )
   assert asked == ['elsewhere']
   assert [row['mode'] for row in results['rows']] == ['signed']
@@ -394,7 +427,7 @@ def test_a_stage_cut_while_its_result_was_written_is_done_again(copy):
 
 @pytest.mark.once
 def test_convert_keeps_the_network_asked_for(copy):
-  less = {'mode': ('unsigned', 'signed'), 'tune': ('none',)}
+  less = {'mode': ('unsigned', 'signed'), 'tune': 'none', 'explain': False}
   found = fs.convert(copy, bits=(), keep='unsigned', **less)
   assert found['settings']['convert.bits'] == (2,)  # all that were trained
   network, _ = fs.load(copy / 'snn2')
@@ -408,7 +441,9 @@ def test_convert_keeps_the_network_asked_for(copy):
 def test_convert_without_tuning_keeps_the_last_mode(copy):
   shutil.rmtree(copy / 'snn2')
   shutil.rmtree(copy / 'ann32')
-  found = fs.convert(copy, mode=('settled',), settle=5, tune=('none',))
+  found = fs.convert(
+    copy, mode=('settled',), settle=5, tune=('none',), explain=False
+  )
   assert [(r['mode'], r['steps']) for r in found['rows']] == [('settled', 8)]
   assert found['tuning'] == []
   assert found['float_accuracy'] is None  # its network is gone

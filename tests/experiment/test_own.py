@@ -51,7 +51,7 @@ def config_of(model='three_rows', name='digits', **changes):
     model=model,
     data=fs.Data(name, batch=16, eval_batch=40, crop=0, flip=False),
     stages=(fs.Stage(2, epochs=2, learning_rate=0.05, schedule='constant'),),
-    convert=fs.Conversion(mode='settled', tune='none'),
+    convert=fs.Conversion(mode='settled', tune='none', explain=False),
     **changes,
   )
 
@@ -177,7 +177,7 @@ config = fs.Experiment(
   model='mine',
   data=fs.Data('few', batch=16, eval_batch=8, crop=0, flip=False),
   stages=(fs.Stage(3, epochs=1),),
-  convert=fs.Conversion(mode='settled', tune='none'),
+  convert=fs.Conversion(mode='settled', tune='none', explain=False),
 )
 """
 
@@ -246,7 +246,7 @@ def bright(three_rows, tmp_path_factory):
     for bits in (32, 3)
   )
   config = dataclasses.replace(
-    config, stages=stages, convert=fs.Conversion(**tuning)
+    config, stages=stages, convert=fs.Conversion(explain=False, **tuning)
   )
   with registered('bright_rows', table, size=8, task='brightness'):
     trained = fs.train(config, workdir)

@@ -86,7 +86,9 @@ def job_of(path, **data):
       Stage(32, 10, learning_rate=0.02, schedule='poly'),
       Stage(2, 5, learning_rate=0.01, schedule='poly'),
     ),
-    convert=Conversion(bits=(2,), tune=('parallel',), tune_images=16),
+    convert=Conversion(
+      bits=(2,), tune=('parallel',), tune_images=16, explain=False
+    ),
     optimizer='adamw',
     select='last',
   )

@@ -79,7 +79,7 @@ def job(folder, model, size, batch, epochs=1, **changes):
       size=size,
     ),
     stages=(Stage(2, epochs=epochs, learning_rate=0.01),),
-    convert=Conversion(bits=(2,), mode='settled', tune='none'),
+    convert=Conversion(bits=(2,), mode='settled', tune='none', explain=False),
     **changes,
   )
 

@@ -69,6 +69,22 @@ class Classification(Task):
     # A device may have no real row in the last batch of an epoch.
     return total / jnp.maximum(sums['count'], 1), {'loss': total, **sums}
 
+  def margin(self, outputs):
+    """[B]: by how much the first class is more probable than the second."""
+    shares = jax.nn.softmax(outputs.astype(jnp.float32))
+    best, second = jnp.moveaxis(jax.lax.top_k(shares, 2)[0], -1, 0)
+    return best - second
+
+  def answers(self, network, variables, images, run=None):
+    """Classes; `run` takes (network, variables, what is shown, margin) and
+    gives outputs in the place of all steps."""
+    if run is None:
+      return super().answers(network, variables, images)
+    shown = self.present(jnp.asarray(images))
+    return np.asarray(
+      self.predict(run(network, variables, shown, self.margin).output)
+    )
+
   def predict(self, outputs):
     """The class of the largest output."""
     return jnp.argmax(outputs, -1)

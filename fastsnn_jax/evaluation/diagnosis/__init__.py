@@ -1,0 +1,1 @@
+"""Where a spiking network leaves its quantised twin, and why."""
