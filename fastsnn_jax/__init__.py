@@ -7,6 +7,7 @@ from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.conversion.to_spiking import to_spiking
 from fastsnn_jax.data.named import register as register_dataset
 from fastsnn_jax.data.own import Dataset
+from fastsnn_jax.deployment.write import export, load_export
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.compare import compare
 from fastsnn_jax.evaluation.evaluate import evaluate
@@ -63,4 +64,4 @@ __all__ += ['build', 'load', 'load_torch', 'models', 'register_model', 'save']
 __all__ += ['compare', 'convert', 'evaluate', 'finetune', 'to_spiking', 'train']
 __all__ += ['FunctionNetwork', 'calibrate', 'explain', 'from_function']
 __all__ += ['Detections', 'classify', 'detect', 'fold', 'save_torch']
-__all__ += ['segment']
+__all__ += ['export', 'load_export', 'segment']

@@ -79,8 +79,8 @@ def settled(network, variables, images) -> Settled:
     rows.append(row)
   before = {name: state.count for name, state in states.items()}
   fired = {name: jnp.sum(a != 0, 1, jnp.int32) for name, a in shown.items()}
-  steps = jnp.zeros(len(images), jnp.int32)
-  quiet = jnp.ones(len(images), bool)
+  steps = jnp.zeros(images.shape[:1], jnp.int32)
+  quiet = jnp.ones(images.shape[:1], bool)
   if rows:
     states, late, awake = _settle(rows, images, states, bound(network))
     steps = jnp.where(late > 0, neuron.steps + late, _last(shown))

@@ -173,7 +173,7 @@ def test_the_console_script_says_what_it_does(
     command.main()
   assert end.value.code == code
   out, err = capsys.readouterr()
-  assert (err if code else out).startswith('usage: fastsnn {train,convert} ')
+  assert (err if code else out).startswith('usage: fastsnn {train,convert,')
   assert not (out if code else err)
 
 

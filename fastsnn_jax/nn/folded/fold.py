@@ -72,8 +72,15 @@ def fold(network: Network, variables):
   check_network(network, variables)
   if network.folded or not network.single_steps:
     return network, variables
-  ready = _narrowed(_computed(variables, network=network))
+  ready = kernels(network, variables)
   return with_kernels(network, ready), ready
+
+
+def kernels(network, variables):
+  """The variables of `fold`, with max pooling in the table too."""
+  if network.folded:
+    return variables
+  return _narrowed(_computed(variables, network=network))
 
 
 def ready(network, variables, known=True):
