@@ -18,6 +18,7 @@ FOLDERS = {
   'torch_interop': 'official checkpoints',
   'training': 'one step, the loop',
   'conversion': 'to spiking, tuning',
+  'deployment': 'files for other runtimes',
   'experiment': 'train, convert, config',
 }
 PATH = (

@@ -7,6 +7,7 @@ from fastsnn_jax.conversion.finetune import Tuning, finetune
 from fastsnn_jax.conversion.to_spiking import to_spiking
 from fastsnn_jax.data.named import register as register_dataset
 from fastsnn_jax.data.own import Dataset
+from fastsnn_jax.deployment.write import export, load_export
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.evaluation.anytime import anytime, exit_curve
 from fastsnn_jax.evaluation.compare import compare
@@ -70,4 +71,4 @@ __all__ += ['Diagnosis', 'EnergyModel', 'anytime', 'cost', 'diagnose']
 __all__ += ['exit_curve']
 __all__ += ['FunctionNetwork', 'calibrate', 'explain', 'from_function']
 __all__ += ['Detections', 'classify', 'detect', 'fold', 'save_torch']
-__all__ += ['segment']
+__all__ += ['export', 'load_export', 'segment']

@@ -28,6 +28,7 @@ from fastsnn_jax.errors import UserError, printable
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import (
   convert,
+  deploy,
   explaining,
   import_official,
   recipes,
@@ -176,10 +177,48 @@ def diagnose_command(arguments: list[str]) -> None:
   )
 
 
+def export_command(arguments: list[str]) -> None:
+  """fastsnn export --workdir runs/digits --bits 2 --format onnx"""
+  if path := _early(arguments, '--config'):  # for what it registers
+    schema.load(path)
+
+  def main(
+    workdir: str,
+    bits: int,
+    format: str,
+    mode: str | None = None,
+    path: str | None = None,
+    sites: bool = False,
+    config: str | None = None,
+  ):
+    """Writes a trained network as a file for other runtimes.
+
+    Beside it comes a JSON file that says what is in it. docs/deployment.md
+    says which format is for whom.
+
+    Args:
+      workdir: Directory in which train.py ran.
+      bits: Of which network; 32 is the float one.
+      format: onnx, qonnx, stablehlo or nir.
+      mode: quantised (the default), float, unsigned (nir's default), signed or
+        settled, of the trained variables; or kept, the network that convert.py
+        left.
+      path: The file; WORKDIR/export/MODE_BITS.FORMAT if none is given.
+      sites: One more output for each row that fires, its levels or spikes.
+      config: Config file that registers a model, a data set or a task of your
+        own; its experiment does not count.
+    """
+    del config
+    return workdir, bits, format, mode, path, sites
+
+  print(deploy.deploy(*_parse(main, arguments)))
+
+
 COMMANDS = {
   'train': train_command,
   'convert': convert_command,
   'diagnose': diagnose_command,
+  'export': export_command,
   'merge-sbd': merge_sbd_command,
 }
 

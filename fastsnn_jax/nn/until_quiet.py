@@ -64,8 +64,8 @@ def settled(network, variables, images) -> Settled:
     inputs = row.inputs(images, messages)
     messages[row.name], states[row.name] = row.show(inputs)
   before = {name: state for name, (state, _) in states.items()}
-  steps = jnp.zeros(len(images), jnp.int32)
-  quiet = jnp.ones(len(images), bool)
+  steps = jnp.zeros(images.shape[:1], jnp.int32)
+  quiet = jnp.ones(images.shape[:1], bool)
   if rows:
     lasts = (row.last(messages[row.name]) for row in rows)
     last = functools.reduce(jnp.maximum, lasts)

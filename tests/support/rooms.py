@@ -11,7 +11,8 @@ ROOMS = [
     'evaluation',
     'inference',
   ),
-  *('torch_interop', 'training', 'conversion', 'experiment', 'config'),
+  *('torch_interop', 'training', 'conversion', 'deployment', 'experiment'),
+  'config',
   'recipes',
   '__init__',
 ]

@@ -75,8 +75,15 @@ def fold(network: Network, variables):
     return network, variables
   if network.fold is not None:
     return network.fold(variables)
-  ready = _narrowed(_computed(variables, network=network))
+  ready = kernels(network, variables)
   return with_kernels(network, ready), ready
+
+
+def kernels(network, variables):
+  """The variables of `fold`, with max pooling in the table too."""
+  if network.folded:
+    return variables
+  return _narrowed(_computed(variables, network=network))
 
 
 def ready(network, variables, known=True):

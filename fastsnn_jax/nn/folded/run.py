@@ -183,7 +183,7 @@ def _late(synapse, inputs, static, steps):
     jnp.zeros_like(x[:1] if alone else x[:1, 0])
     for x, alone in zip(inputs, static, strict=True)
   ]
-  batch = len(inputs[0])
+  batch = inputs[0].shape[0]
   folded = [
     jnp.zeros((batch * steps, *x.shape[1:]), x.dtype)
     if alone

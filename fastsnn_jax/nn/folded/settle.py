@@ -98,7 +98,7 @@ class Row:
 
   def last(self, activity):
     """[B]: the last step with a spike, from 1 up; 0 for none."""
-    last = jnp.zeros(len(activity.values[0]), jnp.int32)
+    last = jnp.zeros(activity.shape[:1], jnp.int32)
     for i, word in enumerate(activity.values):
       # The lower bit of the two is that of a spike, of either sign.
       axes = range(1, word.ndim)

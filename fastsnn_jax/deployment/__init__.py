@@ -1,0 +1,1 @@
+"""Networks out of JAX: files that other runtimes read."""
