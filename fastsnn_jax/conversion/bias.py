@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.conversion.rows import Carried, alone, part_of
+from fastsnn_jax.conversion.rows import Carried
 from fastsnn_jax.nn.integrate_and_fire import at_each_step
 from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.tracing import local
@@ -142,43 +142,39 @@ def _channels(move, shift) -> int | None:
   return None
 
 
-def corrected(ann, snn, frozen, tuned, images, sweeps=1):
-  """Yields (sweep, layer, variables, error before, error after), in order.
+def corrected(ann, snn, frozen, tuned, images):
+  """One sweep: (variables, {layer behind the first: errors}).
 
   Args:
     ann, snn: the quantised network and its spiking twin.
     frozen, tuned: their variables.
     images: [batches, B, …], normalised.
-    sweeps: how often it goes through all layers.
 
-  The variables are those with all corrections so far, the errors mean squares;
-  None for both where the layer has no bias of its own.
+  The errors are mean squares before and after the layer's correction; (None,
+  None) where it has no bias of its own.
   """
   found = biases(ann, frozen, images[0, :1])
   walk = _of_function if isinstance(ann, FunctionNetwork) else _of_table
-  for sweep in range(sweeps):
-    for layer, moved, errors in walk(ann, snn, frozen, tuned, images, found):
-      yield sweep, layer, moved, *errors
-    tuned = moved
+  return walk(ann, snn, frozen, tuned, images, found)
 
 
 def _of_table(ann, snn, frozen, tuned, images, found):
-  carried = Carried(ann, snn, images)
+  carried, errors = Carried(ann, snn, images), {}
   for layer in snn.firing:
     target = carried.target(layer, frozen)
-    spikes, errors = carried.fired(layer, tuned), (None, None)
+    spikes, errors[layer.name] = carried.fired(layer, tuned), (None, None)
     if bias := found.get(layer.name):
-      theta = part_of(layer, tuned)['params'][alone(layer).name]['theta']
+      theta = tuned['params'][layer.name]['theta']
       measure = functools.partial(
         _gap, target, theta=theta, axis=bias.axis, steps=snn.neuron.steps
       )
       gap, before = measure(spikes)
       tuned = _moved(tuned, bias.leaf, gap)
       spikes = carried.fired(layer, tuned)
-      errors = float(before), float(measure(spikes)[1])
+      errors[layer.name] = float(before), float(measure(spikes)[1])
     carried.keep(layer, target, spikes)
-    if layer is not snn.firing[0]:
-      yield layer.name, tuned, errors
+  del errors[snn.firing[0].name]
+  return tuned, errors
 
 
 def _of_function(ann, snn, frozen, tuned, images, found):
@@ -186,13 +182,11 @@ def _of_function(ann, snn, frozen, tuned, images, found):
   shown = images.reshape(-1, *images.shape[2:])
   axes = tuple((name, bias.axis) for name, bias in found.items())
   gaps = _walked(frozen, tuned, shown, ann=ann, snn=snn, axes=axes)
-  for site in snn.firing[1:]:
-    errors = None, None
-    if site.name in gaps:
-      gap, *errors = gaps[site.name]
-      tuned = _moved(tuned, found[site.name].leaf, gap)
-      errors = map(float, errors)
-    yield site.name, tuned, tuple(errors)
+  errors = {site.name: (None, None) for site in snn.firing[1:]}
+  for name, (gap, before, after) in gaps.items():
+    tuned = _moved(tuned, found[name].leaf, gap)
+    errors[name] = float(before), float(after)
+  return tuned, errors
 
 
 def _moved(variables, leaf, gap):

@@ -6,14 +6,13 @@ docs/method.md tells the schedules apart: 'bias' (`bias`), and 'sequential' and
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax import distributed, tasks
-from fastsnn_jax.conversion import bias, rows, steps
+from fastsnn_jax.conversion import bias, rows, runs, steps
 from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.data import Arrays, as_split
 from fastsnn_jax.errors import UserError, check_whole
@@ -50,13 +49,14 @@ def finetune(
     on_layer: called with each record.
 
   Returns:
-    (tuned variables, records): a record per layer (sequential) or epoch
+    (tuned variables, records): a record per layer (bias, sequential) or epoch
     (parallel) with the losses of its first and last tenth, the score and
-    whether the update was kept.
+    whether the update was kept. For bias the losses are those before and after
+    the correction, of all images; None where a layer has no bias of its own.
 
   Raises:
     UserError: too few images for a batch, a batch that the devices cannot share
-      out, or no labels to score with.
+      out, no labels to score with, or 'bias' for a network that settles.
 
   >>> import fastsnn_jax as fs
   >>> rows = (
@@ -95,18 +95,19 @@ def finetune(
   data = as_split(data).in_memory()
   (images,) = Pixels()(data['image'])  # in memory: one look at all
   data = Arrays({**data.arrays, 'image': images})
-  size = len(data)
-  if size < tuning.batch:
+  size, by_bias = len(data), tuning.schedule == 'bias'
+  if by_bias and snn.until_quiet:
     raise UserError(
-      f'fine-tuning with {size} images: at least one batch of {tuning.batch} '
-      'is needed; take a smaller batch or more images'
+      "schedule='bias' with settle='auto': a network that settles has no mean "
+      "error; give one of mode 'signed' or 'unsigned'"
     )
+  _check_count(size, 1 if by_bias else tuning.batch)
   distributed.check_batch('batch', tuning.batch)
   tuned = distributed.everywhere(variables)
   given = variables, images
   variables, images = distributed.everywhere(given, alias=True)
-  pair = _Pair(ann, snn, variables, images, task, tuning, seed)
-  if tuning.schedule == 'bias':
+  pair = runs.Pair(ann, snn, variables, images, task, tuning, seed)
+  if by_bias:
     return _by_bias(pair, tuned, on_layer)
   judged = tuning.accept == 'better'
   if judged and set(data.arrays) == {'image'}:
@@ -123,7 +124,7 @@ def finetune(
   groups = [(layer,) for layer in snn.firing[1:]]
   if groups and tuning.schedule == 'parallel':
     groups = [snn.firing[1:]]
-  run = (_RowByRow if pair.fits() else _Whole)(pair)
+  run = (runs.RowByRow if pair.fits() else runs.Whole)(pair)
   best, records = score(tuned), []
   for layers in groups:
     opt_state = run.start(layers, tuned)
@@ -152,109 +153,46 @@ def finetune(
   return tuned, records
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pair:
-  """The networks, and the images that they are tuned with."""
-
-  ann: Network
-  snn: Network
-  frozen: Any
-  images: Any
-  task: Task
-  tuning: Tuning
-  seed: int
-
-  def fits(self) -> bool:
-    """Whether rows are tuned one by one, and what they get can be kept."""
-    count = len(self.images) // self.tuning.batch * self.tuning.batch
-    return (
-      self.tuning.schedule == 'sequential'
-      and rows.carries(self.snn)
-      and self.needed() * count * self.tuning.epochs <= rows.BYTES
+def _check_count(size, batch):
+  if size < batch:
+    raise UserError(
+      f'fine-tuning with {size} images: at least one batch of {batch} is '
+      'needed; take a smaller batch or more images'
     )
-
-  def needed(self) -> float:
-    raw = jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype)
-    shape = jax.eval_shape(self.task.present, raw).shape[1:]
-    return rows.needed(self.ann, self.snn, self.frozen, shape)
-
-  def draws(self, epoch):
-    """(rows, keys) of an epoch's batches, the same for each layer."""
-    size, batch = len(self.images), self.tuning.batch
-    key = jax.random.fold_in(jax.random.key(self.seed), epoch)
-    order_key, draw_key = jax.random.split(key)
-    count = size // batch
-    order = jax.random.permutation(order_key, size)[: count * batch]
-    return order.reshape(count, batch), jax.random.split(draw_key, count)
-
-
-class _Whole:
-  """Every step runs both networks."""
-
-  def __init__(self, pair):
-    self.pair = pair
-
-  def start(self, layers, tuned):
-    moving = steps.moving_of(self.pair.snn, tuned['params'], layers)
-    return self.pair.tuning.optimizer().init(moving)
-
-  def epoch(self, layers, tuned, opt_state, epoch):
-    pair = self.pair
-    settings = {'ann': pair.ann, 'snn': pair.snn, 'tuning': pair.tuning}
-    return steps.tune_chunk(
-      *(tuned, opt_state, pair.frozen, pair.images, *pair.draws(epoch)),
-      **settings,
-      task=pair.task,
-      layers=layers,
-    )
-
-  def done(self, layers, tuned):
-    pass
-
-
-class _RowByRow:
-  """What a row gets is kept, so that a step runs this row alone."""
-
-  def __init__(self, pair):
-    self.pair = pair
-    settings = {'task': pair.task, 'tuning': pair.tuning}
-    drawn = [
-      steps.draw_all(pair.images, *pair.draws(epoch), **settings)
-      for epoch in range(pair.tuning.epochs)
-    ]
-    self.carried = rows.Carried(pair.ann, pair.snn, jnp.concatenate(drawn))
-    self.done(pair.snn.firing[:1], pair.frozen)
-
-  def start(self, layers, tuned):
-    (layer,) = layers
-    self.target = self.carried.target(layer, self.pair.frozen)
-    moving = {rows.ROW: steps.movable(tuned['params'], layer)}
-    return self.pair.tuning.optimizer().init(moving)
-
-  def epoch(self, layers, tuned, opt_state, epoch):
-    (layer,), pair = layers, self.pair
-    count = len(self.target) // pair.tuning.epochs
-    given = self.carried.inputs(layer), self.target
-    mine = slice(epoch * count, (epoch + 1) * count)
-    part, opt_state, losses = steps.tune_row(
-      rows.part_of(layer, tuned),
-      opt_state,
-      *jax.tree.map(lambda x: x[mine], given),
-      ann=pair.ann,
-      snn=pair.snn,
-      tuning=pair.tuning,
-      row=rows.alone(layer),
-    )
-    return rows.put_back(layer, tuned, part), opt_state, losses
-
-  def done(self, layers, tuned):
-    (layer,) = layers
-    target = self.carried.target(layer, self.pair.frozen)
-    spikes = self.carried.fired(layer, tuned)
-    self.carried.keep(layer, target, spikes)
 
 
 def _by_bias(pair, tuned, on_layer):
+  judged, held = pair.tuning.accept == 'better', None
+  if judged:
+    pair, held = pair.hold_out()
+    _check_count(len(pair.images), 1)
+  shown, records = _images_for_bias(pair), []
+  kept, best = tuned, pair.distance(tuned, held) if judged else None
+  for epoch in range(pair.tuning.epochs):
+    tuned, errors = bias.corrected(
+      *(pair.ann, pair.snn, pair.frozen, tuned, shown)
+    )
+    now = pair.distance(tuned, held) if judged else None
+    accepted = now is None or now < best
+    if accepted:
+      kept, best = tuned, now
+    for name, (before, after) in errors.items():
+      record = {
+        'schedule': 'bias',
+        'layer': name,
+        'epoch': epoch,
+        'loss_before': before,
+        'loss_after': after,
+        'accepted': accepted and before is not None,
+        **({'distance': now} if judged else {}),
+      }
+      records.append(record)
+      on_layer(record)
+  return kept, records
+
+
+def _images_for_bias(pair):
+  """Normalised, [batches, B, …], as many as help and can be kept."""
   fit = max(int(rows.BYTES // pair.needed()), 1)
   size = min(len(pair.images), bias.IMAGES, fit)
   parts = -(-size // pair.tuning.batch)
@@ -263,23 +201,4 @@ def _by_bias(pair, tuned, on_layer):
   plain = dataclasses.replace(pair.tuning, crop=0, flip=False)
   keys = jax.random.split(jax.random.key(0), parts)
   settings = {'task': pair.task, 'tuning': plain}
-  shown = steps.draw_all(pair.images, order, keys, **settings)
-  records, found = (
-    [],
-    bias.corrected(
-      *(pair.ann, pair.snn, pair.frozen, tuned, shown, pair.tuning.epochs)
-    ),
-  )
-  for sweep, name, moved, before, after in found:
-    record = {
-      'schedule': 'bias',
-      'layer': name,
-      'epoch': sweep,
-      'loss_before': before,
-      'loss_after': after,
-      'accepted': before is not None,
-    }
-    tuned = moved
-    records.append(record)
-    on_layer(record)
-  return tuned, records
+  return steps.draw_all(pair.images, order, keys, **settings)

@@ -15,8 +15,10 @@ class Tuning:
   """How to fine-tune.
 
   Attributes:
-    schedule: 'sequential' or 'parallel'.
-    epochs: passes over the images per layer (sequential) or in all (parallel).
+    schedule: 'bias', 'sequential' or 'parallel'. Bias takes the first 512
+      images as they are, and of the settings below `batch` and `accept` alone.
+    epochs: passes over the images per layer (bias, sequential) or in all
+      (parallel).
     learning_rate, momentum, weight_decay: of SGD, on all that moves.
     batch: images per step; an incomplete last batch is left out.
     batch_norm: 'train' normalises the twin with the batch's statistics and
@@ -24,7 +26,9 @@ class Tuning:
       leaves them, as it does for the CIFAR AlexNet and VGG. A function
       normalises as it is written.
     accept: 'better' keeps an update only where the score on the tuning images
-      rises; 'always' keeps each (--force in the official code).
+      rises; a sweep of bias where the outputs for the last tenth of the images,
+      which it does not take, come nearer to the quantised network's. 'always'
+      keeps each (--force in the official code).
     crop, flip: augmentation of the tuning images.
 
   >>> Tuning(epochs=2).schedule

@@ -111,12 +111,12 @@ def test_each_bias_gets_what_the_mean_rate_lacks(sweeps):
   variables = drawn(ann, (8,))
   images = np.random.default_rng(1).normal(size=(2, 16, 8)).astype(np.float32)
   snn = fs.to_spiking(ann)
-  *_, (sweep, name, tuned, before, after) = bias.corrected(
-    ann, snn, variables, variables, jnp.asarray(images), sweeps
-  )
-  assert (sweep, name) == (sweeps - 1, 'third')
-  assert before != after
-  wanted = oracle(variables, images.reshape(32, 8).astype(np.float64), sweeps)
+  tuned, images = variables, jnp.asarray(images)
+  for _ in range(sweeps):
+    tuned, errors = bias.corrected(ann, snn, variables, tuned, images)
+  assert list(errors) == ['second', 'third']
+  assert any(before != after for before, after in errors.values())
+  wanted = oracle(variables, np.float64(images.reshape(32, 8)), sweeps)
   params = tuned['params']
   found = {
     'second': params['second']['synapse']['norm']['bias'],
@@ -188,13 +188,49 @@ def test_a_layer_without_a_bias_is_left_and_said():
   random = np.random.default_rng(0)
   data = {'image': random.integers(0, 256, (10, 4, 4, 1)).astype(np.uint8)}
   _, records = fs.finetune(
-    *(ann, fs.to_spiking(ann), variables, data, fs.Tuning('bias', batch=4))
+    *(ann, fs.to_spiking(ann), variables, data),
+    fs.Tuning('bias', batch=4, accept='always'),
   )
   assert [(r['layer'], r['accepted']) for r in records] == [
     ('bare', False),
     ('conv', True),
   ]
   assert records[0]['loss_before'] is None
+
+
+@pytest.mark.parametrize('mode', ['signed', 'unsigned'])
+def test_a_sweep_is_kept_where_held_out_outputs_come_nearer(mode):
+  ann = table()
+  snn = fs.to_spiking(ann, mode)
+  images = np.random.default_rng(0).integers(0, 256, (40, 2, 4, 1), np.uint8)
+  variables = drawn(ann, images.shape[1:])
+
+  def tuned_by(images, accept):
+    settings = fs.Tuning('bias', batch=12, accept=accept)
+    return fs.finetune(ann, snn, variables, {'image': images}, settings)
+
+  def distance(own):
+    shown = (images[36:] / 255 - 0.5) / 0.25
+    wanted, _ = ann.apply(variables, jnp.float32(shown))
+    found, _ = snn.apply(own, jnp.float32(shown))
+    return float(np.square(found - wanted).sum() / np.square(wanted).sum())
+
+  always, _ = tuned_by(images[:36], 'always')
+  found, records = tuned_by(images, 'better')
+  nearer = distance(always) < distance(variables)
+  wanted = always if nearer else variables
+  assert [r['accepted'] for r in records] == [nearer, nearer]
+  assert records[0]['distance'] == pytest.approx(distance(always), rel=1e-4)
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_a_network_that_settles_is_refused():
+  ann = table()
+  variables = ann.init(jax.random.key(0), jnp.zeros((1, 8)))
+  snn = fs.to_spiking(ann, 'settled')
+  data = {'image': np.zeros((4, 2, 4, 1), np.uint8)}
+  with pytest.raises(fs.UserError, match="mode 'signed'"):
+    fs.finetune(ann, snn, variables, data, fs.Tuning('bias'))
 
 
 def test_a_vector_that_two_sites_share_is_no_bias_of_either():
@@ -242,14 +278,14 @@ def test_channels_of_a_function_may_stand_first():
   network, variables = fs.from_function(model, params, images)
   snn = fs.to_spiking(network)
   assert bias.biases(network, variables, images)['two'].axis == 1
-  ((_, name, tuned, before, _),) = bias.corrected(
+  tuned, errors = bias.corrected(
     network, snn, variables, variables, images[None]
   )
   _, targets = network.apply(variables, images)
   _, spikes = snn.apply(variables, images)
   error = np.asarray(targets['two'] - spikes['two'].sum(1) / STEPS)
-  assert name == 'two'
-  assert before == pytest.approx(np.square(error).mean(), rel=1e-5)
+  assert list(errors) == ['two']
+  assert errors['two'][0] == pytest.approx(np.square(error).mean(), rel=1e-5)
   np.testing.assert_allclose(
     tuned['params']['bias'], 0.1 + error.mean((0, 2, 3)), atol=1e-5
   )
