@@ -17,7 +17,7 @@ import jax
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
-from fastsnn_jax.conversion import finetune as finetuning
+from fastsnn_jax.conversion import steps
 from fastsnn_jax.evaluation import compare, operations
 from fastsnn_jax.training.gradients import gradients
 
@@ -118,11 +118,11 @@ def comparing(network, image, batch, mode):
 def tuning(network, image, batch, schedule):
   """Of a step of fine-tuning, the costliest: of the last layer, or of all."""
   variables, neurons, _ = shapes(network, image, batch)
-  twin, how = fs.to_spiking(network), finetuning.Tuning(schedule=schedule)
+  twin, how = fs.to_spiking(network), fs.Tuning(schedule=schedule)
   layers = twin.firing[1:] if schedule == 'parallel' else twin.firing[-1:]
-  moving = {x.name: finetuning.movable(variables['params'], x) for x in layers}
+  moving = {x.name: steps.movable(variables['params'], x) for x in layers}
   needed = temporary(
-    finetuning.tune_chunk,
+    steps.tune_chunk,
     variables,
     jax.eval_shape(how.optimizer().init, moving),
     variables,

@@ -5,7 +5,7 @@ import jax
 import fastsnn_jax as fs
 from benchmarks.inference import forward, images_of, variables_of
 from benchmarks.timing import compare, table
-from fastsnn_jax.conversion import finetune
+from fastsnn_jax.conversion import steps
 
 
 def step(ann, variables, images, schedule):
@@ -13,11 +13,11 @@ def step(ann, variables, images, schedule):
   snn = fs.to_spiking(ann)
   layers = snn.firing[1:] if schedule == 'parallel' else snn.firing[-1:]
   tuning = fs.Tuning(schedule, batch=len(images))
-  moving = {x.name: finetune.movable(variables['params'], x) for x in layers}
+  moving = {x.name: steps.movable(variables['params'], x) for x in layers}
 
   @jax.jit
   def run(tuned, frozen, images):
-    return finetune.tune_step(
+    return steps.tune_step(
       tuned,
       tuning.optimizer().init(moving),
       frozen,

@@ -13,7 +13,6 @@ from fastsnn_jax.nn.convolve import each, window_pads
 from fastsnn_jax.nn.folded.fold import kernels
 from fastsnn_jax.nn.folded.kernels import Folded
 from fastsnn_jax.nn.layers import Conv, Dense
-from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.synapses import (
   AveragePool,
   Chain,
@@ -23,6 +22,7 @@ from fastsnn_jax.nn.synapses import (
   Residual,
   SpaceToDepth,
 )
+from fastsnn_jax.nn.tables.table import IMAGE
 
 
 class Value(NamedTuple):

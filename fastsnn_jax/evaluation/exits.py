@@ -17,8 +17,8 @@ from jax import lax
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.words import fire
-from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.quantizers import against, positive, wider
+from fastsnn_jax.nn.tables.table import IMAGE
 
 
 class Exited(NamedTuple):

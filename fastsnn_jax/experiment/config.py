@@ -55,7 +55,7 @@ Share = Annotated[float, Rule(lambda v: 0 < v < 1, 'between 0 and 1')]
 BelowOne = Annotated[float, Rule(lambda v: 0 <= v < 1, 'in [0, 1)')]
 UpToOne = Annotated[float, Rule(lambda v: 0 <= v <= 1, 'in [0, 1]')]
 _Mode = Literal['unsigned', 'signed', 'settled']
-_Schedule = Literal['sequential', 'parallel', 'none']
+_Schedule = Literal['bias', 'sequential', 'parallel', 'none']
 _ONE = Rule(bool, 'and one at least')
 _RISE = Rule(lambda v: sorted(set(v)) == [*v], 'and above the one before')
 _DIFFER = Rule(
@@ -149,9 +149,10 @@ class Conversion(Settings):
   settle: Steps | Literal['auto'] = 'auto'
   """Steps after the T-th in settled mode; auto: until no neuron fires."""
   tune: tuple[_Schedule, ...] = ('sequential',)
-  """Fine-tune the signed network layer by layer; none for no fine-tuning."""
+  """Fine-tune the signed network layer by layer; none for no fine-tuning. bias
+  moves the biases only, without a gradient."""
   tune_epochs: Epochs = 1
-  """Passes over the tuning images; for each layer if sequential."""
+  """Passes over the tuning images; for each layer if sequential; 1 for bias."""
   tune_images: Count | None = None
   """Tune with this many training images; if not given, all that 2 GB hold."""
   tune_learning_rate: Positive = 1e-3
@@ -174,7 +175,9 @@ class Conversion(Settings):
   """Keep a layer's update only where it helped, or always."""
   explain: bool = True
   """Add cost, early exit and diagnosis of the kept networks to the report."""
-  keep: Literal['last'] | _Mode | Literal['sequential', 'parallel'] = 'last'
+  keep: Literal['last'] | _Mode | Literal['bias', 'sequential', 'parallel'] = (
+    'last'
+  )
   """Save this network as snn4, …: one of mode, one of tune, or the last."""
 
   def __post_init__(self):

@@ -209,7 +209,7 @@ def convert_network(
   for schedule in settings.schedules:
     tuning = Tuning(
       schedule=schedule,
-      epochs=settings.tune_epochs,
+      epochs=1 if schedule == 'bias' else settings.tune_epochs,
       learning_rate=settings.tune_learning_rate,
       weight_decay=settings.tune_weight_decay,
       batch=distributed.even(config.data.batch),

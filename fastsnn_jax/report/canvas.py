@@ -32,6 +32,7 @@ MARK_T = {'color': GREY, 'ls': ':', 'label': 'T'}
 _LOOKS = {  # of a mode and a tuning: colour, marker, line style
   ('unsigned', 'none'): (VERMILLION, 's', '-'),
   ('signed', 'none'): (BLUE, 'o', '-'),
+  ('signed', 'bias'): (ORANGE, 'D', '-.'),
   ('signed', 'sequential'): (SKY, 'P', '--'),
   ('signed', 'parallel'): (PURPLE, 'X', ':'),
   ('settled', 'none'): (GREEN, '^', '-'),

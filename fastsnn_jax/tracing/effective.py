@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastsnn_jax.tracing import jaxprs, rules
-from fastsnn_jax.tracing.over_time import OverTime, Timed
+from fastsnn_jax.nn.folded.static import bind
+from fastsnn_jax.tracing import jaxprs
+from fastsnn_jax.tracing.spiking.over_time import OverTime, Timed
 from fastsnn_jax.tracing.walk import Walk
 
 
@@ -81,7 +82,7 @@ class Counting(Walk):
     found = super().still(equation, values)
     if not self.feeds(values):
       return found
-    if equation.primitive.name in rules.WEIGHTED:
+    if equation.primitive.name in jaxprs.WEIGHTED:
       self._count(equation, values)
     return self._mark(found)
 
@@ -128,10 +129,10 @@ class CountingOverTime(Counting, OverTime):
       return OverTime.branch(self, index, params, branches, operands)
     return super().branch(index, params, branches, operands)
 
-  def _lift(self, equation, values):
-    if equation.primitive.name in rules.WEIGHTED:
+  def _lift(self, equation, values, **changes):
+    if equation.primitive.name in jaxprs.WEIGHTED:
       self._count_steps(equation, values)
-    return super()._lift(equation, values)
+    return super()._lift(equation, values, **changes)
 
   def _count_steps(self, equation, values):
     timed = [x for x in values if isinstance(x, Timed)]
@@ -160,10 +161,10 @@ def _nonzero(x):
 
 
 def _total(equation, values):
-  params = dict(equation.params)
-  if params.get('preferred_element_type') is not None:
-    params['preferred_element_type'] = jnp.dtype('float32')
-  (found,) = jaxprs.bind(equation.replace(params=params), values)
+  changes = {}
+  if equation.params.get('preferred_element_type') is not None:
+    changes['preferred_element_type'] = jnp.dtype('float32')
+  (found,) = bind(equation, values, **changes)
   return jnp.sum(found)
 
 

@@ -1,9 +1,11 @@
-"""Each site by itself, fed with given activations: its current, its loss."""
+"""Each site by itself, with given activations: current, loss, missing bias."""
 
 import jax
 import jax.numpy as jnp
 
+from fastsnn_jax.nn.integrate_and_fire import along_time
 from fastsnn_jax.nn.quantizers import quantize_uniform, straight_through
+from fastsnn_jax.tracing.spiking.over_time import OverTime, Timed
 from fastsnn_jax.tracing.walk import Walk
 
 
@@ -52,6 +54,39 @@ def currents(network, variables, images, given):
   """({site: its current}, the output), all fed with given activations."""
   walk, output = network.walked(variables, images, _Fed(given))
   return walk.currents, output
+
+
+class _Corrected(OverTime):
+  """Each site gets what it lacks on the mean, behind the corrected ones."""
+
+  def __init__(self, neuron, targets, axes):
+    super().__init__(neuron)
+    self.targets, self.axes, self.found = targets, axes, {}
+
+  def site(self, site, x, theta):
+    answer, name = super().site(site, x, theta), site.name
+    if name not in self.axes:
+      return answer
+    error, axis = self._error(name, answer), self.axes[name]
+    axes = tuple(i for i in range(error.ndim) if i != axis)
+    lacking = jnp.mean(error, axes, keepdims=True)
+    x = self.message(x).value if isinstance(x, Timed) else x[:, None]
+    shown = jnp.arange(self.neuron.total_steps) < self.neuron.steps
+    bias = jnp.where(along_time(shown, x), lacking[:, None], 0)
+    answer = super().site(site, Timed(x + bias, graded=True), theta)
+    after = jnp.mean(jnp.square(self._error(name, answer)))
+    before = jnp.mean(jnp.square(error))
+    self.found[name] = lacking.ravel(), before, after
+    return answer
+
+  def _error(self, name, answer):
+    return self.targets[name] - self.neuron.decode(answer.value)
+
+
+def corrections(network, variables, images, targets, axes):
+  """{site: (mean error along its axis, mean square before, and after)}."""
+  walk = _Corrected(network.neuron, targets, axes)
+  return network.walked(variables, images, walk)[0].found
 
 
 def movable(network, params, names) -> dict[str, jax.Array]:

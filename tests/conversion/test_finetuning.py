@@ -11,8 +11,8 @@ from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
-from fastsnn_jax.conversion import finetune as finetuning
-from fastsnn_jax.conversion.finetune import Tuning
+from fastsnn_jax.conversion import rows, steps
+from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.synapses import Residual
 from fastsnn_jax.nn.tables.table import IMAGE, own_variables
@@ -101,7 +101,7 @@ def loss_and_gradient(layer, batch_norm):
   function = jax.jit(
     jax.value_and_grad(
       functools.partial(
-        finetuning.layer_loss,
+        steps.layer_loss,
         ann=ANN,
         snn=SNN,
         layer=layer,
@@ -110,7 +110,7 @@ def loss_and_gradient(layer, batch_norm):
       has_aux=True,
     )
   )
-  moving = finetuning.movable(moved()['params'], layer)
+  moving = steps.movable(moved()['params'], layer)
   return function(moving, moved(), spikes, targets[layer.name])
 
 
@@ -186,11 +186,11 @@ def test_train_moves_the_statistics_of_the_mean_inputs_eval_does_not(layer):
 def stepped(layers, tuning):
   step = jax.jit(
     functools.partial(
-      finetuning.tune_step, ann=ANN, snn=SNN, tuning=tuning, layers=layers
+      steps.tune_step, ann=ANN, snn=SNN, tuning=tuning, layers=layers
     )
   )
   moving = {
-    layer.name: finetuning.movable(moved()['params'], layer) for layer in layers
+    layer.name: steps.movable(moved()['params'], layer) for layer in layers
   }
   state = tuning.optimizer().init(moving)
   return step(moved(), state, variables(), forward()[0])
@@ -321,14 +321,14 @@ def test_steps_lead_back_to_the_ann():
   tuning = Tuning(learning_rate=0.5, batch_norm='eval', weight_decay=0.0)
   step = jax.jit(
     functools.partial(
-      finetuning.tune_step,
+      steps.tune_step,
       ann=ann,
       snn=fs.to_spiking(ann),
       tuning=tuning,
       layers=(layer,),
     )
   )
-  moving = {'part1': finetuning.movable(tuned['params'], layer)}
+  moving = {'part1': steps.movable(tuned['params'], layer)}
   state, losses = tuning.optimizer().init(moving), []
   for _ in range(60):
     tuned, state, loss = step(tuned, state, frozen, images)
@@ -403,3 +403,22 @@ def test_a_task_of_ones_own_presents_the_images_that_are_tuned_with():
   tuned, _ = run(data, task=task, **settings)
   wanted, _ = run(dark, **settings)
   assert not differing(tuned, wanted)
+
+
+@pytest.mark.parametrize('accept', ['always', 'better'])
+def test_a_row_alone_is_tuned_as_behind_the_whole_network(monkeypatch, accept):
+  settings = {'epochs': 2, 'learning_rate': 0.1, 'accept': accept}
+  settings |= {'crop': 1, 'flip': True}
+  tuned, records = run(pictures(50), **settings)
+  monkeypatch.setattr(rows, 'BYTES', 0)
+  wanted, others = run(pictures(50), **settings)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    tuned,
+    wanted,
+  )
+  for record, other in zip(records, others, strict=True):
+    assert record['accepted'] == other['accepted']
+    for name in ('loss_before', 'loss_after'):
+      assert record[name] == pytest.approx(other[name], rel=1e-5)
+  assert differing(tuned, variables())

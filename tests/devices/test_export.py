@@ -9,8 +9,8 @@ from support.training import devices, experiment
 
 import fastsnn_jax as fs
 from fastsnn_jax import architectures, tasks
-from fastsnn_jax.conversion import finetune as finetuning
-from fastsnn_jax.conversion.finetune import Tuning
+from fastsnn_jax.conversion import steps
+from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.evaluation import evaluate as evaluation
 from fastsnn_jax.training.step import make_step
 
@@ -174,12 +174,11 @@ def test_the_fine_tuning_step_lowers(name, schedule):
   layers = layers if schedule == 'parallel' else layers[-1:]
   tuning = Tuning(schedule=schedule, batch=BATCH)
   moving = {
-    layer.name: finetuning.movable(variables['params'], layer)
-    for layer in layers
+    layer.name: steps.movable(variables['params'], layer) for layer in layers
   }
   with devices(1):
     lowered(
-      finetuning.tune_chunk,
+      steps.tune_chunk,
       variables,
       jax.eval_shape(tuning.optimizer().init, moving),
       variables,

@@ -196,7 +196,7 @@ def test_what_cannot_be_calibrated_is_refused(settings, message):
     fs.calibrate(**given)
 
 
-@pytest.mark.parametrize('schedule', ['sequential', 'parallel'])
+@pytest.mark.parametrize('schedule', ['bias', 'sequential', 'parallel'])
 def test_it_is_tuned_as_a_table_is(schedule):
   dense = lambda n: fs.Dense(n, norm=False)  # noqa: E731
   rows = (
@@ -228,7 +228,8 @@ def test_it_is_tuned_as_a_table_is(schedule):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted
   )
+  moving = 'bias' if schedule == 'bias' else 'kernel'
   before, after = (
-    tree['second']['synapse']['kernel'] for tree in (variables['params'], found)
+    tree['second']['synapse'][moving] for tree in (variables['params'], found)
   )
   assert float(jnp.abs(after - before).max()) > 1e-4

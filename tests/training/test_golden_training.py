@@ -17,7 +17,8 @@ from support import golden
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
-from fastsnn_jax.conversion import finetune as finetuning
+from fastsnn_jax.conversion import steps as tuning_steps
+from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.torch_interop.names import leaves
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 from fastsnn_jax.training import step as training
@@ -244,7 +245,7 @@ def _check_step(case, s, state, added, gradients, parameters, statistics):
 # --- fine-tuning ------------------------------------------------------------
 
 
-class _Recorded(finetuning.Tuning):
+class _Recorded(Tuning):
   """Keeps the gradient in the optimiser's state."""
 
   def optimizer(self):
@@ -261,7 +262,7 @@ def _tune(tuned, opt_state, frozen, images, *, ann, snn, tuning, layer):
   levels = [
     jnp.round(x / unit).astype(jnp.int32) for x in (rate, targets[layer.name])
   ]
-  tuned, opt_state, losses = finetuning.tune_step(
+  tuned, opt_state, losses = tuning_steps.tune_step(
     tuned,
     opt_state,
     frozen,
@@ -312,7 +313,7 @@ def test_finetuning_steps(name, layers):
       step = functools.partial(
         _tune, ann=ann, snn=snn, tuning=tuning, layer=layer
       )
-      moving = {layer.name: finetuning.movable(tuned['params'], layer)}
+      moving = {layer.name: tuning_steps.movable(tuned['params'], layer)}
       opt_state = tuning.optimizer().init(moving)
       gradients = []
       for i in np.flatnonzero(data['step_layer'] == number):

@@ -14,8 +14,8 @@ from fastsnn_jax.evaluation.diagnosis.twins import (
   leaves_between,
   readout_name,
 )
-from fastsnn_jax.nn.network import IMAGE
 from fastsnn_jax.nn.neurons import QuantRelu, Relu
+from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.tracing.function import FunctionNetwork
 
 _FLOAT, _PIXEL, _STATE = 32, 8, 32  # bits of a number, a pixel, a voltage

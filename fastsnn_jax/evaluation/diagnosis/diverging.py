@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastsnn_jax.evaluation.diagnosis.diagnose import diagnose
-from fastsnn_jax.nn.network import IMAGE
+from fastsnn_jax.nn.tables.table import IMAGE
 
 _ROUNDING = 1e-3  # share of neurons, or of answers, that ties may move
 _IMAGES = 100
