@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsnn_jax.conversion.rows import Carried
+from fastsnn_jax.conversion.carried import Carried
 from fastsnn_jax.nn.integrate_and_fire import at_each_step
 from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.tracing import local

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax import distributed, tasks
-from fastsnn_jax.conversion import bias, rows, runs, steps
+from fastsnn_jax.conversion import bias, carried, runs, steps
 from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.data import Arrays, as_split
 from fastsnn_jax.errors import UserError, check_whole
@@ -193,7 +193,7 @@ def _by_bias(pair, tuned, on_layer):
 
 def _images_for_bias(pair):
   """Normalised, [batches, B, …], as many as help and can be kept."""
-  fit = max(int(rows.BYTES // pair.needed()), 1)
+  fit = max(int(carried.BYTES // pair.needed()), 1)
   size = min(len(pair.images), bias.IMAGES, fit)
   parts = -(-size // pair.tuning.batch)
   batch = distributed.even(size // parts)

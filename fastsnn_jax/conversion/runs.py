@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsnn_jax import distributed
-from fastsnn_jax.conversion import rows, steps
+from fastsnn_jax.conversion import carried, steps
 from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.tasks import Task
@@ -31,14 +31,14 @@ class Pair:
     count = len(self.images) // self.tuning.batch * self.tuning.batch
     return (
       self.tuning.schedule == 'sequential'
-      and rows.carries(self.snn)
-      and self.needed() * count * self.tuning.epochs <= rows.BYTES
+      and carried.carries(self.snn)
+      and self.needed() * count * self.tuning.epochs <= carried.BYTES
     )
 
   def needed(self) -> float:
     raw = jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype)
     shape = jax.eval_shape(self.task.present, raw).shape[1:]
-    return rows.needed(self.ann, self.snn, self.frozen, shape)
+    return carried.needed(self.ann, self.snn, self.frozen, shape)
 
   def hold_out(self):
     """(the pair without the last tenth of its images, these in batches)."""
@@ -115,13 +115,13 @@ class RowByRow:
       steps.draw_all(pair.images, *pair.draws(epoch), **settings)
       for epoch in range(pair.tuning.epochs)
     ]
-    self.carried = rows.Carried(pair.ann, pair.snn, jnp.concatenate(drawn))
+    self.carried = carried.Carried(pair.ann, pair.snn, jnp.concatenate(drawn))
     self.done(pair.snn.firing[:1], pair.frozen)
 
   def start(self, layers, tuned):
     (layer,) = layers
     self.target = self.carried.target(layer, self.pair.frozen)
-    moving = {rows.ROW: steps.movable(tuned['params'], layer)}
+    moving = {carried.ROW: steps.movable(tuned['params'], layer)}
     return self.pair.tuning.optimizer().init(moving)
 
   def epoch(self, layers, tuned, opt_state, epoch):
@@ -130,15 +130,15 @@ class RowByRow:
     given = self.carried.inputs(layer), self.target
     mine = slice(epoch * count, (epoch + 1) * count)
     part, opt_state, losses = steps.tune_row(
-      rows.part_of(layer, tuned),
+      carried.part_of(layer, tuned),
       opt_state,
       *jax.tree.map(lambda x: x[mine], given),
       ann=pair.ann,
       snn=pair.snn,
       tuning=pair.tuning,
-      row=rows.alone(layer),
+      row=carried.alone(layer),
     )
-    return rows.put_back(layer, tuned, part), opt_state, losses
+    return carried.put_back(layer, tuned, part), opt_state, losses
 
   def done(self, layers, tuned):
     (layer,) = layers

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fastsnn_jax import distributed
-from fastsnn_jax.conversion import rows as row_by_row
+from fastsnn_jax.conversion import carried
 from fastsnn_jax.data import crop_flip
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.nn.tables.table import IMAGE, own_variables
@@ -149,8 +149,8 @@ def tune_row(part, opt_state, inputs, target, *, ann, snn, tuning, row):
   def step(carry, batch):
     part, opt_state = carry
     coded, target = distributed.keep_by_row(batch)
-    given = row_by_row.trains(row, part, coded)
-    fired = row_by_row.respond(snn, row, part, tuple(given.values()))
+    given = carried.trains(row, part, coded)
+    fired = carried.respond(snn, row, part, tuple(given.values()))
     *carry, losses = updated(
       *(part, opt_state, {**given, row.name: fired}, {row.name: target}),
       **{'ann': ann, 'snn': snn, 'tuning': tuning, 'layers': (row,)},

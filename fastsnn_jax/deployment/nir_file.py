@@ -5,7 +5,7 @@ import math
 import nir
 import numpy as np
 
-from fastsnn_jax.deployment.rows import Value, walk
+from fastsnn_jax.deployment.nodes import Value, walk
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.version import __version__
 

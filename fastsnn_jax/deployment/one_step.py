@@ -6,8 +6,8 @@ in a folded network: so the spikes are the same.
 
 import numpy as np
 
+from fastsnn_jax.deployment.nodes import Value
 from fastsnn_jax.deployment.operators import Operators
-from fastsnn_jax.deployment.rows import Value
 from fastsnn_jax.errors import UserError
 
 

@@ -2,9 +2,9 @@
 
 import onnx
 
+from fastsnn_jax.deployment.nodes import walk
 from fastsnn_jax.deployment.one_step import OneStep
 from fastsnn_jax.deployment.quantised import Qonnx, Quantised
-from fastsnn_jax.deployment.rows import walk
 from fastsnn_jax.version import __version__
 
 

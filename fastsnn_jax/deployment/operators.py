@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastsnn_jax.deployment.graph import Graph
-from fastsnn_jax.deployment.rows import Value
+from fastsnn_jax.deployment.nodes import Value
 
 
 def channels_last(rank):

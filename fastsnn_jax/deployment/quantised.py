@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fastsnn_jax.deployment.nodes import Value
 from fastsnn_jax.deployment.operators import Operators
-from fastsnn_jax.deployment.rows import Value
 from fastsnn_jax.nn.neurons import Relu
 
 _QONNX = 'qonnx.custom_op.general'

@@ -28,13 +28,12 @@ from fastsnn_jax.errors import UserError, printable
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import (
   convert,
-  deploy,
-  explaining,
   import_official,
   recipes,
   train,
 )
 from fastsnn_jax.experiment import workdir as files
+from fastsnn_jax.experiment.finished import deploy, explaining
 
 _FLAT = tyro.conf.arg(name='')  # --seed, not --experiment.seed
 

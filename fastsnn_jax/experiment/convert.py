@@ -16,7 +16,7 @@ from fastsnn_jax.errors import DivergesWarning, UserError
 from fastsnn_jax.evaluation.compare import compare
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Conversion
-from fastsnn_jax.experiment.explaining import Explained
+from fastsnn_jax.experiment.finished.explaining import Explained
 from fastsnn_jax.experiment.given import check as check_given
 from fastsnn_jax.experiment.lock import locked
 from fastsnn_jax.experiment.train import measure, tell

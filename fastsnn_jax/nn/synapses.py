@@ -278,6 +278,12 @@ class SpaceToDepth(Synapse):
     return blocks.reshape(n, height // b, width // b, b * b * channels)
 
 
+def remembers(part) -> bool:
+  """Whether a synapse, or a part of it, needs what came in before."""
+  inner = getattr(part, 'parts', None) or ()
+  return getattr(part, 'over_time', False) or any(map(remembers, inner))
+
+
 class MaxPool(_Pool):
   """Maximum over windows, [N, H, W, C]; nothing of the padding is a maximum.
 

@@ -71,6 +71,10 @@ class FunctionNetwork(Network):
     return network, {'params': params}
 
   @property
+  def single_steps(self) -> bool:
+    return False
+
+  @property
   def depth(self) -> int:
     return len(self.layers)
 

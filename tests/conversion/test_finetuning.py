@@ -11,7 +11,7 @@ from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
-from fastsnn_jax.conversion import rows, steps
+from fastsnn_jax.conversion import steps
 from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.synapses import Residual
@@ -410,7 +410,7 @@ def test_a_row_alone_is_tuned_as_behind_the_whole_network(monkeypatch, accept):
   settings = {'epochs': 2, 'learning_rate': 0.1, 'accept': accept}
   settings |= {'crop': 1, 'flip': True}
   tuned, records = run(pictures(50), **settings)
-  monkeypatch.setattr(rows, 'BYTES', 0)
+  monkeypatch.setattr(carried, 'BYTES', 0)
   wanted, others = run(pictures(50), **settings)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),

@@ -30,10 +30,10 @@ def both(mode, steps):
   def run(currents, theta):
     like = currents[:, 0]
     start = functools.partial(words.at_rest, like, theta)
-    gather = functools.partial(
-      words.gather, lambda t: currents[:, t], theta, rule, steps, start
-    )
-    found = words.kept(gather, theta, like.shape, steps)
+    current = lambda t: currents[:, t]  # noqa: E731
+    settings = current, theta, rule, steps, start
+    gather = functools.partial(words.gather, *settings)
+    found = words.kept(gather, theta, current, steps)
     one = functools.partial(fs.integrate_and_fire, theta=theta, **RULES[mode])
     trains = jax.vmap(one)(currents)
     each = jnp.stack([words.step(found, t) for t in range(steps)], 1)

@@ -11,8 +11,8 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError, check_whole
 from fastsnn_jax.evaluation import operations
+from fastsnn_jax.evaluation.costs.counted import counted
 from fastsnn_jax.evaluation.costs.energy import EnergyModel
-from fastsnn_jax.evaluation.costs.products import counted
 from fastsnn_jax.evaluation.costs.sites import Sites, quantised, totals
 from fastsnn_jax.nn.network import Network, check_network
 

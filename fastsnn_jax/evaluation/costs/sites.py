@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.evaluation import operations
-from fastsnn_jax.evaluation.costs.products import kernels
+from fastsnn_jax.evaluation.costs.counted import kernels
 from fastsnn_jax.evaluation.diagnosis.twins import (
   leaves_between,
   readout_name,

@@ -125,10 +125,9 @@ def _sequential(network, first, sites):
       'and whose count is capped at T.'
     )
   elif neuron.settle:
-    remedy = "settle='auto', or " * network.single_steps
     words.append(
       f'It needs more settling steps than settle={neuron.settle!r}: take '
-      f'{remedy}a larger number.'
+      "settle='auto', or a larger number."
     )
   else:
     words.append(

@@ -89,7 +89,7 @@ def _respond(neuron: Relu | QuantRelu | IntegrateAndFire, current, theta):
     start = functools.partial(packed.at_rest, like, theta)
     words = packed.kept(
       lambda: packed.gather(current, theta, neuron, steps, start),
-      *(theta, like.shape, steps),
+      *(theta, current, steps),
     )
   else:
     currents = jnp.stack([current(t) for t in range(steps)], 1)

@@ -14,7 +14,7 @@ from fastsnn_jax.nn.folded import words as packed
 from fastsnn_jax.nn.folded.activity import Activity, ours
 from fastsnn_jax.nn.folded.run import current_of
 from fastsnn_jax.nn.quantizers import positive
-from fastsnn_jax.nn.synapses import MaxPool
+from fastsnn_jax.nn.synapses import remembers
 from fastsnn_jax.nn.whole import Quantum
 
 # A word's steps share products, but those after the last spike are for nothing.
@@ -22,12 +22,12 @@ _STEPS_AT_ONCE = 4
 
 
 def in_words(part) -> bool:
-  """Whether nothing in a synapse remembers the steps before: max pooling does,
-  and what is not of this library may have one inside."""
+  """Whether nothing in a synapse remembers the steps before: what is not of
+  this library may do so inside."""
   if part is None:
     return True
   inner = getattr(part, 'parts', ())
-  return ours(part) and type(part) is not MaxPool and all(map(in_words, inner))
+  return ours(part) and not remembers(part) and all(map(in_words, inner))
 
 
 class Row:
@@ -58,8 +58,8 @@ class Row:
     self.theta = positive(theta)
     start = functools.partial(packed.at_rest, like, self.theta)
     words, voltage, count = self._run(current, steps, start)
-    nothing = jnp.zeros(count.shape, jnp.int32)
-    return Activity(words, steps), (State(voltage, count, nothing), ())
+    state = State(voltage, count, jnp.zeros_like(words[0]))
+    return Activity(words, steps), (state, ())
 
   def go_on(self, inputs, busy, carry):
     """(`Activity` of `steps` steps without input, the state after them)."""
@@ -86,8 +86,7 @@ class Row:
     """(words, voltage and count after them)."""
     settings = current, self.theta, self.rule, steps, start
     gather = functools.partial(packed.gather, *settings)
-    shape = jax.eval_shape(start)[0].shape
-    words = packed.kept(gather, self.theta, shape, steps)
+    words = packed.kept(gather, self.theta, current, steps)
     ones, minus = packed.both_signs(words)
     count = (start()[1] + ones - minus).astype(self.narrow)
     return words, packed.charge(words, *settings), count

@@ -56,7 +56,7 @@ def gather(current, theta, rule, steps, start):
   return tuple(words)
 
 
-def kept(words, theta, shape, steps):
+def kept(words, theta, current, steps):
   """`words()`, computed once, however many read them.
 
   XLA's CPU compiler removes barriers before it fuses, and would compute all
@@ -66,7 +66,8 @@ def kept(words, theta, shape, steps):
   count = -(-steps // STEPS_PER_WORD)
 
   def nothing():
-    return (jnp.full(shape, _ALL_NAN, jnp.int32),) * count
+    # Of a current, whose devices and mesh axes the words share.
+    return (jnp.full_like(current(0), _ALL_NAN, jnp.int32),) * count
 
   return lax.cond(jnp.all(theta > 0), words, nothing)
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import is_folded
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
-from fastsnn_jax.nn.synapses import Synapse, check_inputs
+from fastsnn_jax.nn.synapses import Synapse, check_inputs, remembers
 from fastsnn_jax.nn.whole import check_precision
 
 IMAGE = 'image'  # the name under which rows ask for the network's input
@@ -129,6 +129,11 @@ class Table:
       before = (depths.get(name, 0) for name in layer.inputs)
       depths[layer.name] = 1 + max(before, default=0)
     return max([0, *depths.values()])
+
+  @property
+  def single_steps(self) -> bool:
+    """Whether a step of its rows needs nothing but the voltages."""
+    return not any(remembers(layer.synapse) for layer in self.layers)
 
   @property
   def until_quiet(self) -> bool:

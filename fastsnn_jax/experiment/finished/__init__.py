@@ -1,0 +1,1 @@
+"""What is asked of trained networks: their faults, their cost, their files."""
