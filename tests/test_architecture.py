@@ -110,6 +110,8 @@ def test_few_files_know_the_large_libraries():
   assert importers('orbax') == {'checkpoint.store'}
   assert importers('PIL') == {'data.decode'}
   assert importers('torch') <= {'torch_interop.files'}
+  assert importers('onnx') == {'deployment.graph', 'deployment.onnx_file'}
+  assert importers('nir') == {'deployment.nir_file'}
   assert not importers('tensorflow', 'flax.nnx')
   assert {name.split('.')[0] for name in importers('flax.linen')} == {'nn'}
 
@@ -117,7 +119,7 @@ def test_few_files_know_the_large_libraries():
 def test_importing_the_package_loads_no_heavy_library():
   script = (
     'import sys, fastsnn_jax; print(*{"tensorflow_datasets", "tensorflow", '
-    '"orbax", "matplotlib", "torch", "grain", "pycocotools"} & '
+    '"orbax", "matplotlib", "torch", "grain", "pycocotools", "onnx"} & '
     '{n.split(".")[0] for n in sys.modules})'
   )
   done = subprocess.run(

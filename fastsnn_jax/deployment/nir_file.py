@@ -38,7 +38,7 @@ def write(network, variables, path, format, image_shape, sites) -> dict:
   graph = nir.NIRGraph(make.nodes, make.edges, metadata=said)
   nir.write(path, graph)
   return {
-    'nir': nir.version,
+    'versions': {'nir': nir.version},
     'inputs': [{'name': 'images', 'shape': _first(image_shape).tolist()}],
     'layout': 'channels first, without the batch',
     'sites': make.known,

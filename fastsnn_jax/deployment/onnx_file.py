@@ -18,7 +18,7 @@ def write(network, variables, path, format, image_shape, sites) -> dict:
   about = {
     'opset': make.graph.opset,
     'ir_version': model.ir_version,
-    'onnx': onnx.__version__,
+    'versions': {'onnx': onnx.__version__},
     **make.graph.described(),
     'sites': make.known,
   }

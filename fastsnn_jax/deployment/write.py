@@ -111,7 +111,9 @@ def export(
         f'name, but {", ".join(_RESERVED)} are taken; rename it'
       )
     writer = _module(format)
-    about |= writer.write(network, variables, path, format, image_shape, sites)
+    found = writer.write(network, variables, path, format, image_shape, sites)
+    about['versions'] |= found.pop('versions')
+    about |= {**found, 'sites_are_outputs': sites and format != 'nir'}
   about['bytes'] = path.stat().st_size
   for problem in about.get('warnings', ()):
     warnings.warn(problem, stacklevel=2)

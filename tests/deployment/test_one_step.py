@@ -1,5 +1,8 @@
 """The graph of one step gives our spikes, one by one."""
 
+import pathlib
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -84,5 +87,23 @@ def test_settled_ends_on_the_quantised_levels(trained, tmp_path):
   _, activations = reference(network, variables, images)
   for name, activity in activations.items():
     level = np.round(np.asarray(activity) / (THETA / 3))
-    equal = counts[f'count/{name}/next'] == level.transpose(0, 1, 2, 3)
+    equal = counts[f'count/{name}/next'] == level
     assert equal.mean() > 0.9999, name
+
+
+def test_the_loop_of_the_page_runs(trained, tmp_path, monkeypatch):
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'deployment.md'
+  blocks = re.findall(r'```python\n(.*?)```', page.read_text(), re.S)
+  (code,) = (x for x in blocks if 'settled_2.onnx' in x)
+  network, variables, images = trained
+  spiking = fs.to_spiking(network, 'settled')
+  monkeypatch.chdir(tmp_path)
+  fs.export(
+    *(spiking, variables, 'settled_2.onnx'),
+    **{'format': 'onnx', 'image_shape': SHAPE},
+  )
+  names = {'images': np.asarray(images)}
+  exec(code, names)
+  output = np.asarray(reference(spiking, variables, images)[0])
+  scale = np.abs(output).max()
+  np.testing.assert_allclose(names['answer'], output, rtol=0, atol=1e-5 * scale)
