@@ -11,7 +11,7 @@ from support.jobs import one_line
 
 import fastsnn_jax as fs
 from fastsnn_jax import tasks
-from fastsnn_jax.conversion import steps
+from fastsnn_jax.conversion import carried, steps
 from fastsnn_jax.conversion.tuning import Tuning
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.synapses import Residual
