@@ -1,14 +1,14 @@
 """What a network of the zoo costs as a function, beside its table.
 
-Signed, at T = 3, 7 and 15, and until quiet: as the networks are, and folded as
-evaluation runs them. Memory is what the compiled program states as temporary.
+Signed at T = 3, 7 and 15, and until quiet at T = 3: as the networks are, and
+folded as evaluation runs them. Memory is what the compiled program states as
+temporary.
 """
 
 import statistics
 
 import fastsnn_jax as fs
 from benchmarks.inference import forward, images_of, variables_of
-from benchmarks.memory import temporary
 from benchmarks.timing import compare
 
 # (model, side of images, batch, bits)
@@ -34,16 +34,20 @@ def pair(model, bits, images):
 
 def rows(name, networks, images, repeats):
   """Of a table and of its function."""
+  programs = {
+    kind: forward(network).lower(variables, images).compile()
+    for kind, (network, variables) in networks.items()
+  }
   took = compare(
     {
-      kind: (forward(network), variables, images)
-      for kind, (network, variables) in networks.items()
+      kind: (program, networks[kind][1], images)
+      for kind, program in programs.items()
     },
     repeats,
   )
   needed = {
-    kind: temporary(forward(network), variables, images)
-    for kind, (network, variables) in networks.items()
+    kind: program.memory_analysis().temp_size_in_bytes
+    for kind, program in programs.items()
   }
   for kind, seconds in took.items():
     pairs = zip(seconds, took['table'], strict=True)
@@ -61,14 +65,14 @@ def tables(quick):
     images, found = images_of(side, batch), []
     for bits in widths:
       both = pair(model, bits, images)
-      for mode in ('signed', 'settled'):
+      for mode in ('signed', 'settled') if bits == 2 else ('signed',):
         twins = {
           kind: (fs.to_spiking(network, mode), variables)
           for kind, (network, variables) in both.items()
         }
         folded = {kind: fs.fold(*twin) for kind, twin in twins.items()}
         name = f'{mode}, T = {2**bits - 1}'
-        for kind, networks in ((name, twins), (f'{name}, folded', folded)):
-          found += rows(kind, networks, images, 2 if quick else 7)
-    title = f'Function beside table, {model}, {side} x {side} pixels'
+        for label, networks in ((name, twins), (f'{name}, folded', folded)):
+          found += rows(label, networks, images, 2 if quick else 7)
+    title = f'Function beside table, {model}, {side} x {side}, batch {batch}'
     yield {'title': title, 'columns': COLUMNS, 'rows': found}

@@ -63,7 +63,7 @@ class FunctionNetwork(Network):
   def fold(self, variables):
     """`fs.fold`: what hangs on parameters alone is computed now."""
     found = ready.made(self.function, variables['params'], self.image)
-    if self.folded or found is None:
+    if found is None:
       return self, variables
     function, params = found
     fields = {'leaves': leaves_of(params), 'segments': ()}

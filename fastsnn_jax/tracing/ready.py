@@ -80,17 +80,26 @@ def made(function, params, image):
   """
   leaves, tree = jax.tree.flatten(params)
   plain = Ready(function, tree, tuple(map(_shape, leaves)))
-  shape, dtype = image
-  cuts = [
-    plain.cut(jax.ShapeDtypeStruct((size, *shape), dtype)) for size in _BATCHES
-  ]
-  kept = {_described(closed, cut) for closed, cut, _ in cuts}
-  if len(kept) > 1 or not (named := kept.pop()):
+  kept, needed = _found(plain, image)
+  if not kept:
     return None
   values = _values(leaves, ready=plain, image=image)
-  needed = {str(i): leaves[i] for i in cuts[0][1].leaves}
-  ready = dataclasses.replace(plain, kept=named)
-  return ready, {'kept': values, 'leaves': needed}
+  mine = {str(i): leaves[i] for i in needed}
+  ready = dataclasses.replace(plain, kept=kept)
+  return ready, {'kept': values, 'leaves': mine}
+
+
+@functools.lru_cache(maxsize=64)
+def _found(ready, image):
+  """(what is kept, leaves that are needed besides)."""
+  shape, dtype = image
+  cuts = [
+    ready.cut(jax.ShapeDtypeStruct((size, *shape), dtype)) for size in _BATCHES
+  ]
+  kept = {_described(closed, cut) for closed, cut, _ in cuts}
+  leaves = {cut.leaves for _, cut, _ in cuts}
+  alike = len(kept) == len(leaves) == 1
+  return (kept.pop(), leaves.pop()) if alike else ((), ())
 
 
 @functools.partial(jax.jit, static_argnames=('ready', 'image'))

@@ -104,7 +104,10 @@ def test_evaluation_folds_by_itself(monkeypatch):
   labels = fs.classify(NETWORK, VARIABLES, pixels)
   found = evaluate(NETWORK, VARIABLES, {'image': pixels, 'label': labels})
   assert found['accuracy'] == 1
-  assert len(folded) == 1  # kept for the same arrays
+  settled = fs.to_spiking(NETWORK, 'settled')  # each device by itself
+  data = {'image': pixels, 'label': labels}
+  assert evaluate(settled, VARIABLES, data)['accuracy'] == 1
+  assert len(folded) == 2  # kept for the same arrays
   first = folding.ready(NETWORK, VARIABLES)
   assert folding.ready(NETWORK, VARIABLES) is first
   moved = jax.tree.map(lambda x: 1.1 * x, VARIABLES)

@@ -42,15 +42,21 @@ def fold(network: Network, variables):
   exactly: P is a power of two above twice the largest sum of magnitudes of an
   output channel. Only activations that are used become trains of floats.
 
+  Of a function all that hangs on its parameters alone is computed once: its
+  quantised kernels, the factors of its batch norms. The values stand in the
+  variables, in place of the parameters that only they needed. Its spikes travel
+  as trains; where what is kept has another shape for each size of a batch, it
+  stays as it is.
+
   `fs.evaluate`, `fs.compare`, `fs.classify`, `fs.detect`, `fs.segment` and
-  `fs.convert` fold by themselves; `fs.save` packs whole numbers. There is no
-  training, and no gradient of the weights, behind it.
+  `fs.convert` fold by themselves; `fs.save` packs whole numbers, and takes no
+  folded function. There is no training, and no gradient of the weights, behind
+  it.
 
   Args:
     network, variables: float, quantised or spiking; a folded one stays as it
-      is. Of a function see docs/own_network.md. Under
-      `jit`, where kernels are not known, whole numbers stay floats and each
-      step has its own product.
+      is. Under `jit`, where kernels are not known, whole numbers stay floats
+      and each step has its own product.
 
   Returns:
     (network, variables): kernel, scale and offset in place of the parameters.

@@ -7,9 +7,12 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-# What only copies or reshapes, which may hang on the batch's size: the value in
-# front of it is kept in its place.
-_COPIES = 'broadcast_in_dim', 'reshape', 'squeeze', 'expand_dims'
+# What only copies or reshapes, which may hang on the batch: the value in front
+# of it is kept in its place.
+_COPIES = (
+  *('broadcast_in_dim', 'reshape', 'squeeze', 'expand_dims'),
+  *('pvary', 'pcast', 'pbroadcast'),  # under shard_map
+)
 _CONSTANT, _KNOWN, _MOVING = range(3)
 
 

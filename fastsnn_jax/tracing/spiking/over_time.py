@@ -15,8 +15,6 @@ largest count, which are 1, 0 or -1 times theta again.
 """
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +23,15 @@ from jax import lax
 
 from fastsnn_jax.nn.charge import State
 from fastsnn_jax.nn.folded.static import bind
-from fastsnn_jax.nn.integrate_and_fire import at_each_step, simulate
 from fastsnn_jax.nn.neurons import (
-  IntegrateAndFire,
-  differences,
   largest_so_far,
 )
 from fastsnn_jax.nn.whole import Quantum
 from fastsnn_jax.tracing import products
 from fastsnn_jax.tracing.jaxprs import WEIGHTED
 from fastsnn_jax.tracing.spiking import rules
-from fastsnn_jax.tracing.walk import REFUSED, Walk
+from fastsnn_jax.tracing.spiking.in_steps import InSteps, Timed
+from fastsnn_jax.tracing.walk import REFUSED
 
 MAXIMA = 'reduce_window_max', 'reduce_max'
 STATIC, SPIKES, DIFFERENCE = 'static', 'spike-driven', 'difference'
@@ -62,140 +58,20 @@ class Operation:
   makes_graded: bool = False
 
 
-@dataclasses.dataclass
-class Timed:
-  """[N, T + k, …], or [T + k] of a scalar: messages, or levels.
-
-  Attributes:
-    graded: they are, or came of, differences.
-  """
-
-  value: Any
-  level: bool = False
-  graded: bool = False
-
-
-class OverTime(Walk):
-  """A walk with steps.
+class OverTime(InSteps):
+  """The rules of operations.
 
   Args:
-    neuron: of every site.
-    given: {site: Timed}; None to simulate the neurons.
+    neuron, given, settings: of `InSteps`.
     record: keeps an `Operation` of each equation in `operations`.
-    levels: linear operations take levels as they are: nothing is sent.
-    settles: there will be more steps, so `states` and `sums` are kept.
-    past: (states of neurons, sums) after the steps before; then the walk is
-      one step without input, of which `states` and `sums` are those after it.
-    settings: of `Walk`.
   """
 
-  def __init__(
-    self,
-    neuron: IntegrateAndFire,
-    given=None,
-    *,
-    record=False,
-    levels=False,
-    settles=False,
-    past=None,
-    **settings,
-  ):
-    super().__init__(given, **settings)
-    self.neuron, self.levels = neuron, levels
+  def __init__(self, neuron, given=None, *, record=False, **settings):
+    super().__init__(neuron, given, **settings)
     self.operations: list[Operation] | None = [] if record else None
-    self.settles = settles or past is not None
-    self.past, self.states, self.sums = past, {}, []
-    self.lasting = 0  # sums on which neurons depend
-    self._kinds: dict[tuple[int, str], tuple] = {}
-
-  # --- kinds of values --------------------------------------------------------
-
-  def moves(self, *values):
-    return any(isinstance(x, Timed) for x in values)
-
-  def kept(self, answer):
-    return answer.value
-
-  @functools.cached_property
-  def _number(self):
-    """n = min(t, T) of each step."""
-    if self.past is not None:
-      return np.array([self.neuron.steps])
-    steps = np.arange(1, self.neuron.total_steps + 1)
-    return np.minimum(steps, self.neuron.steps)
-
-  @functools.cached_property
-  def _shown(self):
-    """Which steps have input."""
-    late = self.past is not None
-    return (np.arange(len(self._number)) < self.neuron.steps) & (not late)
-
-  def _along(self, numbers, value):
-    axis = min(value.ndim - 1, 1)
-    shape = [1] * value.ndim
-    shape[axis] = -1
-    return jnp.asarray(numbers, value.dtype).reshape(shape), axis
-
-  def _before(self):
-    """The sum that was kept at this place after the steps before, or None."""
-    sums = self.past[1] if self.past is not None else ()
-    return sums[len(self.sums)] if len(self.sums) < len(sums) else None
-
-  def _kept_kind(self, x, kind, find):
-    """`find(x)`, once for each value."""
-    key = id(x), kind
-    if key not in self._kinds:
-      self._kinds[key] = x, find(x)
-    return self._kinds[key][1]
 
   def _opens(self, equation, values):
     return self.operations is None and super()._opens(equation, values)
-
-  def _site_quantum(self, answer, theta):
-    if not self.levels:
-      super()._site_quantum(answer, theta)
-
-  def message(self, x) -> Timed:
-    """Any value as messages."""
-    if not isinstance(x, Timed):
-      x = jnp.asarray(x)
-      value = jnp.expand_dims(x, min(x.ndim, 1))
-      shown, _ = self._along(self._shown, value)
-      return Timed(jnp.where(shown != 0, value, 0))
-    if not x.level:
-      return x
-    if not jnp.issubdtype(x.value.dtype, jnp.floating):
-      self.refuse(
-        'difference',
-        f'a {x.value.dtype} of spikes is no sum of messages',
-        'choose by parameters, or compute with floats',
-      )
-    return self._kept_kind(x, 'message', self._sent)
-
-  def _sent(self, x):
-    number, axis = self._along(self._number, x.value)
-    total, first = x.value * number, self._before()
-    self.sums.append(lax.index_in_dim(total, -1, axis, keepdims=False))
-    if axis:
-      return Timed(differences(total, first), graded=True)
-    first = None if first is None else first[None]
-    return Timed(differences(total[None], first)[0], graded=True)
-
-  def level(self, x):
-    """Messages as a function of their mean; what is static stays so."""
-    if not isinstance(x, Timed) or x.level:
-      return x
-    return self._kept_kind(x, 'level', self._mean)
-
-  def _mean(self, x):
-    number, axis = self._along(self._number, x.value)
-    total = jnp.cumsum(x.value, axis)
-    if (first := self._before()) is not None:
-      total = total + jnp.expand_dims(first, axis)
-    self.sums.append(lax.index_in_dim(total, -1, axis, keepdims=False))
-    return Timed(total / number, level=True, graded=True)
-
-  # --- operations -------------------------------------------------------------
 
   def still(self, equation, values):
     found = super().still(equation, values)
@@ -323,21 +199,6 @@ class OverTime(Walk):
       return [x.reshape(*x.shape[:2], *shape[1:])]
     return self._mapped(lambda *x: bind(equation, x, **changes), values)
 
-  def _mapped(self, function, values):
-    plain = [x.value if isinstance(x, Timed) else x for x in values]
-    axes = [
-      min(x.value.ndim - 1, 1) if isinstance(x, Timed) else None for x in values
-    ]
-    try:
-      found = jax.vmap(function, axes, 0)(*plain)
-    except NotImplementedError:
-      self.refuse(
-        'this operation',
-        'it has no rule for a batch of steps',
-        'take it out of the function',
-      )
-    return [jnp.moveaxis(x, 0, min(x.ndim - 1, 1)) for x in found]
-
   def _pooled(self, equation, x):
     """Max pooling of spikes of one height; None for other messages."""
     quantum = self.quantum(x) or Quantum()
@@ -357,21 +218,6 @@ class OverTime(Walk):
     found = Timed(handed.scale(sent, handed.unit), graded=x.graded)
     self._quanta[id(found)] = found, handed
     return found
-
-  def each(self, function, *values):
-    if not self.moves(*values):
-      return function(*values)
-    kinds = {x.level for x in values if isinstance(x, Timed)}
-    graded = any(x.graded for x in values if isinstance(x, Timed))
-    (found,) = self._mapped(lambda *x: [function(*x)], values)
-    return Timed(found, level=kinds == {True}, graded=graded)
-
-  def alike(self, values):
-    if not self.moves(*values):
-      return values
-    if all(isinstance(x, Timed) and x.level for x in values):
-      return values
-    return [self.message(x) for x in values]
 
   def branch(self, index, params, branches, operands):
     plain = [x.value if isinstance(x, Timed) else x for x in operands]
@@ -415,41 +261,10 @@ class OverTime(Walk):
       shape = equation.outvars[0].aval.shape if equation.outvars else ()
       self.operations.append(Operation(kind, name, shape, self.place, **more))
 
-  # --- neurons ----------------------------------------------------------------
-
   def site(self, site, x, theta):
-    theta = theta.reshape(()) if theta.size == 1 else theta
     if self.operations is not None:
       shape = x.value.shape if isinstance(x, Timed) else jnp.shape(x)
       if isinstance(x, Timed):
         shape = shape[:1] + shape[2:]
       self.operations.append(Operation(NEURON, site.name, shape, self.place))
-    if self.given is not None:
-      return self.given[site.name]
-    if isinstance(x, Timed):
-      currents = self.message(x).value
-      scalar = currents.ndim == 1
-      currents = currents[None] if scalar else currents
-    else:
-      scalar = not x.ndim
-      currents = x.reshape(1, 1) if scalar else jnp.expand_dims(x, 1)
-    static = not isinstance(x, Timed)
-    spikes = self._fired(site.name, currents, theta, static)
-    self.lasting = len(self.sums)
-    spikes = spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
-    return Timed(spikes[0] if scalar else spikes)
-
-  def _fired(self, name, currents, theta, static):
-    """Spikes, and the state after them if there will be more steps."""
-    if self.past is None:
-      spikes = simulate(currents, theta, self.neuron)
-      if self.settles:
-        state = State.after(currents, spikes, theta, self.neuron)
-        self.states[name] = state
-      return spikes
-    state = self.past[0][name]
-    if not static:
-      current = currents[:, 0].astype(state.voltage.dtype)
-      state = state._replace(voltage=state.voltage + current)
-    spikes, self.states[name] = state.fire(theta, self.neuron)
-    return jnp.expand_dims(spikes, 1).astype(currents.dtype)
+    return super().site(site, x, theta)
