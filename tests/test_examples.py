@@ -10,7 +10,7 @@ EXAMPLES = sorted(
   (pathlib.Path(__file__).resolve().parent.parent / 'examples').glob('*.py')
 )
 
-SLOW = ('own_torchvision',)  # a minute of compilation
+SLOW = 'own_efficientnet', 'own_torchvision'  # a minute of compilation
 
 
 @pytest.mark.once
