@@ -178,6 +178,18 @@ def small():
   return ann, ann.init(jax.random.key(1), IMAGES)
 
 
+MODEL = fs.EnergyModel('unit', multiply=0.0, add=32.0, move=0.0)
+
+
+@functools.cache
+def long():
+  """(a network of more steps than needed, its cost)."""
+  ann, own = small()
+  spiking = fs.to_spiking(ann, 'settled', settle=16)
+  return spiking, fs.cost(spiking, own, IMAGES, energy=MODEL)
+
+
+@pytest.mark.once
 def test_until_quiet_costs_what_its_own_steps_cost():
   """The steps that one image needs, whatever the others need."""
   ann, own = small()
@@ -187,8 +199,7 @@ def test_until_quiet_costs_what_its_own_steps_cost():
   for key in ('spikes', 'SynOps', 'neuron_updates', 'bits_moved', 'steps'):
     mean = sum(x[key] for x in alone) / len(alone)
     assert auto[key] == pytest.approx(mean), key
-  found = fs.cost(fs.to_spiking(ann, 'settled', settle=16), own, IMAGES)
-  ops = [x['SynapticOperations'] for x in (auto, found)]
+  ops = [x['SynapticOperations'] for x in (auto, long()[1])]
   assert ops[0]['Effective_ACs'] == pytest.approx(ops[1]['Effective_ACs'])
   assert ops[0]['Dense'] < ops[1]['Dense']
 
@@ -235,6 +246,7 @@ def test_a_function_costs_what_its_products_do():
   )
 
 
+@pytest.mark.once
 def test_max_pooling_sends_spikes_that_are_counted_at_each_step():
   rows = (
     fs.Layer('stem', fs.Conv(3)),
@@ -259,10 +271,7 @@ def test_max_pooling_sends_spikes_that_are_counted_at_each_step():
 
 
 def test_energy_is_the_models_and_its_balance_the_equations():
-  ann, own = small()
-  spiking = fs.to_spiking(ann, 'settled', settle=16)
-  model = fs.EnergyModel('unit', multiply=0.0, add=32.0, move=0.0)
-  found = fs.cost(spiking, own, IMAGES, energy=model)
+  _, found = long()
   dense = found['sites']['dense']
   adds = dense['SynapticOperations']['Effective_ACs']
   width = 2 + 1 + 6  # bits of a weight, of a spike and of 4 x 4 x 4 inputs
@@ -281,9 +290,10 @@ def test_synops_are_those_of_compare():
   ann, own = small()
   raw = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 2)).astype('uint8')
   data = {'image': raw, 'label': np.zeros(3, int)}
-  settled = fs.to_spiking(ann, 'settled', settle=16)
+  settled, _ = long()
   rows = fs.compare(ann, own, {'s': (settled, own)}, data)
-  found = fs.cost(settled, own, ((raw / 255.0 - 0.5) / 0.25).astype('float32'))
+  shown = ((raw / 255.0 - 0.5) / 0.25).astype('float32')
+  found = fs.cost(settled, own, shown)
   assert found['SynOps'] == pytest.approx(rows['s']['synops_per_image'])
   assert found['spikes'] == pytest.approx(rows['s']['spikes_per_image'])
 

@@ -175,12 +175,16 @@ def _beside_quantised(found, network, variables, images, energy, batch):
   found['break_even_rate'] = even
   total = ours['operations'] + ours['neurons']
   bits, steps = int(network.neuron.steps).bit_length(), network.neuron.steps
-  verdict = 'costs less than' if total < goal else 'costs more than'
+  verdict = 'less' if total < goal else 'more'
+  balance = (
+    f'at {100 * even:.1f} % both would cost the same'
+    if even > 0
+    else 'its first layer and its neurons alone cost as much as that'
+  )
   found['words'] = (
     f'By {energy.name}, operations and neurons of the spiking network at '
     f'T = {steps} take {total:.3g} nJ an image, those of the quantised network '
-    f'of {bits} bits {goal:.3g} nJ: the spiking network {verdict} its twin. It '
-    f'fires {100 * rate:.1f} % of the time; at {100 * even:.1f} % both would '
-    f'cost the same. Memory: {ours["memory"]:.3g} nJ and '
-    f'{theirs["memory"]:.3g} nJ.'
+    f'of {bits} bits {goal:.3g} nJ: the spiking network costs {verdict}. It '
+    f'fires {100 * rate:.1f} % of the time; {balance}. Memory: '
+    f'{ours["memory"]:.3g} nJ and {theirs["memory"]:.3g} nJ.'
   )

@@ -108,8 +108,8 @@ def _sequential(network, first, sites):
     sum(site[key] for site in moved) / len(moved)
     for key in ('too_early', 'too_late')
   )
-  where = f'{moved[0]["name"]} to {moved[-1]["name"]}'
-  where = where if len(moved) > 1 else moved[0]['name']
+  where = f'sites {moved[0]["name"]} to {moved[-1]["name"]}'
+  where = where if len(moved) > 1 else f'site {moved[0]["name"]}'
   words = [
     f'{first}: its charge is that of its inputs, but its spikes are not: at '
     f'{where} {100 * early:.1f} % of the neurons fired too early (more than '
@@ -132,7 +132,7 @@ def _sequential(network, first, sites):
   else:
     words.append(
       "Take fs.to_spiking(network, 'settled'), which loses nothing, or "
-      f'fine-tune the sites {where} (fs.finetune).'
+      f'fine-tune {where} (fs.finetune).'
     )
   if graded := getattr(network, 'graded', ()):
     words.append(
