@@ -2,6 +2,7 @@
 
   python -m benchmarks.schedules WORKDIR --bits 3 [--schedules bias parallel]
       [--epochs 1 2 3] [--images 250] [--test 1000] [--seeds 0]
+      [--batch-norm eval] [--accept always]
 
 The first images are taken. "output" is the mean square distance of the outputs
 of both networks, as a share of that of the signed network as converted.
@@ -48,6 +49,8 @@ def main():
   parser.add_argument('--images', type=int, default=250)
   parser.add_argument('--test', type=int, default=1000)
   parser.add_argument('--seeds', nargs='*', type=int, default=[0])
+  parser.add_argument('--batch-norm', default=None)
+  parser.add_argument('--accept', default=None)
   args = parser.parse_args()
   config = experiment_of(args.workdir)
   data, ours = open_data(config), config.convert
@@ -81,8 +84,8 @@ def main():
           schedule,
           epochs,
           batch=min(config.data.batch, args.images),
-          batch_norm=ours.batch_norm,
-          accept=ours.accept,
+          batch_norm=args.batch_norm or ours.batch_norm,
+          accept=args.accept or ours.accept,
           crop=task.shift(config.data),
           flip=config.data.flip,
         )

@@ -1,11 +1,12 @@
-"""A step of fine-tuning beside a forward pass of the spiking network."""
+"""Fine-tuning: a step beside a forward pass, and the sequential schedule."""
 
 import jax
+import numpy as np
 
 import fastsnn_jax as fs
 from benchmarks.inference import forward, images_of, variables_of
 from benchmarks.timing import compare, table
-from fastsnn_jax.conversion import steps
+from fastsnn_jax.conversion import rows, steps
 
 
 def step(ann, variables, images, schedule):
@@ -31,6 +32,22 @@ def step(ann, variables, images, schedule):
   return run, variables, variables, images
 
 
+def sequential(ann, variables, images, kept):
+  """The whole schedule, with or without what is kept between the layers."""
+  snn, raw = fs.to_spiking(ann), {'image': images}
+  tuning = fs.Tuning(batch=32, accept='always')
+
+  def run():
+    limit = rows.BYTES
+    rows.BYTES = limit if kept else 0
+    try:
+      return fs.finetune(ann, snn, variables, raw, tuning)[0]
+    finally:
+      rows.BYTES = limit
+
+  return (run,)
+
+
 def tables(quick):
   model, side, batch = (
     ('small_resnet8', 8, 16) if quick else ('cifar_resnet20', 32, 64)
@@ -49,3 +66,17 @@ def tables(quick):
     )
     title = f'A step of fine-tuning, {model}, {bits} bits, batch {batch}'
     yield table(title, took, 'signed forward', batch)
+  middle = {'mean': (0.5,) * 3, 'std': (0.25,) * 3}
+  ann, count = fs.build(model, 2, **middle), 32 if quick else 256
+  variables = variables_of(ann, images)
+  random = np.random.default_rng(0)
+  raw = random.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+  took = compare(
+    {
+      'kept': sequential(ann, variables, raw, True),
+      'run again': sequential(ann, variables, raw, False),
+    },
+    repeats=2 if quick else 5,
+  )
+  title = f'Sequential fine-tuning, {model}, 2 bits, {count} images'
+  yield table(title, took, 'kept', count)

@@ -6,8 +6,8 @@ the spiking layer's rate, both over images and places of a channel c:
     bias_c <- bias_c + mean(y_c) - mean(r_c)
 
 in the order of the layers, each behind those that are corrected already. There
-is no gradient and no label in it. (Calibration of conversion errors by biases:
-https://arxiv.org/abs/2106.06984, there at the voltages of other neurons.)
+is no gradient and no label in it. (Li et al. calibrate conversion errors by
+biases too, of other neurons: https://arxiv.org/abs/2106.06984.)
 """
 
 import functools
@@ -23,7 +23,7 @@ from fastsnn_jax.nn.tables.table import IMAGE
 from fastsnn_jax.tracing import local
 from fastsnn_jax.tracing.function import FunctionNetwork
 
-IMAGES = 512  # more change little (docs/results.md)
+IMAGES = 512  # enough for a mean over images and places of a channel
 
 
 class Bias(NamedTuple):

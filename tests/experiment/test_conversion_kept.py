@@ -130,3 +130,25 @@ def test_a_kill_leaves_no_network_beside_a_report_of_another(
   run(workdir, steps=5)
   assert fs.load(workdir / 'snn2')[0].neuron.steps == 5
   assert (workdir / 'report' / 'report.html').exists()
+
+
+def test_a_network_that_is_tuned_by_biases_is_reported_and_kept(workdir):
+  # With one step in place of three, rates are far from the levels.
+  found = run(workdir, tune='bias', accept='always', steps=1)
+  assert [row['tuned'] for row in found['rows']] == ['none', 'bias']
+  (record,) = found['tuning']
+  assert (record['schedule'], record['layer']) == ('bias', 'middle')
+  assert 'bias' in (workdir / 'report' / 'report.md').read_text()
+  (_, before), (_, after) = (
+    fs.load(workdir / name) for name in ('ann2', 'snn2')
+  )
+  moved = [
+    jax.tree_util.keystr(path)
+    for (path, a), b in zip(
+      jax.tree_util.tree_leaves_with_path(before),
+      jax.tree.leaves(after),
+      strict=True,
+    )
+    if not np.array_equal(a, b)
+  ]
+  assert moved == ["['params']['middle']['synapse']['norm']['bias']"]
