@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastsnn_jax.nn.charge import State
 from fastsnn_jax.nn.integrate_and_fire import at_each_step, simulate
 from fastsnn_jax.nn.neurons import IntegrateAndFire, differences
-from fastsnn_jax.nn.until_quiet import State
 from fastsnn_jax.tracing.walk import Walk
 
 

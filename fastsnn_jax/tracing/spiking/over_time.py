@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastsnn_jax.nn.charge import State
 from fastsnn_jax.nn.folded.static import bind
 from fastsnn_jax.nn.neurons import (
   largest_so_far,
