@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -17,7 +18,7 @@ from fastsnn_jax.checkpoint.values import as_wide, fault
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.fold import with_kernels
 from fastsnn_jax.nn.network import Network
-from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
+from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu, Relu
 from fastsnn_jax.nn.whole import PRECISIONS
 from fastsnn_jax.tracing.function import FunctionNetwork
 
@@ -254,7 +255,10 @@ def _checked(network, tree, meta):
     value = found[path] = as_wide(value)
     problem = fault(path, value)
     by_channel = path[-1] == 'theta' and np.ndim(value) == 1
-    if small and large and not by_channel:
+    if small and large and by_channel:
+      like = jax.ShapeDtypeStruct(_channels(network)[path[1]], jnp.float32)
+      problem = problem or _misfit(value, like, like)
+    elif small and large:
       problem = problem or _misfit(value, small[path], large[path])
     if problem:
       raise UserError(f'{"/".join(path)}: {problem}')
@@ -273,14 +277,28 @@ def _misfit(value, small, large):
   return None
 
 
-def _shapes(network, times, channels):
-  """{path: shape and type} of a network for such images; None if unknown."""
+@functools.lru_cache(maxsize=8)
+def _channels(network):
+  """{row: shape of its channels}."""
+  plain = dataclasses.replace(network, neuron=Relu())
+  image = _image(network, 1, 1)
+  variables = jax.eval_shape(plain.init, jax.random.key(0), image)
+  _, activations = jax.eval_shape(plain.apply, variables, image)
+  return {name: x.shape[-1:] for name, x in activations.items()}
+
+
+def _image(network, times, channels):
   side = network.size or 64
   if network.model is not None:
     side = network.size or architectures.model(network.model).size
   side = times * side // network.stride * network.stride + network.remainder
-  image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+  return jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+
+
+def _shapes(network, times, channels):
+  """{path: shape and type} of a network for such images; None if unknown."""
   try:
+    image = _image(network, times, channels)
     return flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
   except Exception:  # a table of one's own may take no such image
     return None

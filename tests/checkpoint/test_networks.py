@@ -89,7 +89,7 @@ def test_values_that_no_layer_can_use_are_refused(tmp_path, path, value):
     lambda flat: flat.pop('params/head/synapse/bias'),
     lambda flat: flat.update({'params/stem/more': np.ones(2, 'f')}),
     lambda flat: flat.update({'params/head/synapse/bias': np.ones(5, 'f')}),
-    lambda flat: flat.update({'params/stem/theta': np.ones(4, 'f')}),
+    lambda flat: flat.update({'params/stem/theta': np.ones(5, 'f')}),
     lambda flat: flat.update({'params/stem/synapse/kernel': np.ones(3, 'f')}),
     lambda flat: flat.update({'params/head/synapse/bias': np.ones(3, int)}),
   ],

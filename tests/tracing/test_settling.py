@@ -88,7 +88,7 @@ def test_it_is_the_bounded_form_and_the_function(name):
   snn = fs.to_spiking(network, 'settled')
   assert snn.neuron.settle == 'auto'
   found = jax.jit(snn.settle)(variables, images)
-  more = 40
+  more = 16
   trains = fs.to_spiking(network, 'settled', settle=more)
   _, trains = trains.apply(variables, images)
   last = np.zeros(len(images), int)
