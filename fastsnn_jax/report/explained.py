@@ -122,9 +122,10 @@ def diagnosis(entries):
         fontsize=8,
         arrowprops={'arrowstyle': '->'},
       )
-    ax.set_ylim(0, 1.35 * max(base.max(initial=0), 1e-6))
+    most = base.max(initial=0)
+    ax.set_ylim(0, 1.35 * max(most, 0.01))
     title = f'{entry["bits"]} bits, {entry["network"]}'
-    ax.set_title(title if base.any() else f'{title}: no error at any site')
+    ax.set_title(title if most > 1e-4 else f'{title}: no error at any site')
     canvas.name_layers(ax, names)
   return figure
 
