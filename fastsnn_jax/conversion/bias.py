@@ -142,23 +142,25 @@ def _channels(move, shift) -> int | None:
   return None
 
 
-def corrected(ann, snn, frozen, tuned, images):
+def corrected(ann, snn, frozen, tuned, images, real=None):
   """One sweep: (variables, {layer behind the first: errors}).
 
   Args:
     ann, snn: the quantised network and its spiking twin.
     frozen, tuned: their variables.
     images: [batches, B, …], normalised.
+    real: [batches, B], 1, and 0 for images that only fill up a batch.
 
   The errors are mean squares before and after the layer's correction; (None,
   None) where it has no bias of its own.
   """
   found = biases(ann, frozen, images[0, :1])
   walk = _of_function if isinstance(ann, FunctionNetwork) else _of_table
-  return walk(ann, snn, frozen, tuned, images, found)
+  real = jnp.ones(images.shape[:2]) if real is None else jnp.asarray(real)
+  return walk(ann, snn, frozen, tuned, images, real, found)
 
 
-def _of_table(ann, snn, frozen, tuned, images, found):
+def _of_table(ann, snn, frozen, tuned, images, real, found):
   carried, errors = Carried(ann, snn, images), {}
   for layer in snn.firing:
     target = carried.target(layer, frozen)
@@ -166,7 +168,12 @@ def _of_table(ann, snn, frozen, tuned, images, found):
     if bias := found.get(layer.name):
       theta = tuned['params'][layer.name]['theta']
       measure = functools.partial(
-        _gap, target, theta=theta, axis=bias.axis, steps=snn.neuron.steps
+        _gap,
+        target,
+        real=real,
+        theta=theta,
+        axis=bias.axis,
+        steps=snn.neuron.steps,
       )
       gap, before = measure(spikes)
       tuned = _moved(tuned, bias.leaf, gap)
@@ -177,11 +184,12 @@ def _of_table(ann, snn, frozen, tuned, images, found):
   return tuned, errors
 
 
-def _of_function(ann, snn, frozen, tuned, images, found):
+def _of_function(ann, snn, frozen, tuned, images, real, found):
   """One walk, with all images at once."""
   shown = images.reshape(-1, *images.shape[2:])
   axes = tuple((name, bias.axis) for name, bias in found.items())
-  gaps = _walked(frozen, tuned, shown, ann=ann, snn=snn, axes=axes)
+  real = real.ravel()
+  gaps = _walked(frozen, tuned, shown, real, ann=ann, snn=snn, axes=axes)
   errors = {site.name: (None, None) for site in snn.firing[1:]}
   for name, (gap, before, after) in gaps.items():
     tuned = _moved(tuned, found[name].leaf, gap)
@@ -197,16 +205,18 @@ def _moved(variables, leaf, gap):
 
 
 @functools.partial(jax.jit, static_argnames=('axis', 'steps'))
-def _gap(target, spikes, *, theta, axis, steps):
+def _gap(target, spikes, *, real, theta, axis, steps):
   """(mean of target - rate per channel, mean of its square)."""
   rate = jnp.sum(spikes, 2, dtype=target.dtype)
   theta = at_each_step(theta, rate)
-  error = target - rate * theta / steps
+  real = real.reshape(*real.shape, *(1,) * (rate.ndim - 2))
+  error = (target - rate * theta / steps) * real
   axes = tuple(i for i in range(error.ndim) if i != axis + 1)
-  return jnp.mean(error, axes), jnp.mean(jnp.square(error))
+  share = jnp.mean(real)
+  return jnp.mean(error, axes) / share, jnp.mean(jnp.square(error)) / share
 
 
 @functools.partial(jax.jit, static_argnames=('ann', 'snn', 'axes'))
-def _walked(frozen, tuned, images, *, ann, snn, axes):
+def _walked(frozen, tuned, images, real, *, ann, snn, axes):
   _, targets = ann.apply(frozen, images)
-  return local.corrections(snn, tuned, images, targets, dict(axes))
+  return local.corrections(snn, tuned, images, real, targets, dict(axes))

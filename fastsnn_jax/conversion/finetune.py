@@ -166,11 +166,11 @@ def _by_bias(pair, tuned, on_layer):
   if judged:
     pair, held = pair.hold_out()
     _check_count(len(pair.images), 1)
-  shown, records = _images_for_bias(pair), []
+  (shown, real), records = _images_for_bias(pair), []
   kept, best = tuned, pair.distance(tuned, held) if judged else None
   for epoch in range(pair.tuning.epochs):
     tuned, errors = bias.corrected(
-      *(pair.ann, pair.snn, pair.frozen, tuned, shown)
+      *(pair.ann, pair.snn, pair.frozen, tuned, shown, real)
     )
     now = pair.distance(tuned, held) if judged else None
     accepted = now is None or now < best
@@ -192,13 +192,14 @@ def _by_bias(pair, tuned, on_layer):
 
 
 def _images_for_bias(pair):
-  """Normalised, [batches, B, …], as many as help and can be kept."""
+  """(normalised, [batches, B, …], as many as help and can be kept; which of
+  them are real: the last batch is filled up)."""
   fit = max(int(carried.BYTES // pair.needed()), 1)
   size = min(len(pair.images), bias.IMAGES, fit)
-  parts = -(-size // pair.tuning.batch)
-  batch = distributed.even(size // parts)
-  order = np.arange(parts * batch).reshape(parts, batch) % len(pair.images)
+  parts, batch = -(-size // pair.tuning.batch), pair.tuning.batch
+  number = np.arange(parts * batch).reshape(parts, batch)
   plain = dataclasses.replace(pair.tuning, crop=0, flip=False)
   keys = jax.random.split(jax.random.key(0), parts)
   settings = {'task': pair.task, 'tuning': plain}
-  return steps.draw_all(pair.images, order, keys, **settings)
+  shown = steps.draw_all(pair.images, number % size, keys, **settings)
+  return shown, jnp.float32(number < size)

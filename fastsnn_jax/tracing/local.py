@@ -59,9 +59,10 @@ def currents(network, variables, images, given):
 class _Corrected(OverTime):
   """Each site gets what it lacks on the mean, behind the corrected ones."""
 
-  def __init__(self, neuron, targets, axes):
+  def __init__(self, neuron, real, targets, axes):
     super().__init__(neuron)
-    self.targets, self.axes, self.found = targets, axes, {}
+    self.real, self.targets, self.axes = real, targets, axes
+    self.found = {}
 
   def site(self, site, x, theta):
     answer, name = super().site(site, x, theta), site.name
@@ -69,23 +70,26 @@ class _Corrected(OverTime):
       return answer
     error, axis = self._error(name, answer), self.axes[name]
     axes = tuple(i for i in range(error.ndim) if i != axis)
-    lacking = jnp.mean(error, axes, keepdims=True)
+    share = jnp.mean(self.real)
+    lacking = jnp.mean(error, axes, keepdims=True) / share
     x = self.message(x).value if isinstance(x, Timed) else x[:, None]
     shown = jnp.arange(self.neuron.total_steps) < self.neuron.steps
     bias = jnp.where(along_time(shown, x), lacking[:, None], 0)
     answer = super().site(site, Timed(x + bias, graded=True), theta)
-    after = jnp.mean(jnp.square(self._error(name, answer)))
-    before = jnp.mean(jnp.square(error))
+    after = jnp.mean(jnp.square(self._error(name, answer))) / share
+    before = jnp.mean(jnp.square(error)) / share
     self.found[name] = lacking.ravel(), before, after
     return answer
 
   def _error(self, name, answer):
-    return self.targets[name] - self.neuron.decode(answer.value)
+    error = self.targets[name] - self.neuron.decode(answer.value)
+    return error * self.real.reshape(-1, *(1,) * (error.ndim - 1))
 
 
-def corrections(network, variables, images, targets, axes):
-  """{site: (mean error along its axis, mean square before, and after)}."""
-  walk = _Corrected(network.neuron, targets, axes)
+def corrections(network, variables, images, real, targets, axes):
+  """{site: (mean error along its axis, mean square before, and after)}, of the
+  images that are `real`, [B] of 1 and 0."""
+  walk = _Corrected(network.neuron, real, targets, axes)
   return network.walked(variables, images, walk)[0].found
 
 

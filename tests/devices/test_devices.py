@@ -368,7 +368,7 @@ def tuned(count, tuning, dtype='float32'):
     return finetune(NETWORK, snn, initial(dtype), drawn_data(), tuning)
 
 
-@pytest.mark.parametrize('schedule', ['sequential', 'parallel'])
+@pytest.mark.parametrize('schedule', ['bias', 'sequential', 'parallel'])
 def test_fine_tuning_on_eight_devices_gives_that_of_one(schedule):
   tuning = Tuning(
     schedule=schedule,
