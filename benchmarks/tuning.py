@@ -6,7 +6,7 @@ import numpy as np
 import fastsnn_jax as fs
 from benchmarks.inference import forward, images_of, variables_of
 from benchmarks.timing import compare, table
-from fastsnn_jax.conversion import rows, steps
+from fastsnn_jax.conversion import carried, steps
 
 
 def step(ann, variables, images, schedule):
@@ -38,12 +38,12 @@ def sequential(ann, variables, images, kept):
   tuning = fs.Tuning(batch=32, accept='always')
 
   def run():
-    limit = rows.BYTES
-    rows.BYTES = limit if kept else 0
+    limit = carried.BYTES
+    carried.BYTES = limit if kept else 0
     try:
       return fs.finetune(ann, snn, variables, raw, tuning)[0]
     finally:
-      rows.BYTES = limit
+      carried.BYTES = limit
 
   return (run,)
 

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 
 import fastsnn_jax as fs
 from fastsnn_jax import distributed, tasks
-from fastsnn_jax.conversion import rows, runs, steps
+from fastsnn_jax.conversion import carried, runs, steps
 from fastsnn_jax.data import Shuffle, as_split
 from fastsnn_jax.evaluation import compare, evaluate
 from fastsnn_jax.nn.layers import Conv, Dense
@@ -100,7 +100,7 @@ def _forget_programs_of_other(mesh):
   # They were traced for another mesh.
   for function in (
     *(steps.tune_chunk, steps.tune_row, steps.draw_all, runs._distance),
-    *(rows._levels, rows._spikes, evaluate._measure, compare._compare),
+    *(carried._levels, carried._spikes, evaluate._measure, compare._compare),
   ):
     function.clear_cache()
 
