@@ -6,8 +6,7 @@
   python -m benchmarks.calibrated --config configs/fashion_mnist_vgg.py \\
     --workdir runs/vgg
 
-The last one converts the float network without training; docs/results.md has
-both tables.
+The last one converts the float network without training. Not measured yet.
 """
 
 import fastsnn_jax as fs
