@@ -65,6 +65,7 @@ class _Nodes:
     self.known[self.scope] = {'shape': list(current.shape), 'theta': theta}
     ones = np.ones(_first(current.shape), np.float32)
     node = nir.IF(r=ones, v_threshold=theta * ones, v_reset=0 * ones)
+    current = self._floats(current)  # of a row that only pools
     fired = self._node(current, 'neuron', node, current.shape, theta)
     return fired, fired
 

@@ -54,6 +54,7 @@ class OneStep(Operators):
   def neuron(self, current, theta):
     graph, rule, shape = self.graph, self.rule, current.shape
     theta, whole = np.float32(theta), {'to': 6}  # int32
+    current = self.floats(current)  # of a row that only pools
     states = [
       self._state(f'{kind}/{self.name}', dtype, shape, initial)
       for kind, dtype, initial in (

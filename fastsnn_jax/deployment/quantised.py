@@ -13,26 +13,50 @@ class Quantised(Operators):
   """Whole numbers between QuantizeLinear and DequantizeLinear.
 
   Levels are unsigned, of the scale theta / T; kernels are signed, with a
-  positive scale for each output channel that batch norm is in.
+  positive scale for each output channel that batch norm is in. A float kernel
+  takes levels as floats: between quantised tensors onnxruntime would round it.
   """
+
+  def __init__(self, *arguments):
+    super().__init__(*arguments)
+    self.level_of = {}  # the same as a whole number, of what is one
 
   @property
   def levels(self) -> int:
     return 2**self.network.neuron.bits - 1
 
   def weighted(self, x, weights, shape):
+    if weights.whole:
+      x = self.dequantised(x)
+    else:
+      weights = weights._replace(scale=weights.scale * np.float32(x.unit))
     y = self.product(x, self.kernel(weights, x), weights)
     offset = self.along(weights.offset, weights)
     return Value(self.graph.node('Add', y, offset), shape)
 
   def neuron(self, current, theta):
+    current = self.floats(current)  # of a row that only pools
     if isinstance(self.network.neuron, Relu):
       name = self.graph.node('Relu', current.name)
       self.site(name, current.shape, np.float32)
       seen = Value(name, current.shape)
     else:
-      seen = Value(self.quantise(current, np.float32(theta)), current.shape)
+      seen = self.quantise(current, np.float32(theta))
     return seen, seen
+
+  def add(self, a, b):
+    return super().add(self.dequantised(a), self.dequantised(b))
+
+  def dequantised(self, x):
+    if x.name not in self.level_of:
+      return self.floats(x)
+    level, zero = self.level_of[x.name], self.kind(0)
+    grid = np.float32(x.unit), zero
+    return Value(self.graph.node('DequantizeLinear', level, *grid), x.shape)
+
+  @property
+  def kind(self):
+    return np.uint8 if self.levels < 256 else np.uint16
 
   def kernel(self, weights, x):
     if not weights.whole:
@@ -43,12 +67,13 @@ class Quantised(Operators):
     return self.graph.node('DequantizeLinear', kernel, scale, axis=0)
 
   def quantise(self, current, theta):
-    dtype = np.uint8 if self.levels < 256 else np.uint16
-    step = np.float32(theta / self.levels), dtype(0)
+    step = np.float32(theta / self.levels)
     name = self.graph.node('Clip', current.name, np.float32(0), theta)
-    level = self.graph.node('QuantizeLinear', name, *step)
-    self.site(level, current.shape, dtype, theta=float(theta))
-    return self.graph.node('DequantizeLinear', level, *step)
+    level = self.graph.node('QuantizeLinear', name, step, self.kind(0))
+    self.site(level, current.shape, self.kind, theta=float(theta))
+    name = self.graph.node('Cast', level, to=1)
+    self.level_of[name] = level
+    return Value(name, current.shape, float(step))
 
 
 class Qonnx(Quantised):
@@ -76,7 +101,7 @@ class Qonnx(Quantised):
       self.site(level, current.shape, np.float32, **meaning)
     else:
       self.site(name, current.shape, np.float32, **meaning)
-    return name
+    return Value(name, current.shape)
 
   def _quant(self, x, scale, bits, **attributes):
     scale = np.asarray(scale, np.float32)

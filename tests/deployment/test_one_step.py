@@ -23,7 +23,10 @@ SHAPE = 8, 8, 2
 
 @pytest.fixture(scope='module')
 def trained():
-  network = fs.Network(tuple(tiny_resnet(2, 4)), fs.QuantRelu(2))
+  *rows, head = tiny_resnet(2, 4)
+  rows.append(fs.Layer('pooled', fs.AveragePool(3, 1, 1), (rows[-1].name,)))
+  head = fs.Layer('head', head.synapse, ('pooled',))
+  network = fs.Network((*rows, head), fs.QuantRelu(2))
   images = images_of(100, *SHAPE)
   return network, drawn(network, images), images
 
