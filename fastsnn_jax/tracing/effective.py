@@ -120,14 +120,17 @@ class CountingOverTime(Counting, OverTime):
   all its inputs are 0, or plus or minus one number.
   """
 
-  def __init__(self, neuron, given, fed):
-    OverTime.__init__(self, neuron, given)
+  def __init__(self, neuron, given, fed, **settings):
+    OverTime.__init__(self, neuron, given, **settings)
     self._start(fed)
 
   def branch(self, index, params, branches, operands):
     if self.moves(*operands):
       return OverTime.branch(self, index, params, branches, operands)
     return super().branch(index, params, branches, operands)
+
+  def _product(self, equation, values, quanta):
+    return self._lift(equation, values)[0]
 
   def _lift(self, equation, values, **changes):
     if equation.primitive.name in jaxprs.WEIGHTED:

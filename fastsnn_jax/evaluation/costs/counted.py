@@ -138,18 +138,16 @@ def _of_function(network, variables, images, activations, kernels=False):
   given = {
     site: activations[name] for site, name in zip(sites, names, strict=True)
   }
-  thetas = traced.thetas(own)
 
   def count(image, given):
     image = image[None]
     if network.spiking:
       trains = {
-        name: Timed(
-          x if name in scalars else x[None], unit=_plain(thetas[name])
-        )
+        name: Timed(x if name in scalars else x[None])
         for name, x in given.items()
       }
-      walk = CountingOverTime(network.neuron, trains, (image,))
+      known = {'whole': network.neuron, 'precision': network.precision}
+      walk = CountingOverTime(network.neuron, trains, (image,), **known)
     else:
       walk = Counting(fed=(image,))
     walk, _ = traced.walked(own, image, walk)
@@ -171,10 +169,6 @@ def _of_function(network, variables, images, activations, kernels=False):
     found = jax.tree.map(lambda x: x if x.ndim == 2 else x[:, None], found)
   old = dict(zip(sites, names, strict=True))
   return {old.get(name, name): part for name, part in found.items()}
-
-
-def _plain(theta):
-  return theta.reshape(()) if jnp.size(theta) == 1 else theta
 
 
 def _as_function(network, variables, images):
