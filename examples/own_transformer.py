@@ -59,7 +59,7 @@ def loss(params, _, images, labels):
 
 
 params, _ = fit(loss, params)
-settled, _ = convert(model, params, settle=32)
+settled, _ = convert(model, params)
 lines = fs.explain(settled)
 print(collections.Counter(line.kind for line in lines))
 print('made graded by', sorted({x.name for x in lines if x.makes_graded}))

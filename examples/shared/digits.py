@@ -45,11 +45,11 @@ def cross_entropy(logits, labels):
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def convert(function, params, settle=24):
+def convert(function, params):
   """The function as a settled network, which answers as the function does."""
   images = shown(TEST['image'])
   network, variables = fs.from_function(function, params, images[:1], **FIELDS)
-  settled = fs.to_spiking(network, 'settled', settle=settle)
+  settled = fs.to_spiking(network, 'settled')
   rows = fs.compare(network, variables, {'settled': (settled, variables)}, TEST)
   row = rows['settled']
   print(
