@@ -39,7 +39,7 @@ def test_levels_of_every_model(name, bits, tmp_path):
     **{'format': 'onnx', 'image_shape': (side, side, 3), 'sites': True},
   )
   got = answers(session(path), images=images)
-  print(name, bits, 'ties', agrees(network, variables, images, got))
+  print(name, bits, agrees(network, variables, images, got))
 
 
 @pytest.mark.slow
