@@ -1,5 +1,6 @@
 """Neurons alone: ours, the plain way, and those of other libraries."""
 
+import functools
 from unittest import mock
 
 import jax
@@ -8,7 +9,7 @@ from jax import lax
 
 from benchmarks.peers import peers
 from benchmarks.timing import compare, table
-from fastsnn_jax.nn.folded.words import gather
+from fastsnn_jax.nn.folded.words import at_rest, gather
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 
 
@@ -39,9 +40,10 @@ def ours(currents, theta):
 
 def in_words(currents, theta):
   """As a folded network keeps them: two bits a step."""
-  rule = IntegrateAndFire(currents.shape[1])
-  like = jax.eval_shape(lambda x: x[:, 0], currents)
-  return gather(lambda t: currents[:, t], theta, rule, like)
+  steps, like = currents.shape[1], jax.eval_shape(lambda x: x[:, 0], currents)
+  start = functools.partial(at_rest, like, theta)
+  rule = IntegrateAndFire(steps)
+  return gather(lambda t: currents[:, t], theta, rule, steps, start)
 
 
 def capped(currents, theta):

@@ -1,8 +1,8 @@
 """torchvision's networks, as the examples write them down."""
 
 import functools
+import importlib.util
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,20 @@ import pytest
 
 import fastsnn_jax as fs
 
-EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / 'examples'
+RECIPES = (
+  pathlib.Path(__file__).parent.parent / 'examples/shared/torchvision.py'
+)
 
 
 @pytest.fixture(scope='module')
 def recipes():
   """The module that the examples share; its folder is no package."""
-  sys.path.insert(0, str(EXAMPLES))
-  try:
-    from shared import torchvision
-  finally:
-    sys.path.remove(str(EXAMPLES))
-  return torchvision
+  spec = importlib.util.spec_from_file_location(
+    'recipes', SHARED / 'torchvision.py'
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 # Of torchvision's documentation, and of the file of EfficientNet-Lite0.
