@@ -11,9 +11,7 @@ import pytest
 
 import fastsnn_jax as fs
 
-RECIPES = (
-  pathlib.Path(__file__).parent.parent / 'examples/shared/torchvision.py'
-)
+SHARED = pathlib.Path(__file__).parent.parent / 'examples' / 'shared'
 
 
 @pytest.fixture(scope='module')
