@@ -5,9 +5,9 @@
 Temporary memory as the compiled program states it, in units of the formula of
 docs/scale.md: training B * N * 4 bytes, with N all neurons of an image; spiking
 evaluation B * (T + k) * W * 4 bytes, with W the neurons of the widest layer;
-comparing and fine-tuning B * (T + k) * N * 4 bytes. The CPU's compiler merges
-what remat computes twice, so for that the arrays that wait for the backward
-pass are counted.
+until quiet B * N * 4 bytes; comparing and fine-tuning B * (T + k) * N * 4
+bytes. The CPU's compiler merges what remat computes twice, so for that the
+arrays that wait for the backward pass are counted.
 """
 
 import functools
@@ -79,12 +79,12 @@ def spiking(network, image, batch, mode):
   return needed, needed / unit
 
 
-def folded(network, image, batch, mode, **settle):
+def folded(network, image, batch, mode):
   """Of the network alone, folded as evaluation runs it."""
   shape = (batch, *image)
   variables = network.init(jax.random.key(0), jax.numpy.zeros(shape))
   neurons = shapes(network, image, batch)[1]
-  snn, ready = fs.fold(fs.to_spiking(network, mode, **settle), variables)
+  snn, ready = fs.fold(fs.to_spiking(network, mode), variables)
   needed = temporary(
     lambda tree, x: snn.apply(tree, x)[0],
     ready,
@@ -170,6 +170,8 @@ def tables(quick):
         add(name, batch, kept, kept / (4 * batch * sum(neurons)))
       for mode in ('signed', 'settled'):
         add(mode, batch, *spiking(network, image, batch, mode))
+      for name, mode in (('signed', 'signed'), ('until quiet', 'settled')):
+        add(f'{name}, folded', batch, *folded(network, image, batch, mode))
     for mode in () if quick else ('signed', 'settled'):
       add(f'compared: {mode}', 16, *comparing(network, image, 16, mode))
     for schedule in () if quick else ('parallel', 'sequential'):
