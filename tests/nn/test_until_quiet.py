@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.equations import equations
 
 import fastsnn_jax as fs
 
@@ -269,14 +270,3 @@ def test_kernels_are_quantised_before_the_loop():
     kernel
     in {x.outvars[0].aval.shape for x in equations(jaxpr, 'sign')} - shapes
   )
-
-
-def equations(jaxpr, name):
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == name:
-      yield equation
-    for value in equation.params.values():
-      for part in value if isinstance(value, tuple | list) else (value,):
-        inner = getattr(part, 'jaxpr', part)
-        if hasattr(inner, 'eqns'):
-          yield from equations(inner, name)

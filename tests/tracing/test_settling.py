@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.equations import equations
 from support.training import devices
 
 import fastsnn_jax as fs
@@ -133,25 +134,14 @@ def test_one_loop_has_no_quantisation_of_kernels_inside():
   network, variables, images = case('pooled')
   snn = fs.to_spiking(network, 'settled')
   jaxpr = jax.make_jaxpr(snn.settle)(variables, images).jaxpr
-  loops = list(_equations(jaxpr, 'while'))
+  loops = list(equations(jaxpr, 'while'))
   assert len(loops) == 1
   body = loops[0].params['body_jaxpr'].jaxpr
   shape = variables['params']['body'].shape
-  assert list(_equations(jaxpr, 'sign'))  # of the quantiser
+  assert list(equations(jaxpr, 'sign'))  # of the quantiser
   assert not [
-    x for x in _equations(body, 'sign') if x.outvars[0].aval.shape == shape
+    x for x in equations(body, 'sign') if x.outvars[0].aval.shape == shape
   ]
-
-
-def _equations(jaxpr, name):
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == name:
-      yield equation
-    for value in equation.params.values():
-      for part in value if isinstance(value, tuple | list) else (value,):
-        inner = getattr(part, 'jaxpr', part)
-        if hasattr(inner, 'eqns'):
-          yield from _equations(inner, name)
 
 
 def test_devices_do_not_wait_for_one_another():

@@ -86,7 +86,7 @@ def fold(network: Network, variables):
 
 
 def kernels(network, variables):
-  """The variables of `fold`, with max pooling in the table too."""
+  """The variables that `fold` gives."""
   if network.folded:
     return variables
   return _narrowed(_computed(variables, network=network))
