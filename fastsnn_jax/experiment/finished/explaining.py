@@ -93,7 +93,7 @@ class Explained:
     (directory / 'neurobench.json').write_text(text + '\n')
 
 
-def diagnose_workdir(workdir, bits, *, images=256, data=None, data_path=None):
+def diagnose_workdir(workdir, bits, *, images=256, data_path=None):
   """Diagnoses snn{bits} beside ann{bits} of a workdir, on test images.
 
   Writes report/diagnosis-{bits}-bits.txt and .png, and gives the `Diagnosis`.
@@ -110,7 +110,7 @@ def diagnose_workdir(workdir, bits, *, images=256, data=None, data_path=None):
   ann, variables = networks.load(workdir / f'ann{bits}')
   spiking, weights = networks.load(workdir / f'snn{bits}')
   task = tasks.for_network(ann)
-  dataset = files.open_data(config, data)
+  dataset = files.open_data(config)
   shown = Explained(dataset.test).shown(task, images)
   found = diagnose(ann, variables, spiking, weights, shown)
   report = workdir / 'report'
