@@ -22,16 +22,12 @@ def run(monkeypatch, capsys):
   """`run('train', '--help')` is (exit code, standard output, error)."""
   monkeypatch.setattr(command, '_cache_compilations', lambda: None)
   monkeypatch.setattr(command, '_silence_orbax', lambda: None)
-  functions = {
-    'train': command.train_command,
-    'convert': command.convert_command,
-  }
 
   def call(name, *arguments):
     monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
     capsys.readouterr()
     try:
-      command.run(functions[name])
+      command.run(command.COMMANDS[name])
       code = 0
     except SystemExit as end:
       code = end.code or 0

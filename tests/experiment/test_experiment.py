@@ -25,7 +25,7 @@ from support.shared import ROOT
 import fastsnn_jax as fs
 from fastsnn_jax import data, tasks
 from fastsnn_jax.checkpoint import store as checkpoint
-from fastsnn_jax.experiment import cli
+from fastsnn_jax.experiment import commands
 from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment.config import Conversion, Data, Experiment, Stage
 from fastsnn_jax.experiment.convert import convert_network
@@ -242,7 +242,7 @@ def test_the_report_explains_what_was_kept(job, results):
 
 def test_the_command_diagnose_prints_and_draws(copy, capsys):
   report = copy / 'report'
-  cli.diagnose_command(
+  commands.diagnose_command(
     ['--workdir', str(copy), '--bits', '2', '--images', '40']
   )
   text = (report / 'diagnosis-2-bits.txt').read_text()
@@ -250,7 +250,7 @@ def test_the_command_diagnose_prints_and_draws(copy, capsys):
   assert text.startswith('site ')
   assert (report / 'diagnosis-2-bits.png').stat().st_size > 5000
   with pytest.raises(fs.UserError, match='ann3'):
-    cli.diagnose_command(['--workdir', str(copy), '--bits', '3'])
+    commands.diagnose_command(['--workdir', str(copy), '--bits', '3'])
 
 
 def test_settled_agrees_with_the_ann_on_every_image(results):

@@ -9,7 +9,7 @@ from support.deployment import answers, drawn, images_of, reference, session
 from support.models import registered, tiny_resnet
 
 import fastsnn_jax as fs
-from fastsnn_jax.experiment import cli
+from fastsnn_jax.experiment import commands
 
 CONFIG = fs.Experiment('tiny_resnet', fs.Data('digits'))
 
@@ -28,7 +28,9 @@ def workdir(tmp_path_factory):
 
 
 def run(capsys, workdir, *arguments):
-  cli.export_command(['--workdir', str(workdir), '--bits', '2', *arguments])
+  commands.export_command(
+    ['--workdir', str(workdir), '--bits', '2', *arguments]
+  )
   return capsys.readouterr()
 
 

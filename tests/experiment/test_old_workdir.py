@@ -15,7 +15,7 @@ from support.shared import ROOT
 
 import fastsnn_jax as fs
 from fastsnn_jax.checkpoint import store
-from fastsnn_jax.experiment import cli
+from fastsnn_jax.experiment import commands
 from fastsnn_jax.experiment.workdir import experiment_of
 from fastsnn_jax.training.log import Log
 
@@ -54,7 +54,7 @@ def test_help_reads_no_array(workdir, monkeypatch, capsys):
   for directory in workdir.glob('ann*'):
     shutil.rmtree(directory / '0' / 'tree')
   with pytest.raises(SystemExit) as end:
-    cli.convert_command(['--workdir', str(workdir), '--help'])
+    commands.convert_command(['--workdir', str(workdir), '--help'])
   assert not end.value.code
   assert '(default: parallel)' in capsys.readouterr().out  # its experiment's
   with pytest.raises(fs.UserError, match='cannot be read'):

@@ -33,7 +33,7 @@ from fastsnn_jax.experiment import cli
 for line in sys.argv[1:]:
   sys.argv[1:] = ['--config', 'digits', '--workdir', 'w', *line.split(' ')]
   try:
-    cli.run(cli.train_command)
+    cli.run(cli.COMMANDS["train"])
   except SystemExit as end:
     print(f'code {end.code or 0}', flush=True)
   os.environ['NO_COLOR'] = '1'

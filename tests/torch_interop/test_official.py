@@ -12,9 +12,8 @@ import pytest
 from support.shared import ROOT
 
 import fastsnn_jax as fs
-from fastsnn_jax.experiment import cli as command
+from fastsnn_jax.experiment import commands, recipes
 from fastsnn_jax.experiment import import_official as official
-from fastsnn_jax.experiment import recipes
 from fastsnn_jax.experiment import workdir as files
 from fastsnn_jax.experiment.config import Stage
 
@@ -33,7 +32,7 @@ def checkpoint(tmp_path_factory):
 
 
 def convert(*arguments):
-  command.convert_command([str(argument) for argument in arguments])
+  commands.convert_command([str(argument) for argument in arguments])
 
 
 def test_a_checkpoint_goes_through_the_whole_conversion(
