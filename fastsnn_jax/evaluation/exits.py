@@ -16,8 +16,8 @@ import numpy as np
 from jax import lax
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.folded.words import fire
-from fastsnn_jax.nn.quantizers import against, positive, wider
+from fastsnn_jax.nn.charge import State, busy_rows
+from fastsnn_jax.nn.quantizers import against
 from fastsnn_jax.nn.tables.table import IMAGE
 
 
@@ -144,21 +144,12 @@ class _Row:
       self.bias = self.synapse(*dark)
       self.kind = self.bias.dtype
     self.shape = (len(images), *shapes[self.name].shape[2:])
-    self.wide = wider(self.kind, jnp.float32)
-
-  @property
-  def threshold(self):
-    theta = jnp.asarray(self.theta, self.wide)
-    return positive(against(theta, len(self.shape)))
 
   def start(self):
-    """(voltage, net count)."""
-    voltage = jnp.zeros(self.shape, self.wide) + self.threshold / 2
-    return voltage, jnp.zeros(self.shape, jnp.int32)
+    return State.empty(self.shape, self.theta, self.kind)
 
   def step(self, t, activity, state):
-    """((voltage, count), activity) after step t, counted from 0."""
-    voltage, count = state
+    """(state, activity) after step t, counted from 0."""
     late = t >= self.rule.steps
     if self.constant:
       current = jnp.where(late, 0, self.current)
@@ -169,22 +160,20 @@ class _Row:
       ]
       current = self.synapse(*inputs)
       current = jnp.where(late, current - self.bias, current)
-    voltage = voltage + current.astype(self.wide)
-    voltage, spikes = fire(voltage, count, self.threshold, self.rule)
-    theta = against(jnp.asarray(self.theta, self.kind), spikes.ndim)
-    return (voltage, count + spikes), spikes.astype(self.kind) * theta
+    spikes, state = state.charged(current).fire(self.theta, self.rule)
+    return state, self._scaled(spikes)
 
   def mean(self, state, time):
     """The activity so far, over so many steps."""
-    count = state[1].astype(self.kind)
-    return (
-      count * against(jnp.asarray(self.theta, self.kind), count.ndim) / time
-    )
+    return self._scaled(state.count) / time
 
   def awake(self, state):
     """[B]: whether any neuron would fire without a current."""
-    _, spikes = fire(*state, self.threshold, self.rule)
-    return jnp.any(spikes != 0, range(1, spikes.ndim))
+    return busy_rows(state.fire(self.theta, self.rule)[0])
+
+  def _scaled(self, counts):
+    theta = jnp.asarray(self.theta, self.kind)
+    return counts.astype(self.kind) * against(theta, counts.ndim)
 
 
 def _one(name, images, shapes):

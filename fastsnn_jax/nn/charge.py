@@ -1,4 +1,4 @@
-"""What neurons hold once their input has ended."""
+"""What neurons hold between two steps."""
 
 from typing import Any, NamedTuple
 
@@ -12,17 +12,24 @@ _STEPS_TO_UNROLL = 16
 
 
 class State(NamedTuple):
-  """Of neurons after the T steps, [B, ...].
+  """Of neurons after some steps, [B, ...].
 
   Attributes:
     voltage: what is left of the charge.
     count: spikes less those taken back.
-    fired: how often each fired since the input ended.
+    fired: how often each fired, since the input ended in `until_quiet`.
   """
 
   voltage: Any
   count: Any
   fired: Any
+
+  @classmethod
+  def empty(cls, shape, theta, kind):
+    """Before the first step: half a threshold, so that rates are rounded."""
+    voltage = _resting(jnp.zeros(shape, wider(kind, jnp.float32)), theta)
+    count = jnp.zeros(shape, jnp.int32)
+    return cls(voltage, count, count)
 
   @classmethod
   def after(cls, currents, spikes, theta, rule):
@@ -39,13 +46,17 @@ class State(NamedTuple):
       threshold = _threshold(theta, voltage)
       return voltage - threshold * spike.astype(wide), None
 
-    voltage = jnp.zeros_like(currents[:, 0], wide)
-    voltage = voltage + _threshold(theta, voltage) / 2
+    voltage = _resting(jnp.zeros_like(currents[:, 0], wide), theta)
     times = jnp.arange(rule.steps, dtype=jnp.int32)
     unroll = rule.steps <= _STEPS_TO_UNROLL
     voltage, _ = lax.scan(step, voltage, times, unroll=unroll)
     count = jnp.sum(spikes, 1, wide).astype(jnp.int32)
     return cls(voltage, count, jnp.zeros_like(count))
+
+  def charged(self, current):
+    """The state with a step's current, not fired yet."""
+    voltage = self.voltage + current.astype(self.voltage.dtype)
+    return self._replace(voltage=voltage)
 
   def fire(self, theta, rule):
     """(spikes, state after them), of the charge that is there."""
@@ -58,6 +69,10 @@ class State(NamedTuple):
     """What was fired since a state, spikes taken back subtracted."""
     net = (self.count - before.count).astype(self.voltage.dtype)
     return jnp.where(jnp.isnan(self.voltage), jnp.nan, net)
+
+
+def _resting(zeros, theta):
+  return zeros + _threshold(theta, zeros) / 2
 
 
 def _threshold(theta, voltage):
