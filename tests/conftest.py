@@ -1,5 +1,6 @@
 """Emulated devices, the shared folder, and hypothesis's profiles."""
 
+import itertools
 import os
 
 _flags = os.environ.get('XLA_FLAGS', '')
@@ -45,3 +46,18 @@ def _mesh(request):
   else:
     with devices(1):
       yield
+
+
+_modules = itertools.count(1)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs():
+  """Drops compiled programs now and then.
+
+  Each maps memory of its own. In a run of thousands of tests a worker came to
+  six gigabytes, and one of them crashed.
+  """
+  yield
+  if not next(_modules) % 20:
+    jax.clear_caches()

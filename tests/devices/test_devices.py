@@ -177,10 +177,17 @@ def shown_batch(mask=None):
   }
 
 
+@functools.cache
+def taken(mesh, **how):
+  """`gradients`, once for each set of devices and way."""
+  del mesh
+  return jax.jit(
+    functools.partial(gradients, network=NETWORK, task=TASK, **how)
+  )
+
+
 def compiled(variables, batch, **how):
-  """`gradients`, traced anew: for the devices of now."""
-  take = functools.partial(gradients, network=NETWORK, task=TASK, **how)
-  return jax.jit(take)(variables, batch)
+  return taken(distributed.mesh(), **how)(variables, batch)
 
 
 def summed_loss(params, statistics, part):
