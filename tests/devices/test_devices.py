@@ -81,7 +81,14 @@ def alone(dtype, steps):
   return curve(1, steps, dtype)
 
 
-@pytest.mark.parametrize('count', [2, 4, 8])
+@pytest.mark.parametrize(
+  'count',
+  [
+    pytest.param(2, marks=pytest.mark.slow),
+    pytest.param(4, marks=pytest.mark.slow),
+    8,
+  ],
+)
 def test_float64_curves_are_the_same_on_any_number_of_devices(count):
   with jax.enable_x64(True):
     losses, variables = curve(count, 3 * EPOCH, 'float64')
@@ -93,7 +100,7 @@ def test_float64_curves_are_the_same_on_any_number_of_devices(count):
   assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
 
 
-@pytest.mark.parametrize('count', [2, 8])
+@pytest.mark.parametrize('count', [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_float32_curves_start_the_same_on_any_number_of_devices(count):
   losses, variables = curve(count, 5)
   wanted, same = alone('float32', 5)

@@ -180,6 +180,7 @@ def assert_close(ours, theirs, atol):
   )
 
 
+@pytest.mark.slow
 def test_two_processes_cut_and_resumed_train_what_one_does(alone, together):
   workdir, saved, _, _ = together
   assert 0 < saved < 4  # of the epoch's steps

@@ -189,7 +189,7 @@ def long():
   return spiking, fs.cost(spiking, own, IMAGES, energy=MODEL)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_until_quiet_costs_what_its_own_steps_cost():
   """The steps that one image needs, whatever the others need."""
   ann, own = small()

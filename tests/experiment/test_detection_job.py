@@ -178,7 +178,10 @@ def test_a_shared_out_evaluation_has_the_same_average_precision(job):
 
 @pytest.mark.parametrize(
   'data',
-  [{'sizes': (32, 48)}, {'stream': True, 'size': 32, 'anchors': 2}],
+  [
+    pytest.param({'sizes': (32, 48)}, marks=pytest.mark.slow),
+    {'stream': True, 'size': 32, 'anchors': 2},
+  ],
   ids=['several sizes', 'streamed'],
 )
 def test_a_cut_run_goes_on_to_the_same_bits(

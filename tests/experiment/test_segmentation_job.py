@@ -127,6 +127,7 @@ def test_a_segmenter_is_trained_converted_and_judged_as_all_networks(job):
   assert np.mean((found == truth)[truth != 255]) > 0.8
 
 
+@pytest.mark.slow
 def test_a_conversion_has_steps_and_batches_of_its_own(job, tmp_path):
   """As the official code runs its VGG-9, for more steps than levels."""
   _, workdir, _, results = job
@@ -158,7 +159,10 @@ def test_the_report_shows_maps_and_classes(job):
 
 @pytest.mark.parametrize(
   'data',
-  [{'sizes': (25,)}, {'stream': True}],
+  [
+    pytest.param({'sizes': (25,)}, marks=pytest.mark.slow),
+    {'stream': True},
+  ],
   ids=['crops', 'streamed'],
 )
 def test_a_cut_run_goes_on_to_the_same_bits(

@@ -59,7 +59,7 @@ def settled(seed=0):
   return jax.jit(fs.to_spiking(network, 'settled').settle)(variables, IMAGES)
 
 
-@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_is_the_bounded_form_with_enough_steps(seed):
   network, variables = case(seed)
   snn = bounded(network, 40)
@@ -87,7 +87,9 @@ class Doubled(fs.Conv):
     return 2 * super().__call__(x, train, quanta)
 
 
-@pytest.mark.parametrize('own', [False, True])
+@pytest.mark.parametrize(
+  'own', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_folded_it_takes_the_same_steps(own):
   """Several at a time, in words, by the same rule."""
   network, variables = case(1)

@@ -44,7 +44,7 @@ def test_a_checkpoint_goes_through_the_whole_conversion(
     *('--from-torch', path, '--model', 'small_resnet8', '--bits', 2),
     *('--workdir', workdir, '--data', 'digits'),
     *('--mode', 'signed', 'settled', '--tune', 'parallel'),
-    *('--tune-images', 200, '--accept', 'always'),
+    *('--tune-images', 200, '--accept', 'always', '--no-explain'),
   )
   network, found = fs.load(workdir / 'ann2')
   assert (network.model, network.bits) == ('small_resnet8', 2)
@@ -63,7 +63,8 @@ def test_a_checkpoint_goes_through_the_whole_conversion(
   assert not any(name.startswith('stage') for name in results['settings'])
   assert 'report.html' in capsys.readouterr().out
   # The workdir is one like any other now.
-  convert('--workdir', workdir, '--mode', 'settled', '--tune', 'none')
+  less = '--mode', 'settled', '--tune', 'none', '--no-explain'
+  convert('--workdir', workdir, *less)
   # And a second import of the same model takes the place of the first.
   official.adopt(path, 'small_resnet8', 2, workdir, data_name='digits')
 

@@ -15,9 +15,9 @@ import fastsnn_jax as fs
   ('model', 'shape'),
   [
     ('small_resnet8', (8, 8, 1)),
-    ('cifar_resnet20', (8, 8, 3)),
+    pytest.param('cifar_resnet20', (8, 8, 3), marks=pytest.mark.slow),
     ('small_yolo', (32, 32, 3)),
-    ('small_deeplab', (17, 17, 3)),
+    pytest.param('small_deeplab', (17, 17, 3), marks=pytest.mark.slow),
   ],
 )
 def test_a_table_as_a_function_gives_its_spikes(model, shape):

@@ -278,8 +278,8 @@ def _tune(tuned, opt_state, frozen, images, *, ann, snn, tuning, layer):
 @pytest.mark.parametrize(
   ('name', 'layers'),
   [
-    ('ft_alexnet_b3', 5),
     ('ft_resnet20_b2', 3),
+    pytest.param('ft_alexnet_b3', 5, marks=pytest.mark.slow),
     pytest.param('ft_alexnet_b2', 5, marks=pytest.mark.slow),
     pytest.param('ft_resnet20_b2', 18, marks=pytest.mark.slow),
   ],
