@@ -9,7 +9,6 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
   _flags += ' --xla_cpu_multi_thread_eigen=false'
 if '--xla_backend_optimization_level' not in _flags:
   # Tests compile more than they run, and much of that is LLVM's optimisation.
-  # With the newest Python `.ci/run` has all of it.
   _flags += ' --xla_backend_optimization_level=1'
 os.environ['XLA_FLAGS'] = (
   f'{_flags} --xla_force_host_platform_device_count=8'.strip()
