@@ -35,5 +35,5 @@ config = fs.Experiment(
     fs.Stage(4, epochs=2, learning_rate=0.04, schedule='cosine'),
     fs.Stage(2, epochs=2, learning_rate=0.04, schedule='cosine'),
   ),
-  convert=fs.Conversion(tune='none', settle=16),
+  convert=fs.Conversion(tune='none'),
 )
