@@ -13,7 +13,7 @@ from benchmarks.timing import compare
 
 # (model, side of images, batch, bits)
 CASES = (
-  ('cifar_resnet20', 32, 32, (2, 3, 4)),
+  ('cifar_resnet20', 32, 16, (2, 3, 4)),
   ('small_deeplab', 33, 16, (2, 3, 4)),
 )
 QUICK = (('small_resnet8', 8, 16, (2,)),)

@@ -53,7 +53,8 @@ from fastsnn_jax.tasks import register as register_task
 from fastsnn_jax.torch_interop.state_dict import load_torch, save_torch
 from fastsnn_jax.tracing.calibrate import calibrate
 from fastsnn_jax.tracing.explain import explain
-from fastsnn_jax.tracing.function import FunctionNetwork, from_function
+from fastsnn_jax.tracing.function import FunctionNetwork
+from fastsnn_jax.tracing.traced import from_function
 from fastsnn_jax.version import __version__
 
 __all__ = ['UserError', '__version__']

@@ -10,7 +10,8 @@ from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import IntegrateAndFire
 from fastsnn_jax.tracing.calibrate import Calibrated
-from fastsnn_jax.tracing.function import from_function, leaves_of
+from fastsnn_jax.tracing.function import leaves_of
+from fastsnn_jax.tracing.traced import from_function
 
 _FIELDS = 'task', 'stride', 'remainder', 'overlap', 'size'
 

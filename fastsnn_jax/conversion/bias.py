@@ -20,8 +20,8 @@ import numpy as np
 from fastsnn_jax.conversion.carried import Carried
 from fastsnn_jax.nn.integrate_and_fire import at_each_step
 from fastsnn_jax.nn.tables.table import IMAGE
-from fastsnn_jax.tracing import local
 from fastsnn_jax.tracing.function import FunctionNetwork
+from fastsnn_jax.tracing.spiking import local
 
 IMAGES = 512  # enough for a mean over images and places of a channel
 

@@ -17,8 +17,8 @@ from fastsnn_jax.conversion import carried
 from fastsnn_jax.data import crop_flip
 from fastsnn_jax.nn.quantizers import straight_through
 from fastsnn_jax.nn.tables.table import IMAGE, own_variables
-from fastsnn_jax.tracing import local
 from fastsnn_jax.tracing.function import FunctionNetwork
+from fastsnn_jax.tracing.spiking import local
 
 
 def layer_loss(moving, tuned, spikes, target, *, ann, snn, layer, batch_norm):

@@ -12,7 +12,8 @@ from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 from fastsnn_jax.nn.tables import affine
 from fastsnn_jax.nn.tables.table import IMAGE
-from fastsnn_jax.tracing.function import FunctionNetwork, check_differences
+from fastsnn_jax.tracing.function import FunctionNetwork
+from fastsnn_jax.tracing.traced import check_differences
 
 
 def to_spiking(

@@ -65,9 +65,10 @@ class State(NamedTuple):
     fired = self.fired + jnp.abs(spikes)
     return spikes, State(voltage, self.count + spikes, fired)
 
-  def net(self, before):
-    """What was fired since a state, spikes taken back subtracted."""
-    net = (self.count - before.count).astype(self.voltage.dtype)
+  def net(self, before=None):
+    """What was fired since a state, or in all, without spikes taken back."""
+    count = self.count if before is None else self.count - before.count
+    net = count.astype(self.voltage.dtype)
     return jnp.where(jnp.isnan(self.voltage), jnp.nan, net)
 
 

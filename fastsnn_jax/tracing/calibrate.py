@@ -12,7 +12,7 @@ from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import QuantRelu, Relu
 from fastsnn_jax.nn.quantizers import quantize_activation
 from fastsnn_jax.tracing import jaxprs
-from fastsnn_jax.tracing.function import from_function
+from fastsnn_jax.tracing.traced import from_function
 from fastsnn_jax.tracing.walk import Walk, trace
 
 _BINS, _CHUNK = 2048, 128

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from fastsnn_jax.nn.folded.static import bind
 from fastsnn_jax.tracing import jaxprs
-from fastsnn_jax.tracing.spiking.over_time import OverTime, Timed
+from fastsnn_jax.tracing.spiking.lazy import Timed
+from fastsnn_jax.tracing.spiking.over_time import OverTime
 from fastsnn_jax.tracing.walk import Walk
 
 

@@ -7,10 +7,12 @@ same in the function and in its spiking twin on every device (`nn.whole`).
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
+from fastsnn_jax.nn.folded.together import Packing
 from fastsnn_jax.nn.quantizers import wider
 from fastsnn_jax.nn.whole import Quantum, exact_product, join
 
@@ -153,45 +155,134 @@ def precise(equation, precision) -> dict:
   return {'precision': (lax.Precision.HIGHEST,) * 2}
 
 
-def product(equation, values, quanta, precision, run):
-  """What a product gives, of whole numbers where an operand is of such.
+@dataclasses.dataclass(frozen=True)
+class Whole:
+  """A kernel that is whole numbers times a step, found by `fs.fold`.
+
+  Attributes:
+    numbers: int8.
+    step: one for all.
+    packings: {(axis of inputs, of outputs): how steps share a product}.
+  """
+
+  numbers: Any
+  step: Any
+  packings: dict[tuple[int, int], Packing]
+
+
+class Exact:
+  """A product of whole numbers of an operand, in the unit behind it.
+
+  Attributes:
+    equation: a dot_general or conv_general_dilated.
+    place: of the operand.
+    quantum: what is known of it.
+    kernel: the other operand, whole numbers or floats.
+    packing: how steps share products.
+    axes: of input channels, in the operand and in the kernel.
+  """
+
+  def __init__(self, equation, place, quantum, kernel, whole, precision):
+    self.equation, self.place = equation, place
+    self.quantum = dataclasses.replace(quantum, precision=precision)
+    self.kernel, self.packing, self.axes = kernel, Packing(), (-1, -1)
+    self._unit, self._largest = quantum.unit, quantum.largest
+    own = equation.params.get('precision')
+    highest = own is not None and lax.Precision.HIGHEST in own
+    self._pieces = 0 if highest else self.quantum.pieces
+    if whole is not None:
+      self.kernel = whole.numbers
+      self._unit = quantum.unit * whole.step.astype(quantum.unit.dtype)
+      self._largest = max(quantum.largest, jnp.iinfo(jnp.int8).max)
+      self._pieces = 1
+      axes = _channels(equation, place)
+      if axes is not None and quantum.largest == 1:
+        self.axes, output = axes
+        known = self.axes[1], output
+        self.packing = whole.packings.get(known, Packing())
+
+  def multiply(self, run, n, kernel):
+    """`run` of the operands and changes of the parameters, at every step."""
+    wide = wider(n.dtype, *[kernel.dtype] * _floats(kernel))
+    n, kernel = n.astype(wide), kernel.astype(wide)
+
+    def multiply(n, kernel, precision=None, sums=None):
+      changes = {}
+      if precision is not None:
+        changes['precision'] = (precision,) * 2
+      if sums is not None:
+        changes['preferred_element_type'] = jnp.dtype(sums)
+      return run((kernel, n) if self.place else (n, kernel), **changes)
+
+    settings = self._largest, self.quantum, self._pieces, multiply
+    return exact_product(n, kernel, *settings)
+
+  def scaled(self, y):
+    y = self.quantum.scale(y, self._unit if self._unit.ndim == 0 else 1)
+    return y.astype(self.equation.outvars[0].aval.dtype)
+
+
+def exact(equation, values, quanta, precision, kernels) -> Exact | None:
+  """How a product is one of whole numbers; None where it is of floats.
 
   Args:
     equation: a dot_general or conv_general_dilated.
-    values: both operands, with steps or without.
+    values: both operands; those with steps are not read.
     quanta: of each, None for what has no site in it.
     precision: as of `Network`.
-    run: (values, **changes of the parameters) -> the product, at every step.
+    kernels: {id: (value, `Whole`)} of those that are whole numbers.
   """
   places = [i for i, q in enumerate(quanta) if q is not None]
   wide = all(x.aval.dtype.itemsize >= 4 for x in equation.invars)
-  quantum = quanta[places[0]] if len(places) == 1 else None
-  if quantum is None or quantum.unit is None or not wide:
-    return run(values, **precise(equation, precision))
-  i, unit = places[0], quantum.unit
-  kernel = values[1 - i]
-  if unit.ndim:
-    factor = _along_inputs(equation, unit, i)
+  if len(places) != 1 or not wide or quanta[places[0]].unit is None:
+    return None
+  (i,) = places
+  quantum, kernel, whole = quanta[i], values[1 - i], None
+  if quantum.unit.ndim:
+    factor = _along_inputs(equation, quantum.unit, i)
     if factor is None:
-      return run(values, **precise(equation, precision))
-    kernel, unit = kernel * factor.astype(kernel.dtype), 1
-  quantum = dataclasses.replace(quantum, precision=precision)
-  own = equation.params.get('precision')
-  highest = own is not None and lax.Precision.HIGHEST in own
-  pieces = 0 if highest else quantum.pieces
-  n = quantum.numbers(values[i])
-  n, kernel = (a.astype(wider(n.dtype, kernel.dtype)) for a in (n, kernel))
+      return None
+    kernel = kernel * factor.astype(kernel.dtype)
+  else:
+    _, whole = kernels.get(id(kernel), (None, None))
+  return Exact(equation, i, quantum, kernel, whole, precision)
 
-  def multiply(n, kernel, precision=None, sums=None):
-    changes = {}
-    if precision is not None:
-      changes['precision'] = (precision,) * 2
-    if sums is not None:
-      changes['preferred_element_type'] = jnp.dtype(sums)
-    return run((kernel, n) if i else (n, kernel), **changes)
 
-  y = exact_product(n, kernel, quantum.largest, quantum, pieces, multiply)
-  return quantum.scale(y, unit).astype(equation.outvars[0].aval.dtype)
+def product(equation, values, quanta, precision, kernels, run):
+  """What a product gives, of whole numbers where an operand is of such.
+
+  Args:
+    equation, values, quanta, precision, kernels: of `exact`.
+    run: (values, **changes of the parameters) -> the product.
+  """
+  found = exact(equation, values, quanta, precision, kernels)
+  if found is None:
+    return run(values, **precise(equation, precision))
+  n = found.quantum.numbers(values[found.place])
+  return found.scaled(found.multiply(run, n, found.kernel))
+
+
+def _floats(x):
+  return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _channels(equation, place):
+  """((axis of input channels in the operand, in the kernel), of the outputs);
+  None where steps have products of their own."""
+  params, ndim = equation.params, equation.invars[1 - place].aval.ndim
+  if equation.primitive.name == 'dot_general':
+    contracted, batch = params['dimension_numbers']
+    if place or ndim != 2 or any(batch) or len(contracted[0]) != 1:
+      return None
+    (mine,), (inputs,) = contracted
+    return ((mine, inputs), 1 - inputs) if mine else None
+  numbers = params['dimension_numbers']
+  groups = params['feature_group_count'], params['batch_group_count']
+  front = numbers.lhs_spec[0] == numbers.out_spec[0] == 0
+  if place or max(groups) > 1 or not front:
+    return None
+  output, inputs = numbers.rhs_spec[:2]
+  return (numbers.lhs_spec[1], inputs), output
 
 
 def _along_inputs(equation, unit, i):

@@ -63,6 +63,7 @@ class Walk:
     self.given, self.activations, self.thetas = given, {}, {}
     self.whole, self.precision, self.decoded = whole, precision, decoded
     self._quanta: dict[int, tuple] = {}
+    self.kernels: dict[int, tuple] = {}  # of whole numbers, see `products`
     self.sites: list[Site] = []
     self.place = ''  # of the equation that is evaluated
     self.aside = False  # inside of a site
@@ -197,7 +198,7 @@ class Walk:
       def run(values, **changes):
         return bind(equation, values, **changes)[0]
 
-      settings = quanta, self.precision, run
+      settings = quanta, self.precision, self.kernels, run
       found = [products.product(equation, values, *settings)]
     else:
       found = bind(equation, values)

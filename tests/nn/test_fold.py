@@ -14,6 +14,7 @@ import fastsnn_jax as fs
 from fastsnn_jax.nn.folded import fold as folding
 from fastsnn_jax.nn.folded import words
 from fastsnn_jax.nn.folded.kernels import Folded
+from fastsnn_jax.nn.folded.together import Packing
 from fastsnn_jax.nn.layers import Synapse
 from fastsnn_jax.nn.whole import Quantum
 
@@ -111,10 +112,12 @@ def test_steps_in_one_product_are_those_one_by_one():
   network, variables, images = trained(2, fs.Apot(2))
   folded, ready = fs.fold(fs.to_spiking(network), variables)
   (plain,) = (x for x in folded.layers if x.name == 'plain')
-  assert plain.synapse.steps_at_once >= 3
+  assert plain.synapse.packing.steps_at_once >= 3
   alone, same = folding.ready(fs.to_spiking(network), variables, known=False)
   assert all(
-    x.synapse.base == 0 for x in alone.layers if isinstance(x.synapse, Folded)
+    x.synapse.packing == Packing()
+    for x in alone.layers
+    if isinstance(x.synapse, Folded)
   )
   a, b = (
     jax.jit(n.apply)(v, images) for n, v in ((folded, ready), (alone, same))
@@ -156,7 +159,8 @@ def test_a_product_of_several_steps_is_exact(seed, most, split, steps):
     for t in range(0, steps, 16)
   )
   groups = np.split(np.abs(kernel.astype(int)), split)
-  part = Folded(fs.Dense(2), max(map(folding._base, groups)), split)
+  base = max(Packing.of(group, alone=True).base for group in groups)
+  part = Folded(fs.Dense(2), Packing(base, split))
   product = part.products(
     packed, jnp.asarray(kernel), Quantum(jnp.ones(())), steps
   )
@@ -167,14 +171,15 @@ def test_a_product_of_several_steps_is_exact(seed, most, split, steps):
 
 def test_wide_kernels_are_split_until_steps_fit():
   kernel = np.ones((256, 2), np.int8)
-  assert folding._packing(fs.Dense(2), kernel) == (256, 4)
-  assert folding._packing(fs.Dense(2), kernel[:126]) == (256, 1)
-  assert folding._packing(fs.Conv(2, groups=2), kernel) == (1024, 1)
+  assert Packing.of(kernel) == Packing(256, 4)
+  assert Packing.of(kernel.T, -1, -2) == Packing(256, 4)
+  assert Packing.of(kernel[:126]) == Packing(256, 1)
+  assert folding._packing(fs.Conv(2, groups=2), kernel) == Packing(1024, 1)
 
 
 def test_how_many_steps_fit():
   fit = {
-    base: Folded(fs.Dense(1), base).steps_at_once
+    base: Packing(base).steps_at_once
     for base in (0, 4, 32, 64, 256, 512, 4096, 8192)
   }
   assert fit == {0: 1, 4: 12, 32: 5, 64: 4, 256: 3, 512: 2, 4096: 2, 8192: 1}

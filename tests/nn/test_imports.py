@@ -11,6 +11,7 @@ ORDER = (
   'whole',
   'folded.static',
   'folded.words',
+  'folded.together',
   'charge',
   'integrate_and_fire',
   'neurons',

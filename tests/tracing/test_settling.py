@@ -84,11 +84,15 @@ def apart(found, wanted):
 
 
 @pytest.mark.parametrize('name', ['pooled', 'attention'])
-def test_it_is_the_bounded_form_and_the_function(name):
+@pytest.mark.parametrize('fold', [False, True])
+def test_it_is_the_bounded_form_and_the_function(name, fold):
   network, variables, images = case(name)
-  snn = fs.to_spiking(network, 'settled')
+  snn, own = fs.to_spiking(network, 'settled'), variables
   assert snn.neuron.settle == 'auto'
-  found = jax.jit(snn.settle)(variables, images)
+  if fold:
+    snn, own = fs.fold(snn, variables)
+    assert snn.folded
+  found = jax.jit(snn.settle)(own, images)
   more = 16
   trains = fs.to_spiking(network, 'settled', settle=more)
   _, trains = trains.apply(variables, images)
@@ -106,7 +110,7 @@ def test_it_is_the_bounded_form_and_the_function(name):
   assert apart(found.output, network.function(variables['params'], images)) < (
     1e-9
   )
-  over_time = snn.output_over_time(variables, found.activations)
+  over_time = snn.output_over_time(own, found.activations)
   final = jax.tree.map(lambda x: x[:, -1] if x.ndim > 1 else x[-1], over_time)
   assert apart(final, found.output) < 1e-9
 
@@ -144,9 +148,12 @@ def test_one_loop_has_no_quantisation_of_kernels_inside():
   ]
 
 
-def test_devices_do_not_wait_for_one_another():
+@pytest.mark.parametrize('fold', [False, True])
+def test_devices_do_not_wait_for_one_another(fold):
   network, variables, images = case('pooled')
   snn = fs.to_spiking(network, 'settled')
+  if fold:
+    snn, variables = fs.fold(snn, variables)
   wanted = jax.jit(snn.settle)(variables, images)
   with devices(4):
     run = jax.jit(distributed.each_alone(snn.settle))

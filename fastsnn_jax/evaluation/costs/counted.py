@@ -10,8 +10,9 @@ from fastsnn_jax.nn.neurons import QuantRelu
 from fastsnn_jax.nn.tables.table import IMAGE, own_variables
 from fastsnn_jax.nn.weights import Apot, EightBit
 from fastsnn_jax.tracing.effective import Counting, CountingOverTime
-from fastsnn_jax.tracing.function import FunctionNetwork, from_function
-from fastsnn_jax.tracing.spiking.over_time import Timed
+from fastsnn_jax.tracing.function import FunctionNetwork
+from fastsnn_jax.tracing.spiking.lazy import Timed
+from fastsnn_jax.tracing.traced import from_function
 from fastsnn_jax.tracing.walk import trace
 
 

@@ -15,9 +15,9 @@ from fastsnn_jax.nn.network import (
   own_variables,
   plain_products,
 )
-from fastsnn_jax.tracing import local
 from fastsnn_jax.tracing.connections import OUTPUT
 from fastsnn_jax.tracing.function import FunctionNetwork
+from fastsnn_jax.tracing.spiking import local
 
 
 def check_ann(ann, variables) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.kernels import Folded
+from fastsnn_jax.nn.folded.together import Packing
 from fastsnn_jax.nn.layers import Conv, Dense
 from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.quantizers import (
@@ -44,9 +45,11 @@ def fold(network: Network, variables):
 
   Of a function all that hangs on its parameters alone is computed once: its
   quantised kernels, the factors of its batch norms. The values stand in the
-  variables, in place of the parameters that only they needed. Its spikes travel
-  as trains; where what is kept has another shape for each size of a batch, it
-  stays as it is.
+  variables, in place of the parameters that only they needed; a kernel that is
+  whole numbers up to 127 times one step, up to rounding, as those numbers. Its
+  spikes travel as words too, and where such a kernel meets spikes of one height
+  several steps share a product. Where what is kept has another shape for each
+  size of a batch, a function stays as it is.
 
   `fs.evaluate`, `fs.compare`, `fs.classify`, `fs.detect`, `fs.segment` and
   `fs.convert` fold by themselves; `fs.save` packs whole numbers, and takes no
@@ -111,19 +114,16 @@ def ready(network, variables, known=True):
   last, refs, found = _LAST[0]
   if last == key and all(x() is y for x, y in zip(refs, leaves, strict=True)):
     return found
+  packed = known and network.spiking
   if network.fold is not None:
-    found = network.fold(variables)
+    found = network.fold(variables, known, packed)
   else:
     own = _narrowed(_computed(variables, network=network), known)
-    found = with_kernels(network, own, known and network.spiking), own
+    found = with_kernels(network, own, packed), own
   if lasting:  # what may be written to may change
     _LAST[0] = key, [weakref.ref(x) for x in leaves], found
   return found
 
-
-_SPLITS = 1, 2, 4, 8
-_CHANNELS = 32  # of a group at least: narrower products are slower
-_ENOUGH = 3  # steps in one product, for which kernels are split
 
 _LAST: list = [(None, (), None)]
 
@@ -158,9 +158,7 @@ def _synapse(part, tree, known):
   if type(part) is Folded:
     part = part.part
   if _foldable(part):
-    return (
-      Folded(part, *_packing(part, tree['kernel'])) if known else Folded(part)
-    )
+    return Folded(part, _packing(part, tree['kernel']) if known else Packing())
   inner = {
     name: _synapse(x, tree.get(name, {}), known)
     for name, x in _inner(part).items()
@@ -173,25 +171,10 @@ def _synapse(part, tree, known):
   return part
 
 
-def _packing(part, kernel) -> tuple[int, int]:
-  """(base, split) of `Folded`: the split by which most steps fit."""
+def _packing(part, kernel) -> Packing:
   if not jnp.issubdtype(kernel.dtype, jnp.integer):
-    return 0, 1
-  whole, found = np.abs(np.asarray(kernel, np.int64)), []
-  for split in _SPLITS:
-    narrow = whole.shape[-2] % split or whole.shape[-2] // split < _CHANNELS
-    if split == 1 or not (narrow or getattr(part, 'groups', 1) > 1):
-      base = max(_base(x) for x in np.split(whole, split, -2))
-      steps = Folded(part, base).steps_at_once
-      found.append((min(steps, _ENOUGH), -split, base))
-  _, split, base = max(found)
-  return base, -split
-
-
-def _base(whole) -> int:
-  """The power of two above twice the largest sum of an output channel."""
-  most = np.sum(whole, tuple(range(whole.ndim - 1))).max(initial=0)
-  return 2 ** int(2 * most).bit_length()
+    return Packing()
+  return Packing.of(kernel, alone=getattr(part, 'groups', 1) > 1)
 
 
 @functools.partial(jax.jit, static_argnames='network')

@@ -1,22 +1,19 @@
 """A convolution or dense layer whose kernel, scale and offset are ready."""
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded import words as packed
+from fastsnn_jax.nn.folded.together import Packing, one_by_one
 from fastsnn_jax.nn.layers import Conv, Dense, Synapse
 from fastsnn_jax.nn.quantizers import against, wider
 from fastsnn_jax.nn.weights import EightBit
 from fastsnn_jax.nn.whole import Quantum, exact_product, float_product, spread
-
-_EXACT = 2**24  # float32 holds every whole number up to here
 
 
 class Folded(Synapse):
@@ -24,33 +21,18 @@ class Folded(Synapse):
 
   Attributes:
     part: the synapse that it stands for.
-    base: P, where the kernel is of whole numbers: a power of two above 2 M, M
-      the largest sum of magnitudes of any output channel; 0 if unknown.
-    split: groups of input channels with products of their own, for a smaller M:
-      no more multiplications, and more steps in each.
+    packing: how steps share products, where the kernel is of whole numbers.
   """
 
   affine: ClassVar[bool | None] = True
   quantal: ClassVar[bool] = True
 
   part: Conv | Dense
-  base: int = 0
-  split: int = 1
+  packing: Packing = Packing()
 
   @property
   def axes(self):
     return self.part.axes
-
-  @property
-  def steps_at_once(self) -> int:
-    """How many steps one float32 product holds, exactly: the largest n with
-    M (1 + P + … + P^(n - 1)) < 2^24."""
-    most, count = self.base // 2 - 1, 1
-    while self.base and most * (self.base ** (count + 1) - 1) < _EXACT * (
-      self.base - 1
-    ):
-      count += 1
-    return count
 
   @nn.compact
   def __call__(self, x, train=False, quanta=()):
@@ -60,7 +42,7 @@ class Folded(Synapse):
         'its batch norms are gone; train the network that fs.fold was given'
       )
     shape = self.part._operands(x)[1]
-    dtype = jnp.int8 if self.base else jnp.float32
+    dtype = jnp.int8 if self.packing.base else jnp.float32
     zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
     tree = {
       'kernel': self.param('kernel', zeros, shape, dtype),
@@ -123,62 +105,36 @@ class Folded(Synapse):
 
   def products(self, words, kernel, quantum, steps):
     """t -> the product of a step's spikes, several of them in one."""
-    if jnp.issubdtype(kernel.dtype, jnp.floating) or self.steps_at_once == 1:
-      y = self._each(words, kernel, quantum, steps)
+
+    def multiply(x, kernel):
+      return self.product(x, kernel, quantum)
+
+    def train(*words):
+      return packed.train(words, steps)
+
+    if (
+      jnp.issubdtype(kernel.dtype, jnp.floating)
+      or self.packing.steps_at_once == 1
+    ):
+      y = one_by_one(train(*words), kernel, multiply)
       return lambda t: y[:, t]
-    count = -(-steps // self.steps_at_once)
-    size = -(-steps // count)
-    parts = [range(i, min(i + size, steps)) for i in range(0, steps, size)]
 
-    # Products stay apart: to join their inputs costs more than it saves.
-    def together(kernel, *words):
-      find = functools.partial(packed.step, words)
-      inputs = (self._at_once(find, part) for part in parts)
-      return [self.product(x, kernel, quantum) for x in inputs]
+    def at(t, *words):
+      return packed.step(words, t)
 
-    def each(kernel, *words):
-      y = jnp.round(self._each(words, kernel, quantum, steps))
-      return [self._at_once(lambda t: y[:, t], part) for part in parts]
-
-    groups = [
-      lax.platform_dependent(*operands, cpu=together, default=each)
-      for operands in self._split(kernel, words)
-    ]
-
-    def product(t):
-      place, count = t % size, len(parts[t // size])
-      return sum(self._digit(y[t // size], place, count) for y in groups)
-
-    return product
+    groups = self._split(kernel, words)
+    sums = self.packing.sums(groups, steps, at, train, multiply)
+    return lambda t: self.packing.step(sums, t, steps)
 
   def _split(self, kernel, words):
     """(kernel, *words) of each group of input channels."""
+    count = self.packing.split
     if isinstance(self.part, Dense):
       words = [word.reshape(len(word), -1) for word in words]
-    kernels = jnp.split(kernel, self.split, -2)
+    kernels = jnp.split(kernel, count, -2)
     return zip(
-      kernels, *(jnp.split(word, self.split, -1) for word in words), strict=True
+      kernels, *(jnp.split(word, count, -1) for word in words), strict=True
     )
-
-  def _each(self, words, kernel, quantum, steps):
-    x = packed.train(words, steps)
-    y = self.product(x.reshape(-1, *x.shape[2:]), kernel, quantum)
-    return y.reshape(-1, steps, *y.shape[1:])
-
-  def _at_once(self, find, steps):
-    """s_1 + P s_2 + P^2 s_3 + …"""
-    *rest, last = steps
-    x = find(last)
-    for t in reversed(rest):
-      x = x * self.base + find(t)
-    return x
-
-  def _digit(self, y, place, count):
-    for _ in range(place):
-      y = jnp.round(y * (1 / self.base))
-    if place == count - 1:
-      return y
-    return y - jnp.round(y * (1 / self.base)) * self.base
 
   def connect(self, x):
     return self.part.connect(x)

@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from fastsnn_jax.nn.charge import State, busy_rows
@@ -18,7 +17,7 @@ from fastsnn_jax.nn.synapses import remembers
 from fastsnn_jax.nn.whole import Quantum
 
 # A word's steps share products, but those after the last spike are for nothing.
-_STEPS_AT_ONCE = 4
+STEPS_AT_ONCE = 4
 
 
 def in_words(part) -> bool:
@@ -37,7 +36,7 @@ class Row:
     self.layer, self.name, self.tree = layer, layer.name, tree
     self.rule = dataclasses.replace(network.neuron, settle=0)
     self.quanta = quanta
-    self.steps = min(self.rule.steps, _STEPS_AT_ONCE)
+    self.steps = min(self.rule.steps, STEPS_AT_ONCE)
     most = self.rule.max_count or math.inf
     self.narrow = jnp.int8 if most <= jnp.iinfo(jnp.int8).max else jnp.int32
 
@@ -97,16 +96,7 @@ class Row:
 
   def last(self, activity):
     """[B]: the last step with a spike, from 1 up; 0 for none."""
-    last = jnp.zeros(activity.shape[:1], jnp.int32)
-    for i, word in enumerate(activity.values):
-      # The lower bit of the two is that of a spike, of either sign.
-      axes = range(1, word.ndim)
-      bits = lax.reduce(word, np.int32(0), lax.bitwise_or, tuple(axes))
-      bits &= packed.LOW
-      place = (33 - lax.clz(bits)) // 2  # of the highest pair, from 1 up
-      start = i * packed.STEPS_PER_WORD
-      last = jnp.where(bits != 0, start + place, last)
-    return last
+    return packed.last(activity.values)
 
   def train(self, activity):
     """[B, steps, ...], of 0, theta and -theta."""
@@ -114,8 +104,7 @@ class Row:
 
   def mean(self, activity, state):
     """What the read-out gets: sums, of a part of theta."""
-    total = state.count.astype(state.voltage.dtype)
-    return Activity(jnp.where(jnp.isnan(state.voltage), jnp.nan, total))
+    return Activity(state.net())
 
   def scaled(self, net):
     """The same of a sum over steps."""

@@ -10,6 +10,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 STEPS_PER_WORD = 16
@@ -152,6 +153,17 @@ def both_signs(words):
     ones += lax.population_count(low & ~high)
     minus += lax.population_count(low & high)
   return ones, minus
+
+
+def last(words):
+  """[B]: the last step with a spike, from 1 up; 0 for none."""
+  found = jnp.zeros(words[0].shape[:1], jnp.int32)
+  for i, word in enumerate(words):
+    axes = tuple(range(1, word.ndim))
+    bits = lax.reduce(word, np.int32(0), lax.bitwise_or, axes) & LOW
+    place = (33 - lax.clz(bits)) // 2  # of the highest pair, from 1 up
+    found = jnp.where(bits != 0, i * STEPS_PER_WORD + place, found)
+  return found
 
 
 def _has_nan(word):

@@ -1,6 +1,5 @@
 """Values that come in steps: messages, levels, and the neurons between them."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -12,20 +11,8 @@ from jax import lax
 from fastsnn_jax.nn.charge import State
 from fastsnn_jax.nn.integrate_and_fire import at_each_step, simulate
 from fastsnn_jax.nn.neurons import IntegrateAndFire, differences
+from fastsnn_jax.tracing.spiking.lazy import Timed
 from fastsnn_jax.tracing.walk import Walk
-
-
-@dataclasses.dataclass
-class Timed:
-  """[N, T + k, …], or [T + k] of a scalar: messages, or levels.
-
-  Attributes:
-    graded: they are, or came of, differences.
-  """
-
-  value: Any
-  level: bool = False
-  graded: bool = False
 
 
 class InSteps(Walk):
@@ -37,9 +24,11 @@ class InSteps(Walk):
     levels: linear operations take levels as they are: nothing is sent.
     settles: there will be more steps, so `states` and `sums` are kept.
     past: (states of neurons, sums) after the steps before; then the walk is
-      one step without input, of which `states` and `sums` are those after it.
+      `at_once` steps without input: `states` and `sums` are those after them.
     settings: of `Walk`.
   """
+
+  at_once = 1
 
   def __init__(
     self,
@@ -55,6 +44,9 @@ class InSteps(Walk):
     self.neuron, self.levels = neuron, levels
     self.settles = settles or past is not None
     self.past, self.states, self.sums = past, {}, []
+    self.totals: dict[str, Any] = {}  # of each site over time, not yet computed
+    self.lasts: dict[str, Any] = {}  # of each row, the last step with a spike
+    self.count = neuron.total_steps if past is None else self.at_once
     self.lasting = 0  # sums on which neurons depend
     self._kinds: dict[tuple[int, str], tuple] = {}
 
@@ -70,7 +62,7 @@ class InSteps(Walk):
   def _number(self):
     """n = min(t, T) of each step."""
     if self.past is not None:
-      return np.array([self.neuron.steps])
+      return np.full(self.count, self.neuron.steps)
     steps = np.arange(1, self.neuron.total_steps + 1)
     return np.minimum(steps, self.neuron.steps)
 
@@ -189,7 +181,12 @@ class InSteps(Walk):
     spikes = self._fired(site.name, currents, theta, static)
     self.lasting = len(self.sums)
     spikes = spikes * at_each_step(jnp.asarray(theta, spikes.dtype), spikes)
-    return Timed(spikes[0] if scalar else spikes)
+    spikes = spikes[0] if scalar else spikes
+    axis = min(spikes.ndim - 1, 1)
+    self.totals[site.name] = lambda: jnp.sum(spikes, axis)
+    if self.settles:
+      self.lasts[site.name] = _last(spikes)
+    return Timed(spikes)
 
   def _fired(self, name, currents, theta, static):
     """Spikes, and the state after them if there will be more steps."""
@@ -199,9 +196,20 @@ class InSteps(Walk):
         state = State.after(currents, spikes, theta, self.neuron)
         self.states[name] = state
       return spikes
-    state = self.past[0][name]
-    if not static:
-      current = currents[:, 0].astype(state.voltage.dtype)
-      state = state._replace(voltage=state.voltage + current)
-    spikes, self.states[name] = state.fire(theta, self.neuron)
-    return jnp.expand_dims(spikes, 1).astype(currents.dtype)
+    state, spikes = self.past[0][name], []
+    for t in range(self.count):
+      if not static:
+        current = currents[:, t].astype(state.voltage.dtype)
+        state = state._replace(voltage=state.voltage + current)
+      fired, state = state.fire(theta, self.neuron)
+      spikes.append(fired.astype(currents.dtype))
+    self.states[name] = state
+    return jnp.stack(spikes, 1)
+
+
+def _last(spikes):
+  """[N] of [N, T, …], or [1] of [T]: the last step with a spike, 0 for none."""
+  moved = spikes[None] != 0 if spikes.ndim == 1 else spikes != 0
+  busy = jnp.any(moved, range(2, moved.ndim))
+  times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
+  return jnp.max(jnp.where(busy, times, 0), 1)

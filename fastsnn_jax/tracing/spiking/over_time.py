@@ -22,14 +22,13 @@ import numpy as np
 from jax import lax
 
 from fastsnn_jax.nn.folded.static import bind
-from fastsnn_jax.nn.neurons import (
-  largest_so_far,
-)
+from fastsnn_jax.nn.neurons import largest_so_far
 from fastsnn_jax.nn.whole import Quantum
 from fastsnn_jax.tracing import products
 from fastsnn_jax.tracing.jaxprs import WEIGHTED
 from fastsnn_jax.tracing.spiking import rules
-from fastsnn_jax.tracing.spiking.in_steps import InSteps, Timed
+from fastsnn_jax.tracing.spiking.in_steps import InSteps
+from fastsnn_jax.tracing.spiking.lazy import Timed
 from fastsnn_jax.tracing.walk import REFUSED
 
 MAXIMA = 'reduce_window_max', 'reduce_max'
@@ -134,28 +133,35 @@ class OverTime(InSteps):
       )
 
   def _linear(self, equation, values):
-    name = equation.primitive.name
-    places = range(len(values))[rules.LINEAR.get(name, slice(0, 0))]
-    taken = [
-      self.message(x) if isinstance(x, Timed) or i in places else x
-      for i, x in enumerate(values)
-    ]
-    graded = any(x.graded for x in taken if isinstance(x, Timed))
-    self._record(DIFFERENCE if graded else SPIKES, equation)
     quanta = [
       (self.quantum(x) or Quantum()) if isinstance(x, Timed) else None
       for x in values
+    ]
+    handed = None
+    if self.whole is not None:
+      handed = products.handed(equation, quanta, values)
+    found = self._at_steps(equation, values, quanta, handed)
+    graded = any(x.graded for x in found)
+    self._record(DIFFERENCE if graded else SPIKES, equation)
+    if handed is not None:
+      for x in found:
+        self._quanta[id(x)] = x, handed
+    return found
+
+  def _at_steps(self, equation, values, quanta, handed):
+    """A linear equation at every step; static summands are shown for T."""
+    name = equation.primitive.name
+    places = rules.places(name, len(values))
+    taken = [
+      self.message(x) if isinstance(x, Timed) or i in places else x
+      for i, x in enumerate(values)
     ]
     if name in WEIGHTED and self.whole is not None:
       found = [self._product(equation, taken, quanta)]
     else:
       found = self._lift(equation, taken)
-    found = [Timed(x, graded=graded) for x in found]
-    if self.whole is not None:
-      handed = products.handed(equation, quanta, values)
-      for x in found:
-        self._quanta[id(x)] = x, handed
-    return found
+    graded = any(x.graded for x in taken if isinstance(x, Timed))
+    return [Timed(x, graded=graded) for x in found]
 
   def _product(self, equation, values, quanta):
     (i,) = (i for i, x in enumerate(values) if isinstance(x, Timed))
@@ -165,7 +171,7 @@ class OverTime(InSteps):
       return self._lift(equation, taken, **changes)[0]
 
     def multiply(*values):
-      settings = quanta, self.precision, run
+      settings = quanta, self.precision, self.kernels, run
       return products.product(equation, values, *settings)
 
     plain = [x.value if isinstance(x, Timed) else x for x in values]
@@ -225,7 +231,7 @@ class OverTime(InSteps):
       def run(*arrays):
         kept, self.sums = self.sums, []
         mine = [
-          dataclasses.replace(x, value=y) if isinstance(x, Timed) else y
+          Timed(y, x.level, x.graded) if isinstance(x, Timed) else y
           for x, y in zip(operands, arrays, strict=True)
         ]
         found = [self.message(x) for x in self._called(call, mine)]

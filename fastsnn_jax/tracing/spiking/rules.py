@@ -34,6 +34,11 @@ BILINEAR = {
 }
 
 
+def places(name, count):
+  """Positions that an operation is linear in, all of them together."""
+  return range(count)[LINEAR.get(name, slice(0, 0))]
+
+
 def is_linear(name, moving, infinite) -> bool:
   """Whether an operation is linear in all operands that have steps.
 
@@ -43,10 +48,23 @@ def is_linear(name, moving, infinite) -> bool:
     infinite: for each operand, whether it is a constant that is not finite,
       which cannot be shown and withdrawn.
   """
-  places = [i for i, moves in enumerate(moving) if moves]
+  mine = [i for i, moves in enumerate(moving) if moves]
   if name in BILINEAR:
-    return len(places) == 1 and places[0] in BILINEAR[name]
+    return len(mine) == 1 and mine[0] in BILINEAR[name]
   if name not in LINEAR:
     return False
-  values = range(len(moving))[LINEAR[name]]
-  return set(places) <= set(values) and not any(infinite[i] for i in values)
+  values = places(name, len(moving))
+  return set(mine) <= set(values) and not any(infinite[i] for i in values)
+
+
+# What only moves numbers, of any type.
+MOVES = (
+  *('reshape', 'transpose', 'broadcast_in_dim', 'squeeze', 'expand_dims'),
+  *('rev', 'slice', 'concatenate', 'copy', 'copy_p'),
+)
+# What costs little enough to be done again by each reader: it moves, scales or
+# adds up two.
+LIGHT = (
+  *(*MOVES, 'neg', 'convert_element_type', 'stop_gradient'),
+  *('add', 'sub', 'add_any', 'pad', 'select_n', 'mul', 'div'),
+)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsnn_jax.nn.charge import busy_rows
 from fastsnn_jax.nn.folded.static import hoisted
 from fastsnn_jax.nn.quantizers import against, quantize_uniform
 from fastsnn_jax.nn.quantizers import straight_through as replaced
 from fastsnn_jax.nn.until_quiet import Settled, either, go_on
-from fastsnn_jax.tracing.spiking.over_time import OverTime
+from fastsnn_jax.tracing.spiking import in_words
 from fastsnn_jax.tracing.walk import Walk
 
 
@@ -26,42 +27,40 @@ def settled(network, variables, images) -> Settled:
   """
   neuron, size = network.neuron, len(images)
   rule = dataclasses.replace(neuron, settle=0)
-  first = OverTime(rule, settles=True, **network.products)
+  first = in_words.walk(network, rule, settles=True)
   network.walked(variables, images, first)
   start = first.states, first.sums[: first.lasting]
 
   def awake(states, thetas):
     charged = (x.fire(thetas[k], rule)[0] for k, x in states.items())
-    return either(_busy(jnp.expand_dims(x, 1), size)[:, 0] for x in charged)
+    return either(_of_images(busy_rows(x), size) for x in charged)
 
   def once(known, past):
-    walk = OverTime(rule, past=past, **network.products)
+    walk = in_words.walk(network, rule, past=past)
     network.walked(*known, walk)
-    spikes = walk.activations.values()
-    fired = either(_busy(x, size)[:, 0] for x in spikes)
     after = walk.states, walk.sums[: first.lasting]
-    return after, fired.astype(jnp.int32), awake(walk.states, walk.thetas)
+    return after, _latest(walk, size), awake(walk.states, walk.thetas)
 
   (states, _), late, loud = go_on(
     hoisted(once, (variables, images), start),
     *(start, awake(first.states, first.thetas), network.bound),
+    first.at_once,
   )
-  shown, fired = {}, {}
+  shown, fired, means = {}, {}, {}
   for name, activity in first.activations.items():
     axis = min(activity.ndim - 1, 1)  # of time; a scalar has it first
     net = states[name].net(first.states[name]).astype(activity.dtype)
     theta = jnp.asarray(first.thetas[name], net.dtype)
-    net = net * (against(theta, net.ndim) if theta.size > 1 else theta.ravel())
-    more = states[name].fired
-    net, more = (net, more) if axis else (net[0], more[0])
+    theta = against(theta, net.ndim) if theta.size > 1 else theta.ravel()
+    net, more = net * theta, states[name].fired
+    total = states[name].net().astype(activity.dtype) * theta / neuron.steps
+    net, more, total = (x if axis else x[0] for x in (net, more, total))
+    means[name] = total
     net = jnp.expand_dims(net, axis)
     shown[name] = jnp.concatenate([activity, net], axis)
     fired[name] = jnp.sum(activity != 0, axis, jnp.int32) + more
-  busy = either(_busy(x, size) for x in first.activations.values())
-  times = jnp.arange(1, neuron.steps + 1, dtype=jnp.int32)
-  last = jnp.max(jnp.where(busy, times, 0), 1)
-  steps = jnp.where(late > 0, neuron.steps + late, last)
-  output = network.read_out(variables, images, shown)
+  steps = jnp.where(late > 0, neuron.steps + late, _latest(first, size))
+  output = network.behind(variables, images, means)
   return Settled(output, shown, fired, steps, ~loud)
 
 
@@ -96,14 +95,13 @@ def _(network, primals, tangents):
   return found, Settled(output, activations, *none)
 
 
-def _busy(spikes, size):
-  """[size, T]: which images have a spike at which step, of [N, T, ...].
+def _latest(walk, size):
+  """[size]: the last step with a spike of any site, 0 for none."""
+  lasts = (_of_images(x, size) for x in walk.lasts.values())
+  return functools.reduce(jnp.maximum, lasts)
 
-  A site without a row for each image counts for all of them.
-  """
-  moved = spikes != 0
-  moved = moved[None] if moved.ndim == 1 else moved
-  rows = jnp.any(moved, range(2, moved.ndim))
-  if len(rows) != size:
-    rows = jnp.any(rows, 0, keepdims=True)
-  return jnp.broadcast_to(rows, (size, rows.shape[1]))
+
+def _of_images(rows, size):
+  """[size] of [N]: a site without a row for each image counts for all."""
+  rows = rows if len(rows) == size else jnp.max(rows, keepdims=True)
+  return jnp.broadcast_to(rows, (size,))

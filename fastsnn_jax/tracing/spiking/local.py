@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from fastsnn_jax.nn.integrate_and_fire import along_time
 from fastsnn_jax.nn.quantizers import quantize_uniform, straight_through
-from fastsnn_jax.tracing.spiking.over_time import OverTime, Timed
+from fastsnn_jax.tracing.spiking.lazy import Timed
+from fastsnn_jax.tracing.spiking.over_time import OverTime
 from fastsnn_jax.tracing.walk import Walk
 
 
