@@ -77,7 +77,8 @@ def test_a_process_without_this_package(tmp_path):
   )
 
 
-def test_a_network_of_a_function(tmp_path):
+@pytest.mark.parametrize('mode', ['quantised', 'signed', 'settled'])
+def test_a_network_of_a_function(mode, tmp_path):
   def model(params, x):
     x = fs.quantize_activation(x @ params['w'], params['a'], 2, name='hidden')
     return jax.nn.softmax(x @ params['w'])
@@ -85,10 +86,16 @@ def test_a_network_of_a_function(tmp_path):
   params = {'w': jax.random.normal(jax.random.key(1), (4, 4)), 'a': 1.5}
   images = images_of(6, 4)
   network, variables = fs.from_function(model, params, images)
+  if mode != 'quantised':
+    network = fs.to_spiking(network, mode)
   path = tmp_path / 'net'
   fs.export(network, variables, path, format='stablehlo', image_shape=(4,))
   run, about = fs.load_export(path)
-  np.testing.assert_allclose(run(images), model(params, images), rtol=1e-6)
+  for some in (images, images[:1]):  # any N
+    output = reference(network, variables, some)[0]
+    np.testing.assert_allclose(run(some), output, rtol=1e-6)
+  if mode != 'signed':
+    np.testing.assert_allclose(output, model(params, some), rtol=1e-5)
   assert about['sites'] == {'hidden': {'theta': 1.5}}
 
 

@@ -24,7 +24,7 @@ def settled(network, variables, images) -> Settled:
   what came in and of what was sent. All differences of a step follow its spikes
   in the same step: without a spike none moves, and what is quiet stays so.
   """
-  neuron, size = network.neuron, len(images)
+  neuron, size = network.neuron, images.shape[0]
   rule = dataclasses.replace(neuron, settle=0)
   first = OverTime(rule, settles=True, **network.products)
   network.walked(variables, images, first)
@@ -104,6 +104,6 @@ def _busy(spikes, size):
   moved = spikes != 0
   moved = moved[None] if moved.ndim == 1 else moved
   rows = jnp.any(moved, range(2, moved.ndim))
-  if len(rows) != size:
+  if rows.shape[0] != size:
     rows = jnp.any(rows, 0, keepdims=True)
   return jnp.broadcast_to(rows, (size, rows.shape[1]))
