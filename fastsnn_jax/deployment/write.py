@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastsnn_jax.deployment import stablehlo
-from fastsnn_jax.errors import UserError
+from fastsnn_jax.errors import UserError, told
 from fastsnn_jax.nn.network import Network, check_network
 from fastsnn_jax.nn.neurons import Relu
 from fastsnn_jax.tracing.function import FunctionNetwork
@@ -105,10 +105,11 @@ def export(
     }
   else:
     _only_tables(network, format)
-    if sites and (taken := {x.name for x in network.firing} & {*_RESERVED}):
+    names = {x.name for x in network.firing} if sites else ()
+    if taken := [x for x in names if x in _RESERVED or x[0] == '/']:
       raise UserError(
         f'layer {min(taken)!r}: with sites=True each row is an output of its '
-        f'name, but {", ".join(_RESERVED)} are taken; rename it'
+        f'name, but {", ".join(_RESERVED)} and /… are taken; rename it'
       )
     writer = _module(format)
     found = writer.write(network, variables, path, format, image_shape, sites)
@@ -192,7 +193,15 @@ def _checked(network, variables, format, image_shape):
     )
   shape = tuple(map(int, shape))
   images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  jax.eval_shape(functools.partial(network.apply, variables), images)
+  try:
+    jax.eval_shape(functools.partial(network.apply, variables), images)
+  except UserError:
+    raise
+  except Exception as error:  # whatever a function makes of other images
+    raise UserError(
+      f'image_shape={shape}: the network does not run on such images '
+      f'({told(error)}); give the shape of those that it was made for'
+    ) from error
   return shape
 
 

@@ -3,6 +3,7 @@
 import sys
 
 import flax.linen as nn
+import jax
 import pytest
 from support.deployment import drawn, images_of
 
@@ -82,16 +83,39 @@ def test_synapses_that_a_format_has_not(tmp_path):
   refused(unsigned, variables, path, 'NIR has no node', format='nir')
 
 
-def test_functions_have_no_table(tmp_path):
-  def model(params, x):
-    return fs.quantize_activation(x, params['a'], 2, name='hidden')
-
-  images = images_of(2, 4)
-  network, variables = fs.from_function(model, {'a': 1.0}, images)
+@pytest.mark.parametrize('mode', ['quantised', 'unsigned', 'signed'])
+@pytest.mark.parametrize('format', ['onnx', 'qonnx', 'nir'])
+def test_functions_have_no_table(format, mode, tmp_path):
+  network, variables = function_of(lambda x: x)
+  if mode != 'quantised':
+    network = fs.to_spiking(network, mode)
   refused(
-    *(network, variables, tmp_path / 'net', "format='stablehlo'"),
+    *(network, variables, tmp_path / 'net', "format='stablehlo'", format),
     **{'image_shape': (4,)},
   )
+
+
+def function_of(before):
+  def model(params, x):
+    return fs.quantize_activation(before(x), params['a'], 2, name='hidden')
+
+  return fs.from_function(model, {'a': 1.0}, images_of(2, 4))
+
+
+def test_functions_that_no_program_says(tmp_path):
+  def judged(before, message, shape=(4,)):
+    function = function_of(before)
+    settings = {'format': 'stablehlo', 'image_shape': shape}
+    refused(*function, tmp_path / 'net', message, **settings)
+
+  norm = nn.BatchNorm(use_running_average=False)
+  stats = norm.init(jax.random.key(0), images_of(2, 4))
+  judged(
+    lambda x: norm.apply(stats, x, mutable=['batch_stats'])[0],
+    'depends on the other images of the batch',
+  )
+  judged(lambda x: x.reshape(len(x), 2, 2), 'no batch of any size')
+  judged(lambda x: x + jax.numpy.ones(4), 'does not run on such', (5,))
 
 
 def test_a_package_that_is_missing(plain, tmp_path, monkeypatch):
@@ -105,10 +129,11 @@ def test_a_package_that_is_missing(plain, tmp_path, monkeypatch):
 
 
 def test_names_that_are_taken(tmp_path):
-  rows = (
-    fs.Layer('output', fs.Conv(3)),
-    fs.Layer('head', fs.Dense(3, norm=False), ('output',)),
-  )
-  network = fs.Network(rows, fs.QuantRelu(2))
-  variables = drawn(network, images_of(1, *SHAPE))
-  refused(network, variables, tmp_path / 'net', 'are taken', sites=True)
+  for name in ('output', '/3'):
+    rows = (
+      fs.Layer(name, fs.Conv(3)),
+      fs.Layer('head', fs.Dense(3, norm=False), (name,)),
+    )
+    network = fs.Network(rows, fs.QuantRelu(2))
+    variables = drawn(network, images_of(1, *SHAPE))
+    refused(network, variables, tmp_path / 'net', 'are taken', sites=True)

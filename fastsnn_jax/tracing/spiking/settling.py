@@ -25,7 +25,7 @@ def settled(network, variables, images) -> Settled:
   what came in and of what was sent. All differences of a step follow its spikes
   in the same step: without a spike none moves, and what is quiet stays so.
   """
-  neuron, size = network.neuron, len(images)
+  neuron, size = network.neuron, images.shape[0]
   rule = dataclasses.replace(neuron, settle=0)
   first = in_words.walk(network, rule, settles=True)
   network.walked(variables, images, first)
@@ -103,5 +103,5 @@ def _latest(walk, size):
 
 def _of_images(rows, size):
   """[size] of [N]: a site without a row for each image counts for all."""
-  rows = rows if len(rows) == size else jnp.max(rows, keepdims=True)
+  rows = rows if rows.shape[0] == size else jnp.max(rows, keepdims=True)
   return jnp.broadcast_to(rows, (size,))
