@@ -34,10 +34,19 @@ def test_a_table_as_a_function_gives_its_spikes(model, shape):
     assert len(traced.firing) == len(network.firing)
     for mode, settings in (('signed', {}), ('settled', {'settle': 12})):
       convert = functools.partial(fs.to_spiking, mode=mode, **settings)
-      output, spikes = jax.jit(convert(network).apply)(variables, images)
-      answer, found = convert(traced).apply(own, images)
-      np.testing.assert_allclose(answer, output, atol=1e-9)
-      for row, site in zip(network.firing, traced.firing, strict=True):
-        np.testing.assert_allclose(
-          found[site.name], spikes[row.name], atol=1e-9, err_msg=row.name
-        )
+      table, mine = convert(network), convert(traced)
+      pairs = (
+        (table, variables, mine, own),
+        (
+          *fs.fold(table, variables),
+          *fs.fold(mine, own),
+        ),
+      )
+      for table, weights, mine, params in pairs:
+        output, spikes = jax.jit(table.apply)(weights, images)
+        answer, found = mine.apply(params, images)
+        np.testing.assert_allclose(answer, output, atol=1e-9)
+        for row, site in zip(network.firing, traced.firing, strict=True):
+          np.testing.assert_allclose(
+            found[site.name], spikes[row.name], atol=1e-9, err_msg=row.name
+          )
