@@ -51,6 +51,7 @@ def rebuilt(function, params, tree, meta):
     caps = tuple((name, cap) for name, cap in known['calibrated']['caps'])
     function = Calibrated(function, known['calibrated']['bits'], caps)
   if params is not None:
+    params = _all_params(params, known)
     _check_like(params, known['leaves'])
     params = jax.tree.unflatten(jax.tree.structure(params), leaves)
   elif known['tree'] is None:
@@ -84,8 +85,27 @@ def rebuilt(function, params, tree, meta):
   return network, variables
 
 
+def _all_params(params, known):
+  """With a theta for each site, where they are those of the function alone."""
+  if known['calibrated'] is None:
+    return params
+  thetas = {
+    path.removeprefix('theta/'): jnp.zeros(shape)
+    for path, shape in known['leaves']
+    if path.startswith('theta/')
+  }
+  own = [x for x in known['leaves'] if not x[0].startswith('theta/')]
+  if _described({'function': params}) != own:
+    return params
+  return {'function': params, 'theta': thetas}
+
+
+def _described(params):
+  return [[path, list(shape)] for path, shape in leaves_of(params)]
+
+
 def _check_like(params, leaves):
-  found = [[path, list(shape)] for path, shape in leaves_of(params)]
+  found = _described(params)
   if found != leaves:
     odd = next((x for x in found if x not in leaves), ['nothing', []])
     raise UserError(

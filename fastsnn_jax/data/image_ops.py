@@ -25,7 +25,8 @@ def normalize(images, mean, std):
   if not channels == mean.shape == std.shape:
     raise UserError(
       f'images have shape {images.shape}, but mean has shape {mean.shape} and '
-      f'std {std.shape}; give one number for each channel, the last dimension'
+      f'std {std.shape}; give one number for each channel, the last dimension, '
+      'as mean=… and std=… of the network'
     )
   # Ranks are promoted by hand: JAX may be told to refuse it.
   mean, std = (x.reshape(*(1,) * (images.ndim - 1), -1) for x in (mean, std))

@@ -1,16 +1,14 @@
 """A network as one compiled-anywhere program, by `jax.export`."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export as exporter
 
 from fastsnn_jax.errors import UserError, told
 from fastsnn_jax.nn.folded.fold import fold
 from fastsnn_jax.nn.integrate_and_fire import at_each_step
 from fastsnn_jax.nn.neurons import QuantRelu
+from fastsnn_jax.tracing.dependence import check_alone
 from fastsnn_jax.tracing.function import FunctionNetwork
 
 PLATFORMS = 'cpu', 'cuda', 'tpu'
@@ -20,7 +18,8 @@ def program(network, variables, image_shape, sites) -> bytes:
   """The serialised program, images [N, *image_shape] -> output; with `sites`
   -> (output, {row: levels, or spikes -1, 0, 1 with time as second axis})."""
   if isinstance(network, FunctionNetwork):
-    _check_alone(network, variables, image_shape)
+    images = jax.random.normal(jax.random.key(0), (2, *image_shape))
+    check_alone(network.function, variables['params'], images)
   folded, ready = fold(network, variables)
 
   def run(images):
@@ -44,23 +43,6 @@ def program(network, variables, image_shape, sites) -> bytes:
       'write images.shape[0] for len(images), and -1 where a shape can have it'
     ) from error
   return made.serialize()
-
-
-def _check_alone(network, variables, shape):
-  """UserError for a function that answers an image by the others of its batch.
-
-  Where one image's tangent is 0, that of its answer is exactly 0.
-  """
-  images, moved = jax.random.normal(jax.random.key(0), (2, 2, *shape))
-  moved = moved.at[0].set(0)
-  run = functools.partial(network.function, variables['params'])
-  _, tangents = jax.jvp(run, (images,), (moved,))
-  first = [np.nan_to_num(x[0]) for x in jax.tree.leaves(tangents)]
-  if any(x.any() for x in first):
-    raise UserError(
-      'the answer to an image depends on the other images of the batch; give '
-      'the function at inference, batch norm with its running statistics'
-    )
 
 
 def _whole(neuron, activity, theta):

@@ -22,7 +22,12 @@ from fastsnn_jax.version import __version__
 
 FORMATS = 'onnx', 'qonnx', 'stablehlo', 'nir'
 _RESERVED = 'images', 'output', 'step', 'fired'
-_PACKAGES = {'onnx': 'onnx', 'qonnx': 'onnx', 'nir': 'nir'}
+_PACKAGES = {
+  'onnx': 'onnx',
+  'qonnx': 'onnx',
+  'nir': 'nir',
+  'stablehlo': 'flatbuffers',
+}
 
 
 def export(
@@ -93,6 +98,7 @@ def export(
     'versions': {'fastsnn_jax': __version__, 'jax': jax.__version__},
   }
   if format == 'stablehlo':
+    _need(format)
     data = stablehlo.program(network, variables, image_shape, sites)
     path.write_bytes(data)
     about |= {
@@ -261,7 +267,7 @@ def _thetas(network, variables):
   return {name: {'theta': np.squeeze(theta).tolist()} for name, theta in thetas}
 
 
-def _module(format):
+def _need(format):
   package = _PACKAGES[format]
   try:
     importlib.import_module(package)
@@ -270,6 +276,10 @@ def _module(format):
       f'format={format!r} needs the package {package} ({error}); install it '
       "with: pip install 'fastsnn_jax[export]'"
     ) from None
+
+
+def _module(format):
+  _need(format)
   name = 'nir_file' if format == 'nir' else 'onnx_file'
   return importlib.import_module(f'fastsnn_jax.deployment.{name}')
 

@@ -147,6 +147,7 @@ def check(model, config) -> Given:
     if not jnp.issubdtype(dtype := jnp.asarray(leaf).dtype, jnp.floating):
       raise UserError(
         f'model: the parameter {path} is of {dtype}, but only floats can be '
-        'trained; keep it in the function'
+        'trained; keep it in the function (eqx.partition by '
+        'eqx.is_inexact_array leaves it there)'
       )
   return given

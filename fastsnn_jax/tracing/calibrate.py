@@ -12,8 +12,9 @@ from fastsnn_jax.nn.network import Network
 from fastsnn_jax.nn.neurons import QuantRelu, Relu
 from fastsnn_jax.nn.quantizers import quantize_activation
 from fastsnn_jax.tracing import jaxprs
+from fastsnn_jax.tracing.dependence import check_alone
 from fastsnn_jax.tracing.traced import from_function
-from fastsnn_jax.tracing.walk import Walk, trace
+from fastsnn_jax.tracing.walk import Walk, check_arrays, trace
 
 _BINS, _CHUNK = 2048, 128
 _SHARE = 0.999  # of the values above 0 that 'percentile' leaves unclipped
@@ -152,7 +153,8 @@ def calibrate(
     {'params': {'function': its own, 'theta': {site: theta}}}.
 
   Raises:
-    UserError: no rectifier, or an argument of another kind.
+    UserError: no rectifier, an argument of another kind, or a function whose
+      answer to an image depends on the rest of the batch.
 
   >>> import fastsnn_jax as fs
   >>> def model(params, x):
@@ -178,6 +180,7 @@ def calibrate(
   if isinstance(network, Network):
     how = int(bits), method, per_channel
     return _table(network, variables, images, how, fields)
+  check_arrays(variables)
   caps, order = {}, []
 
   def collect(params, images):
@@ -199,6 +202,8 @@ def calibrate(
       'calibrate: the function has no max(x, 0), so nothing to quantise; it '
       'takes ReLU, ReLU6 and clips from 0'
     )
+  if len(images) > 1:
+    check_alone(network, variables, images[:2])
   how = int(bits), method, per_channel
   thetas = _thetas(collect, variables, images, how, caps)
   function = Calibrated(network, int(bits), tuple(sorted(caps.items())))

@@ -1,5 +1,11 @@
-"""What each site of a function, and its output, depends on directly."""
+"""What each site of a function, and its output, depends on."""
 
+import functools
+
+import jax
+import numpy as np
+
+from fastsnn_jax.errors import UserError
 from fastsnn_jax.nn.folded.static import literal
 from fastsnn_jax.tracing.walk import Walk
 
@@ -51,3 +57,24 @@ def of(jaxpr, constants, leaves: int):
 def run(walk, jaxpr, constants, leaves: int) -> list:
   arguments = [frozenset({i}) for i in range(leaves)] + [frozenset({IMAGES})]
   return walk.run(jaxpr, [NOTHING] * len(constants), arguments)
+
+
+def check_alone(function, params, images) -> None:
+  """UserError for a function that answers an image by the others of its batch.
+
+  Where one image's tangent is 0, that of its answer is exactly 0.
+
+  Args:
+    function: (params, images) -> a tree of [B, ...].
+    params: its parameters.
+    images: two at least.
+  """
+  moved = images.at[0].set(0)
+  run = jax.jit(functools.partial(function, params))
+  _, tangents = jax.jvp(run, (images,), (moved,))
+  first = [np.nan_to_num(x[0]) for x in jax.tree.leaves(tangents) if x.ndim]
+  if any(x.any() for x in first):
+    raise UserError(
+      'the answer to an image depends on the other images of the batch; give '
+      'the function at inference, batch norm with its running statistics'
+    )

@@ -5,6 +5,7 @@ import os
 import re
 
 import jax
+from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from fastsnn_jax.nn.quantizers import site_p
@@ -116,6 +117,14 @@ def place_of(equation) -> str:
     if not frame.file_name.startswith(_LIBRARIES):
       return f'{frame.file_name}:{frame.line_num}'
   return 'an unknown line'
+
+
+def written_at(equation):
+  """A context in which what is traced has the line of an equation."""
+  return source_info_util.user_context(
+    equation.source_info.traceback,
+    name_stack=source_info_util.current_name_stack(),
+  )
 
 
 def of_scan(params):

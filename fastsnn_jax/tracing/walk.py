@@ -4,6 +4,7 @@ A site is a call of `quantize_activation`. This walk gives the function itself,
 with what its sites answer; `over_time` runs it with spikes.
 """
 
+import contextlib
 import dataclasses
 
 import jax
@@ -13,7 +14,7 @@ from jax import lax
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from fastsnn_jax.errors import UserError
-from fastsnn_jax.nn.folded.static import bind, literal
+from fastsnn_jax.nn.folded.static import COPIES, bind, literal
 from fastsnn_jax.nn.network import plain_products
 from fastsnn_jax.nn.quantizers import quantize_uniform
 from fastsnn_jax.nn.whole import Quantum
@@ -80,10 +81,13 @@ class Walk:
     for equation in equations:
       values = [self._read(environment, x) for x in equation.invars]
       outer = self.place, self._scope
+      line: contextlib.AbstractContextManager = contextlib.nullcontext()
       if not self.place:
         self.place = jaxprs.place_of(equation)
+        line = jaxprs.written_at(equation)
       self._scope = jaxprs.joined(outer[1], jaxprs.scope_of(equation))
-      found = self._step(equation, values)
+      with line:
+        found = self._step(equation, values)
       environment.update(zip(equation.outvars, found, strict=True))
       self.place, self._scope = outer
 
@@ -185,7 +189,7 @@ class Walk:
   def still(self, equation, values):
     """An equation of values without steps."""
     found, name = self._computed(equation, values), equation.primitive.name
-    if name in ('convert_element_type', 'broadcast_in_dim', 'reshape', 'copy'):
+    if name in (*COPIES, 'convert_element_type', 'copy'):
       self.note(found[0], self.constant(values[0]))
     return found
 
@@ -311,11 +315,8 @@ def _bound(jaxpr, constants, arguments):
   return dict(zip(variables, (*constants, *arguments), strict=True))
 
 
-def trace(function, params, images):
-  """(jaxpr, constants, tree of the output) of a function of (params, images).
-
-  UserError for what is no function of two trees of arrays.
-  """
+def check_arrays(params) -> None:
+  """UserError for parameters that are no tree of arrays."""
   arrays = jax.Array | np.ndarray | np.generic | float
   known = arrays | int | jax.ShapeDtypeStruct
   odd = [x for x in jax.tree.leaves(params) if not isinstance(x, known)]
@@ -325,6 +326,14 @@ def trace(function, params, images):
       'arrays; split what is no array off (nnx.split, eqx.partition), and let '
       'the function join it'
     )
+
+
+def trace(function, params, images):
+  """(jaxpr, constants, tree of the output) of a function of (params, images).
+
+  UserError for what is no function of two trees of arrays.
+  """
+  check_arrays(params)
   traced = jax.make_jaxpr(function, return_shape=True)
   with plain_products():
     closed, shapes = traced(params, images)

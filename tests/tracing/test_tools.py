@@ -196,6 +196,63 @@ def test_what_cannot_be_calibrated_is_refused(settings, message):
     fs.calibrate(**given)
 
 
+def test_parameters_that_are_no_arrays_are_refused_with_the_way_out():
+  with pytest.raises(fs.UserError, match=r'eqx\.partition'):
+    fs.calibrate(floating, {**PARAMS, 'name': 'relu'}, SHOWN)
+
+
+def test_batch_norm_in_training_mode_is_refused():
+  def trained(params, x):
+    x = floating(params, x)
+    return (x - x.mean(0)) / jnp.sqrt(jnp.maximum(x.var(0), 0) + 1e-3)
+
+  with pytest.raises(fs.UserError, match='with its running statistics'):
+    fs.calibrate(trained, PARAMS, SHOWN)
+
+
+def clipped(params, x):
+  x = jnp.clip(x.reshape(len(x), -1) @ params['body'], 0, 6)
+  return jax.nn.relu(x @ params['middle']) @ params['head']
+
+
+def test_a_calibrated_function_is_evaluated_and_compared_until_quiet():
+  random = np.random.default_rng(0)
+  raw = random.integers(0, 256, (10, 4, 4, 1), np.uint8)
+  shapes = {'body': (16, 12), 'middle': (12, 8), 'head': (8, 3)}
+  params = {name: random.normal(size=s) for name, s in shapes.items()}
+  params = jax.tree.map(jnp.float32, params)
+  shown = jnp.float32(raw / 255 - 0.5)
+  network, variables = fs.calibrate(
+    clipped, params, shown, bits=3, mean=(0.5,), std=(1.0,)
+  )
+  settled = fs.to_spiking(network, 'settled')
+  part = {'image': raw, 'label': np.arange(10) % 3}
+  found = fs.compare(network, variables, {'it': (settled, variables)}, part)
+  assert found['it']['agreement'] == 1
+  accuracy = fs.evaluate(network, variables, part)['accuracy']
+  assert fs.evaluate(settled, variables, part)['accuracy'] == accuracy
+
+
+def test_a_calibrated_function_keeps_its_lines():
+  network, _ = fs.calibrate(floating, PARAMS, SHOWN)
+  lines = [operation.place for operation in fs.explain(network)]
+  assert all('test_tools.py:' in line for line in lines), lines
+
+
+@pytest.mark.parametrize('per_channel', [False, True])
+def test_a_calibrated_function_is_loaded_with_its_own_parameters(
+  per_channel, tmp_path
+):
+  network, variables = fs.calibrate(
+    floating, PARAMS, SHOWN, per_channel=per_channel
+  )
+  fs.save(tmp_path, network, variables)
+  like = jax.tree.map(jnp.zeros_like, PARAMS)
+  loaded, tree = fs.load(tmp_path, function=floating, params=like)
+  assert loaded == network
+  jax.tree.map(np.testing.assert_array_equal, tree, variables)
+
+
 @pytest.mark.parametrize('schedule', ['bias', 'sequential', 'parallel'])
 def test_it_is_tuned_as_a_table_is(schedule):
   dense = lambda n: fs.Dense(n, norm=False)  # noqa: E731

@@ -9,7 +9,7 @@ from jax.extend.core import Literal
 
 # What only copies or reshapes, which may hang on the batch: the value in front
 # of it is kept in its place.
-_COPIES = (
+COPIES = (
   *('broadcast_in_dim', 'reshape', 'squeeze', 'expand_dims'),
   *('pvary', 'pcast', 'pbroadcast'),  # under shard_map
 )
@@ -67,7 +67,7 @@ def plan(jaxpr, count: int) -> Plan:
       leaves |= {numbers[variable]} if variable in numbers else set()
       continue
     i, j = makers[variable]
-    copies = jaxpr.eqns[i].primitive.name in _COPIES
+    copies = jaxpr.eqns[i].primitive.name in COPIES
     if kinds[variable] == _KNOWN and not copies:
       kept.add((i, j))
     elif i not in rest:
