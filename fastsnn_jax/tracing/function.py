@@ -17,7 +17,7 @@ from fastsnn_jax.nn.whole import check_precision
 from fastsnn_jax.tracing import ready
 from fastsnn_jax.tracing.spiking import in_words
 from fastsnn_jax.tracing.spiking.lazy import Timed
-from fastsnn_jax.tracing.spiking.over_time import Operation, OverTime
+from fastsnn_jax.tracing.spiking.over_time import MAXIMA, Operation, OverTime
 from fastsnn_jax.tracing.spiking.settling import settled
 from fastsnn_jax.tracing.walk import Site, Walk, trace
 
@@ -90,6 +90,13 @@ class FunctionNetwork(Network):
     """Operations that make graded messages, and where they stand."""
     return tuple(
       f'{x.name}, {x.place}' for x in self.operations if x.makes_graded
+    )
+
+  @property
+  def differences(self) -> tuple[Operation, ...]:
+    """Of those, the ones that are no max pooling: they send no spikes."""
+    return tuple(
+      x for x in self.operations if x.makes_graded and x.name not in MAXIMA
     )
 
   def unit(self, layer):

@@ -13,7 +13,7 @@ from fastsnn_jax.nn.neurons import IntegrateAndFire, QuantRelu
 from fastsnn_jax.tracing import dependence
 from fastsnn_jax.tracing.function import FunctionNetwork, leaves_of
 from fastsnn_jax.tracing.spiking.lazy import Timed
-from fastsnn_jax.tracing.spiking.over_time import MAXIMA, OverTime
+from fastsnn_jax.tracing.spiking.over_time import OverTime
 from fastsnn_jax.tracing.walk import trace
 
 
@@ -105,15 +105,13 @@ def from_function(
 
 def check_differences(network, allowed: bool) -> None:
   """Raises a UserError for graded messages where they are not allowed."""
-  if allowed:
-    return
-  for line in network.operations:
-    if line.makes_graded and line.name not in MAXIMA:
-      raise UserError(
-        f'{line.place}: {line.name}: it is neither a site nor linear in the '
-        'spikes, so it sends graded differences, which allow_differences=False '
-        'refuses; put fs.quantize_activation there, or an affine operation'
-      )
+  if network.differences and not allowed:
+    line = network.differences[0]
+    raise UserError(
+      f'{line.place}: {line.name}: it is neither a site nor linear in the '
+      'spikes, so it sends graded differences, which allow_differences=False '
+      'refuses; put fs.quantize_activation there, or an affine operation'
+    )
 
 
 def _check_function(fn):

@@ -23,10 +23,12 @@ from fastsnn_jax.tracing.spiking.over_time import OverTime
 def walk(network, neuron, **settings) -> OverTime:
   """That of a network: spikes in words if it is folded, for all but long runs.
 
-  Words have no derivative.
+  Words have no derivative. Where messages are graded they save nothing, and
+  some versions of XLA compile the chains between neurons without end.
   """
   few = neuron.total_steps <= STEPS_TO_UNROLL
-  kind = InWords if network.folded and few else OverTime
+  ready = network.folded and few and not network.differences
+  kind = InWords if ready else OverTime
   return kind(neuron, **network.products, **settings)
 
 
