@@ -18,7 +18,9 @@ def program(network, variables, image_shape, sites) -> bytes:
   """The serialised program, images [N, *image_shape] -> output; with `sites`
   -> (output, {row: levels, or spikes -1, 0, 1 with time as second axis})."""
   if isinstance(network, FunctionNetwork):
-    images = jax.random.normal(jax.random.key(0), (2, *image_shape))
+    images = jax.random.normal(
+      jax.random.key(0), (2, *image_shape), jnp.float32
+    )
     check_alone(network.function, variables['params'], images)
   folded, ready = fold(network, variables)
 
@@ -37,10 +39,13 @@ def program(network, variables, image_shape, sites) -> bytes:
   images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
   try:
     made = exporter.export(jax.jit(run), platforms=PLATFORMS)(images)
+  except UserError:
+    raise
   except Exception as error:  # whatever a function does with a size
     raise UserError(
-      f'the network takes no batch of any size ({told(error)}); in a function '
-      'write images.shape[0] for len(images), and -1 where a shape can have it'
+      'the network could not be exported for batches of any size '
+      f'({told(error)}); in a function write images.shape[0] for len(images), '
+      'and -1 where a shape can have it'
     ) from error
   return made.serialize()
 

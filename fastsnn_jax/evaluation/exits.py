@@ -160,12 +160,13 @@ class _Row:
       ]
       current = self.synapse(*inputs)
       current = jnp.where(late, current - self.bias, current)
-    spikes, state = state.charged(current).fire(self.theta, self.rule)
-    return state, self._scaled(spikes)
+    before = state
+    _, state = state.charged(current).fire(self.theta, self.rule)
+    return state, self._scaled(state.net(before))
 
   def mean(self, state, time):
     """The activity so far, over so many steps."""
-    return self._scaled(state.count) / time
+    return self._scaled(state.net()) / time
 
   def awake(self, state):
     """[B]: whether any neuron would fire without a current."""

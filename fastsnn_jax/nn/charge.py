@@ -66,7 +66,7 @@ class State(NamedTuple):
     return spikes, State(voltage, self.count + spikes, fired)
 
   def net(self, before=None):
-    """What was fired since a state, or in all, without spikes taken back."""
+    """What was fired since a state, or in all, spikes taken back subtracted."""
     count = self.count if before is None else self.count - before.count
     net = count.astype(self.voltage.dtype)
     return jnp.where(jnp.isnan(self.voltage), jnp.nan, net)

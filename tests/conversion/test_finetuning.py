@@ -391,7 +391,7 @@ def test_images_without_labels_are_tuned_with_where_nothing_is_scored():
     run(images, accept='better')
 
 
-@pytest.mark.rounded
+@pytest.mark.last_bit
 def test_a_task_of_ones_own_presents_the_images_that_are_tuned_with():
   class Darker(type(tasks.for_network(ANN))):
     def present(self, images):

@@ -114,7 +114,7 @@ def test_functions_that_no_program_says(tmp_path):
     lambda x: norm.apply(stats, x, mutable=['batch_stats'])[0],
     'depends on the other images of the batch',
   )
-  judged(lambda x: x.reshape(len(x), 2, 2), 'no batch of any size')
+  judged(lambda x: x.reshape(len(x), 2, 2), 'for batches of any size')
   judged(lambda x: x + jax.numpy.ones(4), 'does not run on such', (5,))
 
 

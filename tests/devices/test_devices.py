@@ -81,7 +81,7 @@ def alone(dtype, steps):
   return curve(1, steps, dtype)
 
 
-@pytest.mark.rounded
+@pytest.mark.last_bit
 @pytest.mark.parametrize(
   'count',
   [
@@ -320,7 +320,7 @@ def test_bfloat16_gradients_are_near_and_what_is_kept_is_float32():
 # --- going on with another number of devices --------------------------------
 
 
-@pytest.mark.rounded
+@pytest.mark.last_bit
 def test_a_run_cut_on_eight_devices_goes_on_on_two(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, 'LOOK_SECONDS', 0)  # looks at each step
 

@@ -152,3 +152,12 @@ def test_what_has_no_margin_or_no_steps_is_refused():
   boxes = dataclasses.replace(spiking, task='segmentation')
   with pytest.raises(fs.UserError, match='no margin'):
     fs.exit_curve(boxes, variables, DATA)
+
+
+def test_an_image_of_nan_has_no_answer():
+  network, variables = spiking('until quiet')
+  images = IMAGES[:3].at[1, 2, 2, 0].set(jnp.nan)
+  margin = tasks.for_network(network).margin
+  found = run_until_sure(network, variables, images, margin, 0.9)
+  assert np.isnan(found.output[1]).all()
+  assert np.isfinite(found.output[jnp.array([0, 2])]).all()

@@ -173,7 +173,7 @@ def test_one_scale_and_a_side_that_fits_leave_all_but_the_mirror(flip):
     np.testing.assert_array_equal(new[name][turned], value[turned, :, ::-1])
 
 
-@pytest.mark.rounded
+@pytest.mark.last_bit
 def test_sizes_are_those_of_exact_arithmetic():
   """int(0.29 · 100) is 29, though 0.29 in binary is less."""
   batch = {

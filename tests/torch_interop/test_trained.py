@@ -85,7 +85,7 @@ def test_trained_checkpoints_agree_across_formats():
 @pytest.mark.parametrize(
   ('bits', 'images'),
   [
-    pytest.param(3, 20, marks=pytest.mark.slow),
+    (3, 20),
     pytest.param(3, 200, marks=pytest.mark.slow),
     pytest.param(4, 200, marks=pytest.mark.slow),
   ],

@@ -171,6 +171,22 @@ def test_nan_stays_nan():
   assert np.isnan(folded.apply(own, images[:1])[0]['logits']).all()
 
 
+@pytest.mark.parametrize('mode', ['signed', 'settled'])
+def test_a_channel_whose_theta_is_not_positive_is_nan_alone(mode):
+  thetas = jnp.array([1.0, -1.0, 0.7, 1.3])
+
+  def function(params, x):
+    return fs.quantize_activation(x @ params, thetas, 2, name='a')
+
+  images = jax.random.normal(jax.random.key(0), (3, 4))
+  network, variables = fs.from_function(function, jnp.eye(4), images)
+  spiking = fs.to_spiking(network, mode)
+  output, _ = spiking.apply(variables, images)
+  assert np.isnan(output).all(0).tolist() == [False, True, False, False]
+  folded, own = fs.fold(spiking, variables)
+  np.testing.assert_array_equal(folded.apply(own, images)[0], output)
+
+
 @pytest.mark.parametrize('whole', [1, 5, 127])
 def test_whole_kernels_are_found(whole):
   random = np.random.default_rng(whole)

@@ -206,8 +206,23 @@ def test_batch_norm_in_training_mode_is_refused():
     x = floating(params, x)
     return (x - x.mean(0)) / jnp.sqrt(jnp.maximum(x.var(0), 0) + 1e-3)
 
-  with pytest.raises(fs.UserError, match='with its running statistics'):
-    fs.calibrate(trained, PARAMS, SHOWN)
+  for images in (SHOWN, SHOWN.at[1].set(0)):  # a black one hides nothing
+    with pytest.raises(fs.UserError, match='with its running statistics'):
+      fs.calibrate(trained, PARAMS, images)
+
+
+def test_a_function_without_forward_derivatives_is_calibrated():
+  @jax.custom_vjp
+  def straight(x):
+    return jnp.round(x)
+
+  straight.defvjp(lambda x: (straight(x), None), lambda _, g: (g,))
+
+  def function(params, x):
+    return straight(floating(params, x))
+
+  network, _ = fs.calibrate(function, PARAMS, SHOWN)
+  assert len(network.firing) == 3
 
 
 def clipped(params, x):

@@ -275,7 +275,7 @@ def _tune(tuned, opt_state, frozen, images, *, ann, snn, tuning, layer):
   return tuned, opt_state, losses[layer.name], levels
 
 
-@pytest.mark.rounded
+@pytest.mark.last_bit
 @pytest.mark.parametrize(
   ('name', 'layers'),
   [

@@ -62,7 +62,7 @@ def kept(words, theta, current, steps):
 
   XLA's CPU compiler removes barriers before it fuses, and would compute all
   steps again for each reader; the result of a conditional it cannot fuse. NaN
-  is what a neuron without a positive theta gives.
+  is what a neuron without a positive theta gives, alone or among others.
   """
   count = -(-steps // STEPS_PER_WORD)
 
@@ -70,7 +70,7 @@ def kept(words, theta, current, steps):
     # Of a current, whose devices and mesh axes the words share.
     return (jnp.full_like(current(0), _ALL_NAN, jnp.int32),) * count
 
-  return lax.cond(jnp.all(theta > 0), words, nothing)
+  return lax.cond(jnp.any(theta > 0), words, nothing)
 
 
 def charge(words, current, theta, rule, steps, start):
