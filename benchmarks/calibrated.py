@@ -19,7 +19,7 @@ from fastsnn_jax.experiment import config as schema
 from fastsnn_jax.experiment import workdir as files
 
 
-def rows(workdir, bits, images=512, test=2000, method='mse'):
+def rows(workdir, bits, images=512, test=2000):
   """A row for each bit width: float, quantised, signed and settled."""
   config = files.experiment_of(workdir)
   dataset = files.open_data(config)
@@ -30,7 +30,7 @@ def rows(workdir, bits, images=512, test=2000, method='mse'):
   judged = dataset.test.take(np.arange(min(test, len(dataset.test))))
   measured = fs.evaluate(network, variables, judged, batch=batch)
   for width in bits:
-    ann, trees = fs.calibrate(network, variables, shown, width, method)
+    ann, trees = fs.calibrate(network, variables, shown, width)
     spiking = {
       'signed': (fs.to_spiking(ann), trees),
       'settled': (fs.to_spiking(ann, 'settled'), trees),

@@ -7,8 +7,7 @@
     --workdir runs/vgg
 
 The last one converts the float network without training. Measured: float
-88.79 %, 4 bits 88.51, 2 bits 84.45, in some ten minutes on two cores;
-docs/results.md has the spiking networks.
+88.79 %, 4 bits 88.51, 2 bits 84.45; docs/results.md has the spiking networks.
 """
 
 import fastsnn_jax as fs

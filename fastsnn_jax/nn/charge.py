@@ -84,3 +84,10 @@ def _threshold(theta, voltage):
 def busy_rows(spikes):
   """[B]: in which rows any neuron fires."""
   return jnp.any(spikes != 0, range(1, spikes.ndim))
+
+
+def last_step(spiking):
+  """[B] of truths [B, T, ...]: the last step with a spike, 0 for none."""
+  busy = jnp.any(spiking, range(2, spiking.ndim))
+  times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
+  return jnp.max(jnp.where(busy, times, 0), 1)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastsnn_jax.nn.charge import State, busy_rows
+from fastsnn_jax.nn.charge import State, busy_rows, last_step
 from fastsnn_jax.nn.folded.run import STEPS_TO_UNROLL
 from fastsnn_jax.nn.folded.settle import Row as FoldedRow
 from fastsnn_jax.nn.folded.settle import in_words
@@ -215,9 +215,7 @@ class Row:
 
   def last(self, activity):
     """[B]: the last step with a spike, from 1 up; 0 for none."""
-    busy = jnp.any(abs(activity) > 0, range(2, activity.ndim))
-    times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
-    return jnp.max(jnp.where(busy, times, 0), 1)
+    return last_step(abs(activity) > 0)
 
   def train(self, activity):
     """[B, steps, ...], of 0, theta and -theta."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastsnn_jax.nn.charge import State
+from fastsnn_jax.nn.charge import State, last_step
 from fastsnn_jax.nn.integrate_and_fire import at_each_step, simulate
 from fastsnn_jax.nn.neurons import IntegrateAndFire, differences
 from fastsnn_jax.tracing.spiking.lazy import Timed
@@ -185,7 +185,8 @@ class InSteps(Walk):
     axis = min(spikes.ndim - 1, 1)
     self.totals[site.name] = lambda: jnp.sum(spikes, axis)
     if self.settles:
-      self.lasts[site.name] = _last(spikes)
+      moved = spikes != 0
+      self.lasts[site.name] = last_step(moved[None] if scalar else moved)
     return Timed(spikes)
 
   def _fired(self, name, currents, theta, static):
@@ -199,17 +200,8 @@ class InSteps(Walk):
     state, spikes = self.past[0][name], []
     for t in range(self.count):
       if not static:
-        current = currents[:, t].astype(state.voltage.dtype)
-        state = state._replace(voltage=state.voltage + current)
+        state = state.charged(currents[:, t])
       fired, state = state.fire(theta, self.neuron)
       spikes.append(fired.astype(currents.dtype))
     self.states[name] = state
     return jnp.stack(spikes, 1)
-
-
-def _last(spikes):
-  """[N] of [N, T, …], or [1] of [T]: the last step with a spike, 0 for none."""
-  moved = spikes[None] != 0 if spikes.ndim == 1 else spikes != 0
-  busy = jnp.any(moved, range(2, moved.ndim))
-  times = jnp.arange(1, busy.shape[1] + 1, dtype=jnp.int32)
-  return jnp.max(jnp.where(busy, times, 0), 1)
